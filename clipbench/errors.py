@@ -1,0 +1,16 @@
+"""A mistake that the user can mend, or a source that cannot be reached: one clear message, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What was given, what is allowed, what to do. The command line prints it alone and exits with 2."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """" Did you mean 'auto'?" or "", for the end of a sentence that refuses `word`."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

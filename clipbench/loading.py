@@ -1,0 +1,87 @@
+"""Batches of a map-style dataset through worker processes. What comes out does not depend on how many there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from clipbench.errors import UserError
+from clipbench.task import Batch, shuffled
+
+
+def random_batches(dataset: Dataset, batch_size: int, rng: torch.Generator, workers: int | None) -> Iterator[Batch]:
+    """Shuffled batches without end; order and augmentation come from `rng` alone, for any number of workers.
+
+    With workers, `rng` runs ahead of the batches (they are fetched early), so its state cannot be used to resume.
+    """
+
+    def draws() -> Iterator[list[tuple[int, int]]]:
+        for indices in shuffled(len(dataset), batch_size, rng):  # type: ignore[arg-type]
+            seeds = torch.randint(2**62, (len(indices),), generator=rng)
+            yield list(zip(indices.tolist(), seeds.tolist(), strict=True))
+
+    return _load(dataset, draws(), workers)
+
+
+def ordered_batches(dataset: Dataset, batch_size: int, workers: int | None) -> Iterator[Batch]:
+    """Every sample once, in order; the last batch may be smaller. A transform that draws gets seed 0 for each sample."""
+    n = len(dataset)  # type: ignore[arg-type]
+    draws = ([(i, 0) for i in range(start, min(start + batch_size, n))] for start in range(0, n, batch_size))
+    return _load(dataset, draws, workers)
+
+
+def decode(path: Path, mode: str | None = None) -> Image.Image:
+    """The image in `path`, converted to `mode` if given. Raises UserError with the file's name where it does not decode."""
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode) if mode else image.copy()
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
+        raise UserError(f"{path} does not decode ({error}). Replace it from the data set, or delete it.") from error
+
+
+class _Seeded(Dataset):
+    """dataset[index] with torch's CPU generator seeded for this sample. A UserError is returned: raised in a worker,
+    it would arrive wrapped in the worker's traceback."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: tuple[int, int]) -> Any:
+        index, seed = draw
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the run's GPU too
+            try:
+                return self.dataset[index]
+            except UserError as error:
+                return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) or default_collate(samples)
+
+
+def _load(dataset: Dataset, draws: Iterable[list[tuple[int, int]]], workers: int | None) -> Iterator[Batch]:
+    """The workers end with the generator: when it is exhausted, closed or forgotten."""
+    loader: DataLoader = DataLoader(
+        _Seeded(dataset),
+        batch_sampler=draws,  # type: ignore[arg-type]
+        num_workers=_cores() if workers is None else workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # without one, every pass would draw a number from torch's global generator
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _cores(most: int = 16) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, most)

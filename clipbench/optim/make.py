@@ -1,0 +1,64 @@
+"""From a clipping type's name and settings to a rule: everything that can be misspelt is refused here, at construction."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from clipbench.optim.rules import ALIASES, CHECKS, RULES, Rule
+
+
+def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
+    """The rule named `clipping_type` (a key of RULES, an alias, or "module:Class") with its fields set. None means the type's default.
+
+    A setting that another type uses is checked and left aside, so that one set of settings can serve a whole sweep. Any other is a
+    ValueError that lists what is known.
+    """
+    if isinstance(clipping_type, Rule):
+        return clipping_type
+    rule_class = rule_named(clipping_type)
+    own = {field.name for field in dataclasses.fields(rule_class)}
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name, value in given.items():
+        if name in own:
+            continue
+        if name not in CHECKS:
+            known = ", ".join(sorted(own)) or "none"
+            raise ValueError(f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{_nearest(name, {*own, *CHECKS})} Its settings: {known}.")
+        CHECKS[name](name, value)
+    return rule_class(**{name: value for name, value in given.items() if name in own})
+
+
+def rule_named(clipping_type: str) -> type[Rule]:
+    """The rule's class. ValueError with the nearest spelling and the list of names where there is none."""
+    if not isinstance(clipping_type, str):
+        raise ValueError(f"clipping_type must be a name or a rule, got {clipping_type!r}.")
+    if ":" in clipping_type:
+        return _imported(clipping_type)
+    name = ALIASES.get(clipping_type, clipping_type)
+    if name not in RULES:
+        known = ", ".join(RULES)
+        raise ValueError(f"Unknown clipping_type '{clipping_type}'.{_nearest(clipping_type, {*RULES, *ALIASES})} Known: {known}; or 'module:Class'.")
+    return RULES[name]
+
+
+def _imported(path: str) -> type[Rule]:
+    module_name, _, class_name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        raise ValueError(f"clipping_type '{path}': there is no module '{module_name}' in the current folder or on the import path.") from error
+    rule = getattr(module, class_name, None)
+    if not (isinstance(rule, type) and issubclass(rule, Rule) and dataclasses.is_dataclass(rule)):
+        raise ValueError(f"clipping_type '{path}': '{class_name}' in {module_name} must be a dataclass that inherits clipbench.optim.Rule.")
+    return rule
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

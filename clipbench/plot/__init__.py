@@ -1,0 +1,46 @@
+"""Figures from the three tables alone. torch is never imported.
+
+    groups.py        tables → what one set of figures shows: methods, best first, with a colour each
+    style.py         palette, fonts, axes: what all figures share
+    comparison.py    a  loss, training and validation metric against step
+    levels.py        b  final metric against clipping level
+    distribution.py  c  gradient norms: histogram, density, tail, share of steps clipped
+    trajectory.py    d  gradient norm before and after clipping over time
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipbench.errors import UserError
+from clipbench.plot import style
+from clipbench.plot.comparison import comparison
+from clipbench.plot.distribution import distribution
+from clipbench.plot.groups import Group, Method, read_groups
+from clipbench.plot.levels import levels
+from clipbench.plot.trajectory import trajectory
+
+__all__ = ["Group", "Method", "comparison", "distribution", "draw", "levels", "read_groups", "trajectory"]
+
+FIGURES = {"comparison": comparison, "levels": levels, "norms": distribution, "clipping": trajectory}
+
+
+def draw(results: Path, out: Path) -> list[Path]:
+    """Write `<task>_<scale>_<optimizer>_<figure>.png` into `out`, four for each such group of runs, and return their paths.
+
+    `levels` is left out where no run clips. Files of `results` that cannot be read are skipped with a warning (results.Unreadable).
+    UserError where `results` holds no finished run or `out` cannot be written.
+    """
+    written = []
+    for group in read_groups(results):
+        for name, figure in FIGURES.items():
+            if figure is levels and not group.clips:
+                continue
+            path = out / f"{group.stem}_{name}.png"
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                style.save(figure(group), path)
+            except OSError as error:
+                raise UserError(f"Cannot write {path}: {error.strerror or error}. Choose another folder with --out DIR.") from error
+            written.append(path)
+    return written

@@ -1,0 +1,173 @@
+"""Tables → groups: the runs of one task, scale and optimizer, sorted into methods. Runs of a method differ in nothing but the seed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from clipbench import results as tables
+from clipbench.errors import UserError
+from clipbench.plot import style
+
+RESOLVED = ("clipping_type", "clipping_level", "p_autoclip", "beta", "lr")  # columns of `runs`: null where the type has no use for it
+APART = {"seed", "device", "results", "task.name", "task.device", "task.workers"}  # what may differ among the runs of a method
+SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A clipping type with its settings; `label` names those that set it apart. `finals`: final validation metric of each run in `done`."""
+
+    label: str
+    settings: Settings
+    done: tuple[str, ...]
+    diverged: tuple[str, ...]
+    finals: np.ndarray  # (len(done),)
+    colour: str
+    dash: style.Dash
+
+    @property
+    def type(self) -> str:
+        return self.settings["clipping_type"]
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return self.done + self.diverged
+
+    @property
+    def final(self) -> float:
+        """Mean over the seeds that came to an end; NaN where none did."""
+        return float(self.finals.mean()) if len(self.finals) else float("nan")
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one set of figures shows. `methods` stand best first by their final validation metric, those without one last."""
+
+    task: str
+    scale: str
+    optimizer: str
+    headline: str
+    methods: tuple[Method, ...]
+    steps: pd.DataFrame
+    evals: pd.DataFrame
+    higher_is_better: bool
+    notes: tuple[str, ...]  # which runs are not drawn
+
+    @property
+    def stem(self) -> str:
+        return re.sub(r"[^\w.-]+", "-", f"{self.task}_{self.scale}_{self.optimizer}")
+
+    def metric(self, split: str) -> pd.DataFrame:
+        """The headline metric against step, one column per run. (evaluations, runs)"""
+        rows = self.evals[(self.evals["metric"] == self.headline) & (self.evals["split"] == split)]
+        return rows.pivot(index="step", columns="run", values="value")
+
+
+def read_groups(folder: Path) -> list[Group]:
+    """Every group of a results folder, by name. UserError where no run has finished."""
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/.")
+    runs = tables.read(folder, "runs")
+    if not runs["status"].isin(["done", "diverged"]).any():
+        failed = f" (failed: {len(runs)})" if len(runs) else ""
+        raise UserError(f"{folder} holds no finished run{failed}. Train one first: clipbench run results={folder}")
+    groups = runs.fillna({"scale": ""}).groupby(["task", "scale", "optimizer"])
+    return [_group(folder, part) for _, part in groups if (part["status"] != "failed").any()]
+
+
+def _group(folder: Path, runs: pd.DataFrame) -> Group:
+    finished = runs[runs["status"] != "failed"].sort_values(["started", "run"])
+    settings = [_settings(row) for row in finished.to_dict("records")]
+    number: dict[frozenset, int] = {}
+    finished = finished.assign(settings=settings, method=[number.setdefault(frozenset(each.items()), len(number)) for each in settings])
+    # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further seed.
+    latest = finished.drop_duplicates(["method", "seed"], keep="last").sort_values(["seed", "run"])
+    left_out = {"failed": len(runs) - len(finished), "older, of the same settings and seed": len(finished) - len(latest)}
+    first = latest.iloc[0]
+    best = -1 if first["higher_is_better"] else 1
+    methods = sorted(_methods(latest), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label))
+    return Group(
+        task=first["task"],
+        scale=first["scale"],
+        optimizer=first["optimizer"],
+        headline=first["headline"],
+        methods=tuple(methods),
+        steps=tables.read(folder, "steps", ["run", "step", "loss", "grad_norm", "clipped_norm", "clip_factor"], latest["run"]),
+        evals=tables.read(folder, "evals", ["run", "step", "split", "metric", "value"], latest["run"]),
+        higher_is_better=bool(first["higher_is_better"]),
+        notes=tuple(f"left out: {count} runs ({why})" for why, count in left_out.items() if count),
+    )
+
+
+def _methods(runs: pd.DataFrame) -> Iterator[Method]:
+    kinds = dict(zip(runs["method"], runs["settings"], strict=True))
+    hues = style.hues({kind["clipping_type"] for kind in kinds.values()})
+    for name, hue in hues.items():
+        peers = {number: kind for number, kind in kinds.items() if kind["clipping_type"] == name}
+        for variant, number in enumerate(sorted(peers, key=lambda number: _order(kinds[number]))):
+            rows, kind = runs[runs["method"] == number], kinds[number]
+            done = rows[rows["status"] == "done"]
+            yield Method(
+                label=_label(kind, peers.values(), kinds.values()),
+                settings=kind,
+                done=tuple(done["run"]),
+                diverged=tuple(rows[rows["status"] == "diverged"]["run"]),
+                finals=done["final"].to_numpy(float),
+                colour=style.shade(hue, variant, len(peers)),
+                dash=style.dash(name, variant),
+            )
+
+
+def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}."""
+    resolved = {name: None if pd.isna(run[name]) else run[name] for name in RESOLVED}
+    hidden = APART | {f"optim.{name}" for name in RESOLVED}
+    return resolved | {key: value for key, value in _flat(json.loads(run["config"] or "{}")) if key not in hidden}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:  # a key that is null and one that is not there are the same setting
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
+
+
+def _order(settings: Settings) -> list[tuple[bool, Any]]:
+    """By level, quantile, beta, learning rate, then the rest as text: the order of a type's shades."""
+    numbers = [settings[name] for name in RESOLVED[1:]]
+    rest = sorted((key, str(value)) for key, value in settings.items() if key not in RESOLVED)
+    return [(value is not None, value or 0) for value in numbers] + [(True, str(rest))]
+
+
+def _label(settings: Settings, peers: Iterable[Settings], everyone: Iterable[Settings]) -> str:
+    """The type, then what differs: a clipping setting among the runs of the type, any other among all."""
+    words = [settings["clipping_type"]]
+    for key, value in settings.items():
+        rivals = peers if key in RESOLVED[1:4] or key.startswith("optim.clip.") else everyone
+        if value is not None and key != "clipping_type" and any(rival.get(key) != value for rival in rivals):
+            symbol = SYMBOLS.get(key, key.rpartition(".")[2] + "=")
+            words.append(f"{symbol}{value:g}" if isinstance(value, float) else f"{symbol}{value}")
+    return " ".join(dict.fromkeys(words))  # batch_size and task.batch_size are one
+
+
+def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds and half the width of its 95 % t-interval, NaN for a single seed. (…, seeds) → (…), (…)
+
+    A NaN in one seed is a NaN in the mean and shows as a gap; leaving that seed out would show as a jump.
+    """
+    n = values.shape[-1]
+    if n == 1:
+        return values[..., 0], np.full(values.shape[:-1], np.nan)
+    return values.mean(-1), stats.t.ppf(0.975, n - 1) * values.std(-1, ddof=1) / np.sqrt(n)

@@ -1,0 +1,138 @@
+"""What all figures share: fonts, colours, axes, and the marks for what has no place on an axis."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+Dash = str | tuple[int, tuple[float, ...]]
+
+WIDTH = 7.2  # inches: two columns of a paper
+MOST = 30  # methods in one figure; the best are drawn and the title says so
+GREY = "#8c8c8c"
+
+# Okabe and Ito's palette, its yellow darkened for white paper. A random type has its family's dash as a second cue.
+HUES = {
+    "none": "#000000",
+    "norm": "#0072B2",
+    "linear_rand_norm": "#56B4E9",
+    "quadratic_rand_norm": "#5B3FA0",
+    "layer_wise": "#009E73",
+    "coordinate_wise": "#A6A11A",
+    "auto": "#D55E00",
+    "linear_rand_auto": "#E69F00",
+    "quadratic_rand_auto": "#CC79A7",
+}
+OTHER_HUES = ("#7A4A1E", "#2F8F8F", "#882255", "#6B7F2A", "#4C5FD7", "#B8475A")
+DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 6.5,
+    "axes.titlesize": 7,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 6.5,
+    "axes.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.width": 0.3,
+    "ytick.minor.width": 0.3,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "lines.linewidth": 1.0,
+    "legend.fontsize": 6.5,
+    "legend.title_fontsize": 6.5,
+    "legend.frameon": False,
+    "figure.titlesize": 7.5,
+}
+
+
+def figure(title: str, height: float) -> Figure:
+    """An empty figure, `height` in inches, laid out by its contents. Its fonts and lines are those of RC while that is in force."""
+    fig = Figure(figsize=(WIDTH, height), dpi=200, layout="constrained")
+    FigureCanvasAgg(fig)
+    fig.suptitle(title, x=0.005, ha="left")
+    return fig
+
+
+def grid(fig: Figure, n: int, columns: int, **share: Any) -> list[Axes]:
+    """n panels in rows of `columns`; the lowest of each column keeps the labels of a shared axis."""
+    rows, columns = -(-n // columns), min(n, columns)
+    axes = fig.subplots(rows, columns, squeeze=False, **share).ravel()
+    for ax in axes[n:]:
+        ax.remove()
+    for ax in axes[max(0, n - columns) : n]:
+        ax.tick_params(labelbottom=True)
+    return list(axes[:n])
+
+
+def letter(ax: Axes, i: int, title: str, **text: Any) -> None:
+    """Title a panel "a  title"; after z comes aa."""
+    name = (ascii_lowercase[i // 26 - 1] if i >= 26 else "") + ascii_lowercase[i % 26]
+    ax.set_title(rf"$\bf{{{name}}}$  {title}", **text)
+
+
+def hues(types: Iterable[str]) -> dict[str, str]:
+    """A colour for each clipping type: the core types always have the same, others take theirs in order of name."""
+    others = sorted(set(types) - set(HUES))
+    return {name: HUES[name] for name in HUES if name in set(types)} | {
+        name: OTHER_HUES[i % len(OTHER_HUES)] for i, name in enumerate(others)
+    }
+
+
+def shade(hue: str, i: int, n: int) -> str:
+    """The i-th of n variants of a hue, from light to dark."""
+    if n == 1:
+        return hue
+    h, lightness, s = colorsys.rgb_to_hls(*to_rgb(hue))
+    light, dark = max(lightness, 0.68), min(lightness, 0.22)
+    return to_hex(colorsys.hls_to_rgb(h, light + (dark - light) * i / (n - 1), s))
+
+
+def dash(name: str, variant: int) -> Dash:
+    family = 1 if name.startswith("linear_rand") else 2 if name.startswith("quadratic_rand") else 0
+    return DASHES[(family + variant) % len(DASHES)]
+
+
+def log_if_wide(axis: Any, values: Any) -> None:
+    """A logarithmic axis (x or y) where the values span more than a decade and a half. Zeros stay on it; negative values keep it linear."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    if len(positive) == 0 or values.min() < 0 or positive.max() < 30 * positive.min():
+        return
+    if len(positive) == len(values):
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    else:
+        axis._set_axes_scale("symlog", linthresh=positive.min())
+
+
+def cross(ax: Axes, x: float, y: float, colour: str) -> None:
+    """✕ where a run diverged, at the edge of the panel if it is outside or not a number: at the top then."""
+    low, high = ax.get_ylim()
+    y = high if np.isnan(y) else min(max(y, low), high)
+    ax.plot([x], [y], marker="X", markersize=4, color=colour, markeredgecolor="white", markeredgewidth=0.3, clip_on=False, zorder=5)
+
+
+def number(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def save(fig: Figure, path: Path) -> None:
+    fig.savefig(path)

@@ -1,0 +1,232 @@
+"""CoLA: is this sentence acceptable English? BERT with a fresh head of two classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassMatthewsCorrCoef
+
+from clipbench.errors import UserError
+from clipbench.task import Task, holdout, majority, shuffled
+from clipbench.tasks.cola_grammar import sentences
+
+Rows = list[tuple[str, int]]  # (sentence, label); 1 = acceptable
+Batch = tuple[dict[str, Tensor], Tensor]  # the model's keywords, each (N, longest), and labels (N,)
+
+FILES = {"train": "in_domain_train.tsv", "test": "in_domain_dev.tsv", "test_ood": "out_of_domain_dev.tsv"}
+IN_DOMAIN, OUT_OF_DOMAIN = 527, 516  # GLUE's validation set is the one followed by the other
+EVAL_BATCH = 128
+
+
+class Cola(Task):
+    """The real sentences: GLUE through `datasets`, or the raw files of `data`. `model`: a name on the Hugging Face hub or a folder."""
+
+    headline = "mcc"
+    splits: tuple[str, ...] = ("val", "test", "test_ood")
+
+    def __init__(self, batch_size: int, data: str | None = None, model: str = "bert-base-uncased"):
+        self.batch_size, self.folder, self.pretrained = batch_size, data, model
+
+    @cached_property
+    def rows(self) -> dict[str, Rows]:
+        """Every split's sentences; "val" is a fixed tenth of the training set."""
+        parts = load_tsv(Path(self.folder).expanduser()) if self.folder else load_glue()
+        kept, held_out = holdout(len(parts["train"]))
+        return {**parts, "train": [parts["train"][i] for i in kept], "val": [parts["train"][i] for i in held_out]}
+
+    @cached_property
+    def data(self) -> str:  # type: ignore[override]
+        sizes = "/".join(str(len(self.rows[split])) for split in ("train", *self.splits))
+        return f"{self.source}, {sizes} sentences ({'/'.join(('train', *self.splits))})"
+
+    @property
+    def source(self) -> str:
+        return f"CoLA {f'of {self.folder}' if self.folder else 'of GLUE'} with {self.pretrained}"
+
+    @cached_property
+    def steps_per_epoch(self) -> float:  # type: ignore[override]
+        return len(self.rows["train"]) // min(self.batch_size, len(self.rows["train"]))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        with loading(self.pretrained):
+            return AutoTokenizer.from_pretrained(self.pretrained)
+
+    def encode(self, texts: list[str]) -> dict[str, Tensor]:
+        """The model's keywords, padded to the longest of `texts`."""
+        return dict(self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt"))
+
+    def model(self, rng: torch.Generator) -> nn.Module:
+        from transformers import AutoModelForSequenceClassification
+
+        with loading(self.pretrained):
+            return AutoModelForSequenceClassification.from_pretrained(self.pretrained, num_labels=2).float()
+
+    def batch(self, rows: Rows) -> Batch:
+        texts, labels = zip(*rows, strict=True)
+        return self.encode(list(texts)), torch.tensor(labels)
+
+    def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        rows = self.rows["train"]
+        for indices in shuffled(len(rows), self.batch_size, rng):
+            yield self.batch([rows[i] for i in indices])
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        rows = self.rows[split]
+        for start in range(0, len(rows), EVAL_BATCH):
+            yield self.batch(rows[start : start + EVAL_BATCH])
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs, labels = batch
+        return model(**inputs).logits, labels
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def metrics(self) -> MetricCollection:
+        return MetricCollection(
+            {
+                "mcc": Matthews(2, validate_args=False),
+                "accuracy": MulticlassAccuracy(2, average="micro", validate_args=False),
+            }
+        )
+
+    def baseline(self) -> tuple[str, dict[str, float]]:
+        train, test = (torch.tensor([label for _, label in self.rows[split]]) for split in ("train", "test"))
+        return "majority class", majority(self.metrics(), train, [test], classes=2)
+
+    def prepare(self) -> str:
+        self.model(torch.Generator())
+        self.encode([sentence for sentence, _ in self.rows["test"]])
+        return self.data
+
+
+class Matthews(MulticlassMatthewsCorrCoef):
+    """0 where every answer, or every label, is the same: the convention. torchmetrics itself gives up to a few hundredths there."""
+
+    def compute(self) -> Tensor:
+        undefined = (self.confmat.sum(0) == 0).any() | (self.confmat.sum(1) == 0).any()
+        return super().compute().masked_fill(undefined, 0.0)
+
+
+class MiniCola(Cola):
+    """Sentences of `cola_grammar`, one token a word, and a BERT of two layers that starts from nothing."""
+
+    splits = ("val", "test")
+    source = "sentences of a small grammar"
+    SIZES = {"train": 10000, "val": 500, "test": 1000}
+
+    def __init__(self, batch_size: int):
+        super().__init__(batch_size)
+
+    @cached_property
+    def rows(self) -> dict[str, Rows]:
+        rows = iter(sentences(sum(self.SIZES.values())))
+        return {split: [next(rows) for _ in range(size)] for split, size in self.SIZES.items()}
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        words = {word for rows in self.rows.values() for sentence, _ in rows for word in sentence.split()}
+        return {word: i for i, word in enumerate(["[PAD]", "[CLS]", *sorted(words)])}
+
+    def encode(self, texts: list[str]) -> dict[str, Tensor]:
+        tokens = [torch.tensor([self.vocabulary[word] for word in ["[CLS]", *text.split()]]) for text in texts]
+        ids = pad_sequence(tokens, batch_first=True)
+        return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+    def model(self, rng: torch.Generator) -> nn.Module:
+        from transformers import BertConfig, BertForSequenceClassification
+
+        return BertForSequenceClassification(
+            BertConfig(
+                vocab_size=len(self.vocabulary),
+                hidden_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=128,
+                max_position_embeddings=32,
+                initializer_range=0.1,  # with BERT's own .02, SGD stays at the majority class
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        )
+
+
+def load_tsv(folder: Path) -> dict[str, Rows]:
+    """{split: rows} of CoLA's three raw files."""
+    if missing := [name for name in FILES.values() if not (folder / name).is_file()]:
+        raise UserError(f"{folder} has no {missing[0]}. task.data must be a folder with {', '.join(FILES.values())}: the raw files of CoLA 1.1.")
+    return {split: read_tsv(folder / name) for split, name in FILES.items()}
+
+
+def read_tsv(path: Path) -> Rows:
+    """Source, label (1 = acceptable), the author's mark and the sentence, separated by tabs."""
+    rows = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            _, label, _, sentence = line.decode().split("\t")
+            rows.append((sentence, ("0", "1").index(label)))
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number}: {line[:60]!r} is not a line of CoLA: source, label (0 or 1), mark and sentence in UTF-8, "
+                f"separated by tabs. Mend the line or fetch the file again."
+            ) from error
+    if len(rows) < 2:
+        raise UserError(f"{path} has {len(rows)} sentences; at least 2 are needed. Fetch the file again.")
+    return rows
+
+
+def load_glue() -> dict[str, Rows]:
+    """{split: rows} of GLUE's CoLA, from the cache of `datasets` or, the first time, from the Hugging Face hub."""
+    import datasets
+
+    try:
+        glue = datasets.load_dataset("nyu-mll/glue", "cola")
+    except Exception as error:  # no common type: offline, not cached, half-downloaded, a proxy's answer
+        raise UserError(
+            f"Cannot load GLUE's CoLA (nyu-mll/glue) from the cache or from the Hugging Face hub: {first_line(error)} "
+            f"Run `clipbench prepare task=cola scale=full` where there is a network, or give task.data=DIR, "
+            f"a folder with CoLA's raw files {', '.join(FILES.values())}."
+        ) from error
+    train, both = (list(zip(glue[part]["sentence"], glue[part]["label"], strict=True)) for part in ("train", "validation"))
+    if len(both) != IN_DOMAIN + OUT_OF_DOMAIN:
+        raise UserError(
+            f"GLUE's CoLA has {len(both)} validation sentences here, not {IN_DOMAIN} in-domain ones followed by {OUT_OF_DOMAIN} "
+            f"out-of-domain ones: it cannot be divided. Give task.data=DIR, a folder with {', '.join(FILES.values())}."
+        )
+    return {"train": train, "test": both[:IN_DOMAIN], "test_ood": both[IN_DOMAIN:]}
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Quiet (that the head is new is meant to be), and with one clear message where the model cannot be had."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # no common type: offline, not cached, a file missing or damaged, no model of this kind
+        raise UserError(
+            f"Cannot load task.model={name} as a folder, from the cache or from the Hugging Face hub: {first_line(error)} "
+            f"Run `clipbench prepare task=cola scale=full` where there is a network, or give task.model=DIR, a folder with "
+            f"config.json, model.safetensors and the tokenizer's files."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    return f"{str(error).strip().splitlines()[0].rstrip('.')}." if str(error).strip() else f"{type(error).__name__}."

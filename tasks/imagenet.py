@@ -1,0 +1,176 @@
+"""Image classification with ResNet18: folders of images (ImageNet), or scikit-learn's handwritten digits."""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+from torch.utils.data import Dataset
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
+from torchvision.transforms import v2
+
+from clipbench.errors import UserError
+from clipbench.loading import decode, ordered_batches, random_batches
+from clipbench.task import Batch, Task, holdout, majority, shuffled
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
+LAYOUT = "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes; give the folder with task.data=DATA."
+SOURCE = "ImageNet is free for research after registration at image-net.org (ILSVRC2012, sorted into class folders)."
+
+
+class Classification(Task):
+    """ResNet18 without pretrained weights. Batches are (images (B, 3, size, size), labels (B,))."""
+
+    headline = "top1"
+
+    @property
+    @abstractmethod
+    def classes(self) -> list[str]:
+        """Names, in the order of the labels."""
+
+    @abstractmethod
+    def labels(self, split: str) -> Tensor:
+        """All labels of "train", "val" or "test". (n,)"""
+
+    def model(self, rng: torch.Generator) -> nn.Module:
+        return resnet18(num_classes=len(self.classes))
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        return model(images), labels
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets)
+
+    def metrics(self) -> MetricCollection:
+        n = len(self.classes)
+        tops = {"top1": 1, "top5": 5} if n > 5 else {"top1": 1}
+        accuracies = {name: MulticlassAccuracy(n, top_k=k, average="micro", validate_args=False) for name, k in tops.items()}
+        # Groups would make top5 a copy of top1 for good where both are perfect on the first batch.
+        return MetricCollection(accuracies, compute_groups=False)
+
+    def baseline(self) -> tuple[str, dict[str, float]]:
+        values = majority(self.metrics(), self.labels("train"), self.labels("test").split(1024), len(self.classes))
+        return "majority class", {"top1": values["top1"]}  # one answer has no top five
+
+
+class ImageNet(Classification):
+    """A folder tree of images. Validation is a fixed tenth of train/, test is val/: the official validation set."""
+
+    def __init__(self, data: str | None, batch_size: int, size: int = 224, workers: int | None = None) -> None:
+        if data is None:
+            raise UserError(f"task=imagenet at scale=full needs a folder of images. {LAYOUT} {SOURCE}")
+        self.folder, self.batch_size, self.workers = Path(data).expanduser(), batch_size, workers
+        to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        self.augmented = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *to_tensor])
+        self.centred = v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), *to_tensor])
+
+    @functools.cached_property
+    def folders(self) -> dict[str, ImageFolder]:
+        """{"train": …, "val": …} as on disk, with the same classes."""
+        folders = {name: _scan(self.folder / name) for name in ("train", "val")}
+        if odd := set(folders["train"].classes) ^ set(folders["val"].classes):
+            name = min(odd)
+            has, lacks = ("train", "val") if name in folders["train"].classes else ("val", "train")
+            raise UserError(f"Class '{name}' is in {self.folder / has} but not in {self.folder / lacks}. {LAYOUT}")
+        return folders
+
+    @functools.cached_property
+    def samples(self) -> dict[str, list[tuple[str, int]]]:
+        """(file, label) of each split."""
+        files = self.folders["train"].samples
+        kept, held_out = ([files[i] for i in part] for part in holdout(len(files)))
+        return {"train": kept, "val": held_out, "test": self.folders["val"].samples}
+
+    @property
+    def classes(self) -> list[str]:
+        return self.folders["train"].classes
+
+    def labels(self, split: str) -> Tensor:
+        return torch.tensor([label for _, label in self.samples[split]])
+
+    @property
+    def data(self) -> str:  # type: ignore[override]
+        sizes = "/".join(str(len(self.samples[split])) for split in ("train", *self.splits))
+        return f"{self.folder}, {len(self.classes)} classes, {sizes} images"
+
+    @property
+    def steps_per_epoch(self) -> float:  # type: ignore[override]
+        return max(1, len(self.samples["train"]) // self.batch_size)
+
+    def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        return random_batches(Images(self.samples["train"], self.augmented), self.batch_size, rng, self.workers)
+
+    def eval_batches(self, split: str) -> Iterable[Batch]:
+        return ordered_batches(Images(self.samples[split], self.centred), self.batch_size, self.workers)
+
+    def prepare(self) -> str:
+        files = [path for split in ("train", "test") for path, _ in self.samples[split]]
+        for path in files[:: max(1, len(files) // 100)]:
+            decode(path)
+        return self.data
+
+
+class Images(Dataset):
+    """(transformed image, label) of each file."""
+
+    def __init__(self, samples: list[tuple[str, int]], transform: v2.Transform) -> None:
+        self.samples, self.transform = samples, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.samples[index]
+        return self.transform(decode(path, "RGB")).as_subclass(Tensor), label
+
+
+class Digits(Classification):
+    """Scikit-learn's handwritten digits, scaled up."""
+
+    def __init__(self, batch_size: int, size: int = 32) -> None:
+        self.batch_size, self.size = batch_size, size
+        self.classes = [str(digit) for digit in range(10)]  # type: ignore[misc]
+        self.data = "handwritten digits of scikit-learn, 10 classes, 1197/300/300 images"
+        self.steps_per_epoch = max(1, 1197 // batch_size)
+
+    classes: list[str] = []
+
+    def images(self, split: str) -> Tensor:
+        images = interpolate(digits(split)[0][:, None], self.size, mode="bilinear")
+        return ((images - 0.3) / 0.35).expand(-1, 3, -1, -1)
+
+    def labels(self, split: str) -> Tensor:
+        return digits(split)[1]
+
+    def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        images, labels = self.images("train"), self.labels("train")
+        return ((images[indices], labels[indices]) for indices in shuffled(len(labels), self.batch_size, rng))
+
+    def eval_batches(self, split: str) -> Iterable[Batch]:
+        return zip(self.images(split).split(100), self.labels(split).split(100), strict=True)
+
+
+@functools.cache
+def digits(split: str) -> tuple[Tensor, Tensor]:
+    """Grey images in [0, 1] and labels. (n, 8, 8), (n,)"""
+    from sklearn.datasets import load_digits
+
+    part = {"train": slice(1197), "val": slice(1197, 1497), "test": slice(1497, 1797)}[split]
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images[part] / 16, dtype=torch.float32).view(-1, 8, 8), torch.tensor(labels[part])
+
+
+def _scan(folder: Path) -> ImageFolder:
+    try:
+        return ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise UserError(f"No images of every class in {folder}: {error}. {LAYOUT} {SOURCE}") from error
