@@ -11,6 +11,6 @@ class UserError(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """" Did you mean 'auto'?" or "", for the end of a sentence that refuses `word`."""
+    """ " Did you mean 'auto'?" or "", for the end of a sentence that refuses `word`."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""

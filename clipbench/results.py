@@ -1,8 +1,8 @@
 """The three tables: one Parquet file per run and table, so that any reader of Parquet can take the folder as a database.
 
-    results/steps/<run>.parquet   one row per training step
-    results/evals/<run>.parquet   one row per evaluation, split and metric
-    results/runs/<run>.parquet    one row, written last: its existence means that the run is complete
+results/steps/<run>.parquet   one row per training step
+results/evals/<run>.parquet   one row per evaluation, split and metric
+results/runs/<run>.parquet    one row, written last: its existence means that the run is complete
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def write_rows(folder: Path, table: str, run: str, rows: Sequence[Mapping[str, A
         pq.write_table(pa.Table.from_pylist([{"run": run, **row} for row in rows], SCHEMAS[table]), partial)
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}. Free the disk or choose another folder with results=DIR.") from error
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. Free the disk or choose another folder with results=DIR."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -65,7 +67,9 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"Cannot write to the results folder {folder}: {error.strerror or error}. Choose another with results=DIR.") from error
+        raise UserError(
+            f"Cannot write to the results folder {folder}: {error.strerror or error}. Choose another with results=DIR."
+        ) from error
 
 
 def read(folder: Path, table: str, columns: Sequence[str] | None = None, runs: Iterable[str] | None = None) -> pd.DataFrame:

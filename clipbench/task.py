@@ -22,7 +22,10 @@ class Task(ABC):
     """
 
     headline: str  # the metric that verdicts are made of: a key of `metrics()`
-    splits: tuple[str, ...] = ("val", "test")  # "val" is what tuning looks at; everything else is looked at once, at the end
+    splits: tuple[str, ...] = (
+        "val",
+        "test",
+    )  # "val" is what tuning looks at; everything else is looked at once, at the end
     data: str = ""  # which data this is, with its sizes: "handwritten digits of scikit-learn, 1197/300/300 images"
     steps_per_epoch: float = float("nan")  # batches in one pass over the training set
 
@@ -75,7 +78,9 @@ def holdout(n: int, share: float = 0.1) -> tuple[Tensor, Tensor]:
     return order[cut:].sort().values, order[:cut].sort().values
 
 
-def majority(metrics: MetricCollection, train_targets: Tensor, targets: Iterable[Tensor], classes: int, ignore: int = -100) -> dict[str, float]:
+def majority(
+    metrics: MetricCollection, train_targets: Tensor, targets: Iterable[Tensor], classes: int, ignore: int = -100
+) -> dict[str, float]:
     """The metrics of always answering the most frequent training class. `targets`: batches of integer labels (N, …)."""
     kept = train_targets[train_targets != ignore]
     winner = int(torch.bincount(kept.flatten().long(), minlength=classes).argmax())

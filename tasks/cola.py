@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ Batch = tuple[dict[str, Tensor], Tensor]  # the model's keywords, each (N, longe
 FILES = {"train": "in_domain_train.tsv", "test": "in_domain_dev.tsv", "test_ood": "out_of_domain_dev.tsv"}
 IN_DOMAIN, OUT_OF_DOMAIN = 527, 516  # GLUE's validation set is the one followed by the other
 EVAL_BATCH = 128
+MINI_SIZES = {"train": 10000, "val": 500, "test": 1000}
 
 
 class Cola(Task):
-    """The real sentences: GLUE through `datasets`, or the raw files of `data`. `model`: a name on the Hugging Face hub or a folder."""
+    """The real sentences: GLUE's, or the raw files in the folder `data`. `model`: a name on the Hugging Face hub, or a folder."""
 
     headline = "mcc"
     splits: tuple[str, ...] = ("val", "test", "test_ood")
@@ -49,18 +50,22 @@ class Cola(Task):
 
     @property
     def source(self) -> str:
-        return f"CoLA {f'of {self.folder}' if self.folder else 'of GLUE'} with {self.pretrained}"
+        return f"CoLA ({self.folder or 'GLUE'}) with {self.pretrained}"
 
     @cached_property
     def steps_per_epoch(self) -> float:  # type: ignore[override]
-        return len(self.rows["train"]) // min(self.batch_size, len(self.rows["train"]))
+        return max(1, len(self.rows["train"]) // self.batch_size)
 
     @cached_property
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        with loading(self.pretrained):
+        with self.loading():
             return AutoTokenizer.from_pretrained(self.pretrained)
+
+    def loading(self) -> AbstractContextManager[None]:
+        files = "a folder with config.json, model.safetensors and the tokenizer's files"
+        return loading(f"task.model={self.pretrained}", f"task.model=DIR, {files}")
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
         """The model's keywords, padded to the longest of `texts`."""
@@ -69,8 +74,16 @@ class Cola(Task):
     def model(self, rng: torch.Generator) -> nn.Module:
         from transformers import AutoModelForSequenceClassification
 
-        with loading(self.pretrained):
-            return AutoModelForSequenceClassification.from_pretrained(self.pretrained, num_labels=2).float()
+        with self.loading():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                self.pretrained, num_labels=2, output_loading_info=True
+            )
+        body = f"{model.base_model_prefix}."
+        if lost := [key for key in info["missing_keys"] if key.startswith(body) and "pooler" not in key]:
+            raise UserError(
+                f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give another."
+            )
+        return model.float().train()
 
     def batch(self, rows: Rows) -> Batch:
         texts, labels = zip(*rows, strict=True)
@@ -112,7 +125,7 @@ class Cola(Task):
 
 
 class Matthews(MulticlassMatthewsCorrCoef):
-    """0 where every answer, or every label, is the same: the convention. torchmetrics itself gives up to a few hundredths there."""
+    """0 where every answer, or every label, is the same: the convention. torchmetrics gives up to .03 there."""
 
     def compute(self) -> Tensor:
         undefined = (self.confmat.sum(0) == 0).any() | (self.confmat.sum(1) == 0).any()
@@ -124,15 +137,14 @@ class MiniCola(Cola):
 
     splits = ("val", "test")
     source = "sentences of a small grammar"
-    SIZES = {"train": 10000, "val": 500, "test": 1000}
 
     def __init__(self, batch_size: int):
         super().__init__(batch_size)
 
     @cached_property
     def rows(self) -> dict[str, Rows]:
-        rows = iter(sentences(sum(self.SIZES.values())))
-        return {split: [next(rows) for _ in range(size)] for split, size in self.SIZES.items()}
+        rows = iter(sentences(sum(MINI_SIZES.values())))
+        return {split: [next(rows) for _ in range(size)] for split, size in MINI_SIZES.items()}
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -165,7 +177,10 @@ class MiniCola(Cola):
 def load_tsv(folder: Path) -> dict[str, Rows]:
     """{split: rows} of CoLA's three raw files."""
     if missing := [name for name in FILES.values() if not (folder / name).is_file()]:
-        raise UserError(f"{folder} has no {missing[0]}. task.data must be a folder with {', '.join(FILES.values())}: the raw files of CoLA 1.1.")
+        raise UserError(
+            f"task.data={folder}: there is no {missing[0]}. It must be a folder with {', '.join(FILES.values())}, "
+            f"the raw files of CoLA 1.1; or leave task.data out for GLUE's copy."
+        )
     return {split: read_tsv(folder / name) for split, name in FILES.items()}
 
 
@@ -175,15 +190,15 @@ def read_tsv(path: Path) -> Rows:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+        raise UserError(f"Cannot read {path}: {error.strerror}. Mend its permissions.") from error
     for number, line in enumerate(lines, 1):
         try:
             _, label, _, sentence = line.decode().split("\t")
             rows.append((sentence, ("0", "1").index(label)))
         except ValueError as error:
             raise UserError(
-                f"{path}, line {number}: {line[:60]!r} is not a line of CoLA: source, label (0 or 1), mark and sentence in UTF-8, "
-                f"separated by tabs. Mend the line or fetch the file again."
+                f"{path}, line {number}: {line[:60]!r} is not a line of CoLA: source, label (0 or 1), mark and sentence, "
+                f"separated by tabs, in UTF-8. Mend the line or fetch the file again."
             ) from error
     if len(rows) < 2:
         raise UserError(f"{path} has {len(rows)} sentences; at least 2 are needed. Fetch the file again.")
@@ -194,39 +209,33 @@ def load_glue() -> dict[str, Rows]:
     """{split: rows} of GLUE's CoLA, from the cache of `datasets` or, the first time, from the Hugging Face hub."""
     import datasets
 
-    try:
+    datasets.disable_progress_bars()
+    with loading("GLUE's CoLA", f"task.data=DIR, a folder with CoLA's raw files {', '.join(FILES.values())}"):
         glue = datasets.load_dataset("nyu-mll/glue", "cola")
-    except Exception as error:  # no common type: offline, not cached, half-downloaded, a proxy's answer
-        raise UserError(
-            f"Cannot load GLUE's CoLA (nyu-mll/glue) from the cache or from the Hugging Face hub: {first_line(error)} "
-            f"Run `clipbench prepare task=cola scale=full` where there is a network, or give task.data=DIR, "
-            f"a folder with CoLA's raw files {', '.join(FILES.values())}."
-        ) from error
-    train, both = (list(zip(glue[part]["sentence"], glue[part]["label"], strict=True)) for part in ("train", "validation"))
+    parts = (glue[name] for name in ("train", "validation"))
+    train, both = (list(zip(part["sentence"], part["label"], strict=True)) for part in parts)
     if len(both) != IN_DOMAIN + OUT_OF_DOMAIN:
         raise UserError(
-            f"GLUE's CoLA has {len(both)} validation sentences here, not {IN_DOMAIN} in-domain ones followed by {OUT_OF_DOMAIN} "
-            f"out-of-domain ones: it cannot be divided. Give task.data=DIR, a folder with {', '.join(FILES.values())}."
+            f"GLUE's CoLA has {len(both)} validation sentences, not {IN_DOMAIN} in-domain ones followed by "
+            f"{OUT_OF_DOMAIN} out-of-domain ones: it cannot be divided. Give task.data=DIR, a folder with {', '.join(FILES.values())}."
         )
     return {"train": train, "test": both[:IN_DOMAIN], "test_ood": both[IN_DOMAIN:]}
 
 
 @contextmanager
-def loading(name: str) -> Iterator[None]:
-    """Quiet (that the head is new is meant to be), and with one clear message where the model cannot be had."""
+def loading(what: str, instead: str) -> Iterator[None]:
+    """Without progress bars and notices (the head is meant to be new); any failure becomes one UserError."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
+    hub.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     except Exception as error:  # no common type: offline, not cached, a file missing or damaged, no model of this kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise UserError(
-            f"Cannot load task.model={name} as a folder, from the cache or from the Hugging Face hub: {first_line(error)} "
-            f"Run `clipbench prepare task=cola scale=full` where there is a network, or give task.model=DIR, a folder with "
-            f"config.json, model.safetensors and the tokenizer's files."
+            f"Cannot load {what}, neither from disk nor from the Hugging Face hub: {reason}. "
+            f"Run `clipbench prepare task=cola scale=full` where there is a network, or give {instead}."
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    return f"{str(error).strip().splitlines()[0].rstrip('.')}." if str(error).strip() else f"{type(error).__name__}."

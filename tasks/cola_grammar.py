@@ -1,4 +1,4 @@
-"""A small English grammar for `task=cola scale=mini`: sentences that are acceptable, or go wrong in exactly one place."""
+"""A small English grammar for `task=cola scale=mini`: sentences that are acceptable, or wrong in exactly one place."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def sentences(count: int) -> list[tuple[str, int]]:
 
 
 class Writer:
-    """Writes one sentence, `text`, with as many places where it could go wrong as `spots` says.
+    """Writes one sentence, `text`, which could go wrong in as many places as `spots` says.
 
-    The same `seed` writes the same sentence whatever is `broken`: the number of the place that does go wrong, 0 for none.
+    The same `seed` writes the same sentence but for the place number `broken`, which does go wrong (0: none does).
     """
 
     def __init__(self, seed: int, broken: int = 0):

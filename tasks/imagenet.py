@@ -22,7 +22,7 @@ from clipbench.loading import decode, ordered_batches, random_batches
 from clipbench.task import Batch, Task, holdout, majority, shuffled
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
-LAYOUT = "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes; give the folder with task.data=DATA."
+LAYOUT = "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
 SOURCE = "ImageNet is free for research after registration at image-net.org (ILSVRC2012, sorted into class folders)."
 
 
@@ -30,11 +30,7 @@ class Classification(Task):
     """ResNet18 without pretrained weights. Batches are (images (B, 3, size, size), labels (B,))."""
 
     headline = "top1"
-
-    @property
-    @abstractmethod
-    def classes(self) -> list[str]:
-        """Names, in the order of the labels."""
+    classes: list[str]  # names, in the order of the labels
 
     @abstractmethod
     def labels(self, split: str) -> Tensor:
@@ -53,9 +49,9 @@ class Classification(Task):
     def metrics(self) -> MetricCollection:
         n = len(self.classes)
         tops = {"top1": 1, "top5": 5} if n > 5 else {"top1": 1}
-        accuracies = {name: MulticlassAccuracy(n, top_k=k, average="micro", validate_args=False) for name, k in tops.items()}
+        metrics = {name: MulticlassAccuracy(n, k, average="micro", validate_args=False) for name, k in tops.items()}
         # Groups would make top5 a copy of top1 for good where both are perfect on the first batch.
-        return MetricCollection(accuracies, compute_groups=False)
+        return MetricCollection(metrics, compute_groups=False)
 
     def baseline(self) -> tuple[str, dict[str, float]]:
         values = majority(self.metrics(), self.labels("train"), self.labels("test").split(1024), len(self.classes))
@@ -90,19 +86,19 @@ class ImageNet(Classification):
         kept, held_out = ([files[i] for i in part] for part in holdout(len(files)))
         return {"train": kept, "val": held_out, "test": self.folders["val"].samples}
 
-    @property
-    def classes(self) -> list[str]:
+    @functools.cached_property
+    def classes(self) -> list[str]:  # type: ignore[override]
         return self.folders["train"].classes
 
     def labels(self, split: str) -> Tensor:
         return torch.tensor([label for _, label in self.samples[split]])
 
-    @property
+    @functools.cached_property
     def data(self) -> str:  # type: ignore[override]
         sizes = "/".join(str(len(self.samples[split])) for split in ("train", *self.splits))
         return f"{self.folder}, {len(self.classes)} classes, {sizes} images"
 
-    @property
+    @functools.cached_property
     def steps_per_epoch(self) -> float:  # type: ignore[override]
         return max(1, len(self.samples["train"]) // self.batch_size)
 
@@ -134,19 +130,19 @@ class Images(Dataset):
 
 
 class Digits(Classification):
-    """Scikit-learn's handwritten digits, scaled up."""
+    """Scikit-learn's handwritten digits, scaled up to three channels of size × size."""
+
+    data = "handwritten digits of scikit-learn, 10 classes, 1197/300/300 images"
 
     def __init__(self, batch_size: int, size: int = 32) -> None:
         self.batch_size, self.size = batch_size, size
-        self.classes = [str(digit) for digit in range(10)]  # type: ignore[misc]
-        self.data = "handwritten digits of scikit-learn, 10 classes, 1197/300/300 images"
+        self.classes = [str(digit) for digit in range(10)]
         self.steps_per_epoch = max(1, 1197 // batch_size)
 
-    classes: list[str] = []
-
+    @functools.cache  # noqa: B019
     def images(self, split: str) -> Tensor:
-        images = interpolate(digits(split)[0][:, None], self.size, mode="bilinear")
-        return ((images - 0.3) / 0.35).expand(-1, 3, -1, -1)
+        grey = interpolate(digits(split)[0][:, None], self.size, mode="bilinear")
+        return ((grey - 0.3) / 0.35).expand(-1, 3, -1, -1)
 
     def labels(self, split: str) -> Tensor:
         return digits(split)[1]
@@ -159,14 +155,12 @@ class Digits(Classification):
         return zip(self.images(split).split(100), self.labels(split).split(100), strict=True)
 
 
-@functools.cache
 def digits(split: str) -> tuple[Tensor, Tensor]:
-    """Grey images in [0, 1] and labels. (n, 8, 8), (n,)"""
-    from sklearn.datasets import load_digits
-
-    part = {"train": slice(1197), "val": slice(1197, 1497), "test": slice(1497, 1797)}[split]
+    """Grey images in [0, 1] and labels, in three fixed random parts. (n, 8, 8), (n,)"""
     images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images[part] / 16, dtype=torch.float32).view(-1, 8, 8), torch.tensor(labels[part])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1797))
+    part = dict(zip(("train", "val", "test"), order.split([1197, 300, 300]), strict=True))[split]
+    return torch.from_numpy(images).float().view(-1, 8, 8)[part] / 16, torch.from_numpy(labels)[part]
 
 
 def _scan(folder: Path) -> ImageFolder:

@@ -8,7 +8,7 @@ optimizers.py  torch's optimizers with clipping in the constructor
 
 from clipbench.optim.clip import ClipStats, clip_gradients, clip_stats
 from clipbench.optim.make import make_rule
-from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD
+from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD, choose_fused
 from clipbench.optim.rules import (
     ALIASES,
     RULES,
@@ -44,6 +44,7 @@ __all__ = [
     "QuadraticRandAuto",
     "QuadraticRandNorm",
     "Rule",
+    "choose_fused",
     "clip_gradients",
     "clip_stats",
     "make_rule",

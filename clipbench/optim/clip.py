@@ -277,5 +277,3 @@ def _copied(tree: Any, device: torch.device) -> Any:
     if isinstance(tree, dict):
         return {key: _copied(value, device) for key, value in tree.items()}
     return tree.to(device, copy=True) if isinstance(tree, Tensor) else tree
-
-

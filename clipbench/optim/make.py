@@ -27,7 +27,9 @@ def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
             continue
         if name not in CHECKS:
             known = ", ".join(sorted(own)) or "none"
-            raise ValueError(f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{_nearest(name, {*own, *CHECKS})} Its settings: {known}.")
+            raise ValueError(
+                f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{_nearest(name, {*own, *CHECKS})} Its settings: {known}."
+            )
         CHECKS[name](name, value)
     return rule_class(**{name: value for name, value in given.items() if name in own})
 
@@ -41,7 +43,9 @@ def rule_named(clipping_type: str) -> type[Rule]:
     name = ALIASES.get(clipping_type, clipping_type)
     if name not in RULES:
         known = ", ".join(RULES)
-        raise ValueError(f"Unknown clipping_type '{clipping_type}'.{_nearest(clipping_type, {*RULES, *ALIASES})} Known: {known}; or 'module:Class'.")
+        raise ValueError(
+            f"Unknown clipping_type '{clipping_type}'.{_nearest(clipping_type, {*RULES, *ALIASES})} Known: {known}; or 'module:Class'."
+        )
     return RULES[name]
 
 
@@ -52,7 +56,9 @@ def _imported(path: str) -> type[Rule]:
     except ModuleNotFoundError as error:
         if error.name != module_name:
             raise
-        raise ValueError(f"clipping_type '{path}': there is no module '{module_name}' in the current folder or on the import path.") from error
+        raise ValueError(
+            f"clipping_type '{path}': there is no module '{module_name}' in the current folder or on the import path."
+        ) from error
     rule = getattr(module, class_name, None)
     if not (isinstance(rule, type) and issubclass(rule, Rule) and dataclasses.is_dataclass(rule)):
         raise ValueError(f"clipping_type '{path}': '{class_name}' in {module_name} must be a dataclass that inherits clipbench.optim.Rule.")

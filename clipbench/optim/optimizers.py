@@ -70,7 +70,7 @@ class ClippedSGD(_Clipped, SGD):
             maximize=maximize,
             foreach=foreach,
             differentiable=differentiable,
-            fused=choose_fused(groups, fused, foreach, differentiable),
+            fused=choose_fused(groups) if fused is None and not (foreach or differentiable) else fused,
         )
         self._join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 
@@ -112,7 +112,7 @@ class ClippedAdam(_Clipped, Adam):
             maximize=maximize,
             capturable=capturable,
             differentiable=differentiable,
-            fused=choose_fused(groups, fused, foreach, differentiable),
+            fused=choose_fused(groups) if fused is None and not (foreach or differentiable) else fused,
         )
         self._join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 
@@ -142,10 +142,9 @@ def _listed(params: Any) -> list[Any]:
     return [params] if isinstance(params, Tensor) else list(params)
 
 
-def choose_fused(groups: list[Any], fused: bool | None, foreach: bool | None, differentiable: bool) -> bool | None:
-    """`fused` as given, or True where nothing speaks against torch's fused kernel: real floating parameters on a CPU or a CUDA device."""
-    if fused is not None or foreach or differentiable:
-        return fused
+def choose_fused(groups: Iterable[Any]) -> bool | None:
+    """True where torch has a fused kernel for every parameter: real floating tensors on a CPU or a CUDA device. Else None, torch's default."""
     items = [item for group in groups for item in (group["params"] if isinstance(group, dict) else [group])]
     tensors = [item[1] if isinstance(item, tuple) else item for item in items]
-    return bool(tensors) and all(isinstance(p, Tensor) and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors) or None
+    fusible = all(isinstance(p, Tensor) and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)
+    return True if tensors and fusible else None

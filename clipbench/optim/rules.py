@@ -209,7 +209,11 @@ class Auto(Rule):
 
     def init(self, params):
         empty = torch.full((self.window,), math.inf, device=params[0].device)
-        return {"norms": empty, "ranked": empty.clone(), "count": torch.zeros((), dtype=torch.int64, device=empty.device)}
+        return {
+            "norms": empty,
+            "ranked": empty.clone(),
+            "count": torch.zeros((), dtype=torch.int64, device=empty.device),
+        }
 
     def __call__(self, grads, params, state, rng):
         level, state = self.level(grads.norm, state)
@@ -223,7 +227,11 @@ class Auto(Rule):
         newest = torch.where(finite, norm.float(), oldest)  # a non-finite norm changes nothing
         ranked = _exchange(ranked, oldest, newest)
         count = count + finite
-        state = {"norms": torch.where(torch.arange(self.window, device=norm.device) == slot, newest, norms), "ranked": ranked, "count": count}
+        state = {
+            "norms": torch.where(torch.arange(self.window, device=norm.device) == slot, newest, norms),
+            "ranked": ranked,
+            "count": count,
+        }
         return _quantile(ranked, count.clamp(max=self.window), self.p_autoclip), state
 
 

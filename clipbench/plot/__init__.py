@@ -1,16 +1,18 @@
 """Figures from the three tables alone. torch is never imported.
 
-    groups.py        tables → what one set of figures shows: methods, best first, with a colour each
-    style.py         palette, fonts, axes: what all figures share
-    comparison.py    a  loss, training and validation metric against step
-    levels.py        b  final metric against clipping level
-    distribution.py  c  gradient norms: histogram, density, tail, share of steps clipped
-    trajectory.py    d  gradient norm before and after clipping over time
+groups.py        tables → what one set of figures shows: methods, best first, with a colour each
+style.py         palette, fonts, axes: what all figures share
+comparison.py    a  loss, training and validation metric against step
+levels.py        b  final metric against clipping level
+distribution.py  c  gradient norms: histogram, density, tail, share of steps clipped
+trajectory.py    d  gradient norm before and after clipping over time
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import matplotlib
 
 from clipbench.errors import UserError
 from clipbench.plot import style
@@ -34,12 +36,13 @@ def draw(results: Path, out: Path) -> list[Path]:
     written = []
     for group in read_groups(results):
         for name, figure in FIGURES.items():
-            if figure is levels and not group.clips:
+            if figure is levels and all(method.type == "none" for method in group.methods):
                 continue
             path = out / f"{group.stem}_{name}.png"
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                style.save(figure(group), path)
+                with matplotlib.rc_context(style.RC):
+                    figure(group).savefig(path)
             except OSError as error:
                 raise UserError(f"Cannot write {path}: {error.strerror or error}. Choose another folder with --out DIR.") from error
             written.append(path)

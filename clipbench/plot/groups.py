@@ -17,8 +17,21 @@ from clipbench import results as tables
 from clipbench.errors import UserError
 from clipbench.plot import style
 
-RESOLVED = ("clipping_type", "clipping_level", "p_autoclip", "beta", "lr")  # columns of `runs`: null where the type has no use for it
-APART = {"seed", "device", "results", "task.name", "task.device", "task.workers"}  # what may differ among the runs of a method
+RESOLVED = (
+    "clipping_type",
+    "clipping_level",
+    "p_autoclip",
+    "beta",
+    "lr",
+)  # columns of `runs`: null where the type has no use for it
+APART = {
+    "seed",
+    "device",
+    "results",
+    "task.name",
+    "task.device",
+    "task.workers",
+}  # what may differ among the runs of a method
 SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
 
 Settings = Mapping[str, Any]
@@ -68,6 +81,16 @@ class Group:
     def stem(self) -> str:
         return re.sub(r"[^\w.-]+", "-", f"{self.task}_{self.scale}_{self.optimizer}")
 
+    @property
+    def title(self) -> str:
+        cut = (f"the best {style.MOST} of {len(self.methods)} methods",) if len(self.methods) > style.MOST else ()
+        return "   ·   ".join((" ".join(filter(None, (self.task, self.scale, self.optimizer))), *cut, *self.notes))
+
+    @property
+    def shown(self) -> tuple[Method, ...]:
+        """The methods that have a line or a panel of their own."""
+        return self.methods[: style.MOST]
+
     def metric(self, split: str) -> pd.DataFrame:
         """The headline metric against step, one column per run. (evaluations, runs)"""
         rows = self.evals[(self.evals["metric"] == self.headline) & (self.evals["split"] == split)]
@@ -77,7 +100,9 @@ class Group:
 def read_groups(folder: Path) -> list[Group]:
     """Every group of a results folder, by name. UserError where no run has finished."""
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/.")
+        raise UserError(
+            f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/."
+        )
     runs = tables.read(folder, "runs")
     if not runs["status"].isin(["done", "diverged"]).any():
         failed = f" (failed: {len(runs)})" if len(runs) else ""
@@ -93,7 +118,10 @@ def _group(folder: Path, runs: pd.DataFrame) -> Group:
     finished = finished.assign(settings=settings, method=[number.setdefault(frozenset(each.items()), len(number)) for each in settings])
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further seed.
     latest = finished.drop_duplicates(["method", "seed"], keep="last").sort_values(["seed", "run"])
-    left_out = {"failed": len(runs) - len(finished), "older, of the same settings and seed": len(finished) - len(latest)}
+    left_out = {
+        "failed": len(runs) - len(finished),
+        "older, of the same settings and seed": len(finished) - len(latest),
+    }
     first = latest.iloc[0]
     best = -1 if first["higher_is_better"] else 1
     methods = sorted(_methods(latest), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, Literal
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -110,29 +108,44 @@ def dash(name: str, variant: int) -> Dash:
     return DASHES[(family + variant) % len(DASHES)]
 
 
-def log_if_wide(axis: Any, values: Any) -> None:
-    """A logarithmic axis (x or y) where the values span more than a decade and a half. Zeros stay on it; negative values keep it linear."""
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
-    positive = values[values > 0]
-    if len(positive) == 0 or values.min() < 0 or positive.max() < 30 * positive.min():
+def log_if_wide(ax: Axes, axis: Literal["x", "y"], values: Any) -> None:
+    """A logarithmic axis where the values span more than a decade and a half. A zero keeps its place on it, a negative value keeps it linear."""
+    finite = np.asarray(values, float)
+    finite = finite[np.isfinite(finite)]
+    positive = finite[finite > 0]
+    if len(positive) == 0 or finite.min() < 0 or positive.max() < 30 * positive.min():
         return
-    if len(positive) == len(values):
-        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    else:
-        axis._set_axes_scale("symlog", linthresh=positive.min())
+    scale = ax.set_xscale if axis == "x" else ax.set_yscale
+    scale("log") if len(positive) == len(finite) else scale("symlog", linthresh=positive.min())
 
 
 def cross(ax: Axes, x: float, y: float, colour: str) -> None:
     """✕ where a run diverged, at the edge of the panel if it is outside or not a number: at the top then."""
     low, high = ax.get_ylim()
     y = high if np.isnan(y) else min(max(y, low), high)
-    ax.plot([x], [y], marker="X", markersize=4, color=colour, markeredgecolor="white", markeredgewidth=0.3, clip_on=False, zorder=5)
+    ax.plot(
+        [x],
+        [y],
+        marker="X",
+        markersize=4,
+        color=colour,
+        markeredgecolor="white",
+        markeredgewidth=0.3,
+        clip_on=False,
+        zorder=5,
+    )
 
 
 def number(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
-def save(fig: Figure, path: Path) -> None:
-    fig.savefig(path)
+def fit(ax: Axes, values: Any) -> None:
+    """y limits around the finite values, with a margin that follows the axis' scale."""
+    finite = np.asarray(values, float)
+    finite = finite[np.isfinite(finite)]
+    if len(finite):
+        transform = ax.yaxis.get_transform()
+        low, high = transform.transform(np.array([finite.min(), finite.max()]))
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        ax.set_ylim(*transform.inverted().transform(np.array([low - margin, high + margin])))

@@ -1,0 +1,258 @@
+"""From the command line's words to settings: composed by Hydra, every wrong word answered with what is known, and the run's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from clipbench.errors import UserError, nearest
+
+RESULTS_VERSION = 1
+"""Part of every run's identity: raise it when a change to clipbench changes what the same settings give."""
+
+CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16")}
+MACHINE = ("device", "threads", "results")  # where and how fast, not what
+OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set, checked. `task` and `optim` hold their groups' keys; null has become None, numbers are numbers."""
+
+    task: dict[str, Any]
+    optim: dict[str, Any]
+    scale: str
+    seed: int
+    steps: int
+    eval_every: int
+    batch_size: int
+    schedule: str
+    warmup: int
+    max_loss: float
+    precision: str
+    device: str
+    threads: int
+    results: str
+
+    def __post_init__(self) -> None:
+        for name, least in {"seed": 0, "steps": 1, "eval_every": 1, "batch_size": 1, "warmup": 0, "threads": 1}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < least:
+                raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+            object.__setattr__(self, name, int(value))
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{nearest(str(value), allowed)}")
+        for name, value in {"max_loss": self.max_loss, "optim.lr": self.optim.get("lr")}.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+                raise UserError(f"{name} must be a number above 0, got {value!r}.")
+        if not isinstance(self.results, str) or not self.results:
+            raise UserError(f"results must be a folder, got {self.results!r}.")
+
+    def as_json(self) -> str:
+        """Every setting as strict JSON: a number that is not finite is text there, "inf"."""
+        return json.dumps(_textual(asdict(self)), sort_keys=True)
+
+
+def load(overrides: Sequence[str], config_dir: Path | None = None) -> Settings:
+    """The settings of one run. UserError for anything that is not known or not allowed."""
+    parsed = parse(overrides)
+    if sweeping := [o.input_line for o in parsed if o.is_sweep_override()]:
+        raise UserError(f"{sweeping[0]} has several values: `clipbench sweep` runs them all, `clipbench run` takes one.")
+    make_importable(config_dir)
+    search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    with initialize_config_module("clipbench.conf", version_base="1.3"):
+        groups = [o for o in parsed if o.key_or_group in group_names(config_dir)]
+        for override in groups:
+            _check_choice(override, config_dir)
+        base = _compose([*search, *(o.input_line for o in groups)])
+        _check_scale(base, config_dir)
+        for override in parsed:
+            if override not in groups:
+                _check_key(override, base, config_dir)
+        lines = [f"++{o.input_line}" if o.key_or_group.startswith(OPEN) else o.input_line for o in parsed]
+        config = OmegaConf.to_container(_compose([*search, *lines]), resolve=True)
+    assert isinstance(config, dict)
+    return Settings(**{field.name: config[field.name] for field in fields(Settings)})  # type: ignore[arg-type]
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise UserError(
+            f"Cannot read '{error.override}'. Write key=value, as in optim.clipping_level=0.5; `clipbench run --help` lists the keys."
+        ) from error
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Hydra's sweep syntax (a,b · range(5) · choice(…) · glob) as the list of its points: one list of overrides each."""
+    axes = []
+    for override in parse(overrides):
+        key = override.input_line.split("=", 1)[0]
+        if override.is_sweep_override():
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            axes.append([override.input_line])
+    return [list(point) for point in product(*axes)]
+
+
+def roots(config_dir: Path | None) -> list[Path]:
+    """The folders that hold configuration groups: ours, then the user's."""
+    return [Path(str(files("clipbench.conf"))), *([Path(config_dir)] if config_dir else [])]
+
+
+def group_names(config_dir: Path | None) -> set[str]:
+    return {
+        entry.name
+        for root in roots(config_dir)
+        for entry in root.iterdir()
+        if entry.is_dir() and entry.name.isidentifier() and any(entry.glob("*.yaml"))
+    }
+
+
+def options(group: str, config_dir: Path | None) -> list[str]:
+    return sorted({path.stem for root in roots(config_dir) for path in (root / group).glob("*.yaml")} - {"clipping"})
+
+
+def make_importable(config_dir: Path | None) -> None:
+    """A user's own task or rule is imported from the current folder or from `config_dir`; a console script sees neither by itself."""
+    if config_dir and not config_dir.is_dir():
+        raise UserError(f"--config-dir {config_dir} is not a folder. It must hold task/<name>.yaml and the like.")
+    for folder in (str(config_dir.resolve()) if config_dir else None, os.getcwd()):
+        if folder and folder not in sys.path:
+            sys.path.insert(0, folder)
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    try:
+        return compose("run", overrides=overrides)
+    except MissingConfigException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"The configuration cannot be composed: {' '.join(str(cause).split())}") from error
+
+
+def _check_choice(override: Override, config_dir: Path | None) -> None:
+    group, choice, known = override.key_or_group, override.value(), options(override.key_or_group, config_dir)
+    if choice not in known:
+        own = f" One of your own: --config-dir DIR with DIR/{group}/{choice}.yaml." if group == "task" else ""
+        raise UserError(f"Unknown {group} '{choice}'.{nearest(str(choice), known)} Known: {', '.join(known)}.{own}")
+
+
+def _check_scale(config: DictConfig, config_dir: Path | None) -> None:
+    name, scale = config.task.get("name"), config.scale
+    if scale != "mini" and f"{name}_{scale}" not in options("task_scale", config_dir):
+        raise UserError(
+            f"Task '{name}' has no scale '{scale}'. Write task_scale/{name}_{scale}.yaml in your --config-dir, or leave scale out."
+        )
+
+
+def _check_key(override: Override, config: DictConfig, config_dir: Path | None) -> None:
+    key, line = override.key_or_group, override.input_line
+    if key.startswith(OPEN) and not override.is_delete():
+        return
+    known = set(_leaves(config))
+    if key not in known and OmegaConf.select(config, key) is None:
+        raise UserError(
+            f"Unknown key '{key}'.{_elsewhere(key, config, config_dir) or nearest(key, known)} `clipbench run --help` lists them all."
+        )
+    if override.is_add() or override.is_force_add() or override.is_delete():
+        raise UserError(f"'{line}': keys are neither added nor deleted here. Write {key}=VALUE.")
+
+
+def _elsewhere(key: str, config: DictConfig, config_dir: Path | None) -> str:
+    """Where a key of a task would be known."""
+    for scale in options("scale", config_dir):
+        for root in roots(config_dir):
+            path = root / "task_scale" / f"{config.task.get('name')}_{scale}.yaml"
+            if path.is_file() and key in _leaves(OmegaConf.load(path)):
+                return f" It is known at scale={scale}."
+    return ""
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key, inner nodes included."""
+    for key in node:
+        yield f"{prefix}{key}"
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            yield from _leaves(child, f"{prefix}{key}.")
+
+
+def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
+    """The run's id: a letter and a hash of what defines its result, the same on any machine.
+
+    In: the rule with the fields it uses, the optimizer's and the task's settings, the text of `sources` (a user's own task or rule).
+    Out: device, threads, worker processes, folders; a file or folder among the task's settings counts by what it holds.
+    """
+    task = {key: fingerprint(value) for key, value in settings.task.items() if key not in ("name", "lr", "device", "workers")}
+    clip_keys = ("name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip")
+    optim = {key: value for key, value in settings.optim.items() if key not in clip_keys and value is not None}
+    rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", *MACHINE)}
+    defined = {
+        "version": RESULTS_VERSION,
+        "task": task,
+        "optim": optim,
+        "rule": {"name": type(rule).__qualname__, **asdict(rule)},
+        "sources": [path.read_text() for path in sources],
+        **rest,
+    }
+    text = json.dumps(_canonical(defined), sort_keys=True)
+    return "r" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fingerprint(value: Any, entries: int = 2000) -> Any:
+    """A setting as it is, but an existing file or folder as a hash of its content's names and sizes, level by level, up to `entries`."""
+    if not isinstance(value, str) or not os.path.exists(os.path.expanduser(value)):
+        return value
+    root = Path(value).expanduser()
+    found: list[tuple[str, int]] = []
+    level = [root]
+    while level and len(found) < entries:
+        children = (
+            sorted(child for folder in level if folder.is_dir() for child in folder.iterdir())
+            if level != [root] or root.is_dir()
+            else [root]
+        )
+        found += [
+            (child.relative_to(root).as_posix(), child.stat().st_size if child.is_file() else -1)
+            for child in children[: entries - len(found)]
+        ]
+        level = [child for child in children if child.is_dir()]
+    return f"content {hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]}"
+
+
+def _canonical(value: Any) -> Any:
+    """1 and 1.0 are the same, True is not."""
+    if isinstance(value, dict):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return repr(float(value)) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _textual(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _textual(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_textual(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
