@@ -28,7 +28,7 @@ MINI_SIZES = {"train": 10000, "val": 500, "test": 1000}
 
 
 class Cola(Task):
-    """The real sentences: GLUE's, or the raw files in the folder `data`. `model`: a name on the Hugging Face hub, or a folder."""
+    """The real sentences: GLUE's, or the raw files in the folder `data`. `model`: a name on the hub, or a folder."""
 
     headline = "mcc"
     splits: tuple[str, ...] = ("val", "test", "test_ood")

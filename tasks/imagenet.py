@@ -130,7 +130,7 @@ class Images(Dataset):
 
 
 class Digits(Classification):
-    """Scikit-learn's handwritten digits, scaled up to three channels of size × size."""
+    """Scikit-learn's handwritten digits, scaled up to size × size and three equal channels."""
 
     data = "handwritten digits of scikit-learn, 10 classes, 1197/300/300 images"
 
@@ -139,28 +139,35 @@ class Digits(Classification):
         self.classes = [str(digit) for digit in range(10)]
         self.steps_per_epoch = max(1, 1197 // batch_size)
 
-    @functools.cache  # noqa: B019
-    def images(self, split: str) -> Tensor:
-        grey = interpolate(digits(split)[0][:, None], self.size, mode="bilinear")
-        return ((grey - 0.3) / 0.35).expand(-1, 3, -1, -1)
+    @functools.cached_property
+    def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
+        def scaled(grey: Tensor) -> Tensor:
+            large = interpolate(grey[:, None], self.size, mode="bilinear")
+            return ((large - 0.3) / 0.35).expand(-1, 3, -1, -1)
+
+        return {split: (scaled(grey), labels) for split, (grey, labels) in digits().items()}
 
     def labels(self, split: str) -> Tensor:
-        return digits(split)[1]
+        return self.parts[split][1]
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        images, labels = self.images("train"), self.labels("train")
+        images, labels = self.parts["train"]
         return ((images[indices], labels[indices]) for indices in shuffled(len(labels), self.batch_size, rng))
 
     def eval_batches(self, split: str) -> Iterable[Batch]:
-        return zip(self.images(split).split(100), self.labels(split).split(100), strict=True)
+        images, labels = self.parts[split]
+        return zip(images.split(100), labels.split(100), strict=True)
 
 
-def digits(split: str) -> tuple[Tensor, Tensor]:
-    """Grey images in [0, 1] and labels, in three fixed random parts. (n, 8, 8), (n,)"""
-    images, labels = load_digits(return_X_y=True)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1797))
-    part = dict(zip(("train", "val", "test"), order.split([1197, 300, 300]), strict=True))[split]
-    return torch.from_numpy(images).float().view(-1, 8, 8)[part] / 16, torch.from_numpy(labels)[part]
+def digits() -> dict[str, tuple[Tensor, Tensor]]:
+    """Grey images in [0, 1] and their labels, in three fixed random parts. {split: ((n, 8, 8), (n,))}"""
+    from sklearn.datasets import load_digits
+
+    flat, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(flat).float().view(-1, 8, 8) / 16
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1797))
+    parts = zip(("train", "val", "test"), order.split([1197, 300, 300]), strict=True)
+    return {split: (images[part], torch.from_numpy(labels)[part]) for split, part in parts}
 
 
 def _scan(folder: Path) -> ImageFolder:

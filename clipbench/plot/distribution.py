@@ -12,17 +12,63 @@ POINTS = 2000  # of a density or a tail, however many steps there are
 
 
 def distribution(group: Group) -> Figure:
-    """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height. b: P(‖g‖ > x). All steps of all seeds, diverged runs too.
+    """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height. b: P(‖g‖ ≥ x). All steps of all seeds, of diverged runs too.
 
-    A norm that is zero has no place on the logarithmic axes and one that is not finite lies beyond them: both count, in the share, in the tail, and in words.
+    A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in every share, and are named.
     """
     methods = group.shown
-    steps = {method.label: group.steps[group.steps["run"].isin(method.runs)] for method in methods}
-    fig = style.figure(group.title, max(2.3, 0.6 + len(methods) * (0.38 if len(methods) <= 12 else 0.25)))
-    left, right = fig.subfigures(1, 2, width_ratios=(1.35, 1))
+    fig = style.figure(group.title, max(2.3, 0.6 + len(methods) * (0.36 if len(methods) <= 12 else 0.25)))
+    left, right = fig.subfigures(1, 2, width_ratios=(1.5, 1))
     rows = left.subplots(len(methods), 1, sharex=True, squeeze=False).ravel()
     tail = right.subplots()
+    edges = _edges(group.steps["grad_norm"])
     for ax, method in zip(rows, methods, strict=True):
-        _density(ax, steps[method.label], method)
-        _tail(tail, steps[method.label]["grad_norm"].to_numpy(float), method)
+        steps = group.steps[group.steps["run"].isin(method.runs)]
+        norms = steps["grad_norm"].to_numpy(float)
+        _density(ax, norms, edges, method)
+        ax.text(1.01, 0.5, _words(norms, steps["clip_factor"]), transform=ax.transAxes, va="center", linespacing=1.1)
+        _tail(tail, norms, method)
+    style.letter(rows[0], 0, "density of the norms")
+    rows[-1].set_xlabel("gradient norm before clipping")
+    style.letter(tail, 1, "tail")
+    tail.set(xscale="log", yscale="log", xlabel="gradient norm x before clipping", ylabel="share of steps with norm ≥ x")
     return fig
+
+
+def _edges(norms: pd.Series) -> np.ndarray:
+    """Sixty bins of equal width in log₁₀ over every method's norms. (61,)"""
+    positive = norms[np.isfinite(norms) & (norms > 0)].astype(float)
+    low, high = (np.log10(positive.min()), np.log10(positive.max())) if len(positive) else (0.0, 0.0)
+    margin = 0.02 * (high - low) or 0.5
+    return np.linspace(low - margin, high + margin, 61)
+
+
+def _density(ax: Axes, norms: np.ndarray, edges: np.ndarray, method: Method) -> None:
+    logs = np.log10(norms[np.isfinite(norms) & (norms > 0)])
+    if len(logs):
+        ax.stairs(np.histogram(logs, edges, density=True)[0], 10**edges, fill=True, color=method.colour, alpha=0.3)
+    if len(logs) > 1 and np.ptp(logs) > 1e-6:  # the kernel of a constant has no width
+        x = np.linspace(edges[0], edges[-1], 300)
+        sample = np.sort(logs)[np.linspace(0, len(logs) - 1, min(len(logs), POINTS)).astype(int)]
+        ax.plot(10**x, stats.gaussian_kde(sample)(x), color=method.colour, linestyle=method.dash)
+    ax.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), ylim=(0, None), yticks=[])
+    ax.spines["left"].set_visible(False)
+    ax.set_ylabel(method.label, rotation=0, ha="right", va="center", color=method.colour)
+
+
+def _tail(ax: Axes, norms: np.ndarray, method: Method) -> None:
+    finite = np.sort(norms[np.isfinite(norms)])
+    share = 1 - np.arange(len(finite)) / max(1, len(norms))  # what is not finite is larger than any x
+    from_top = np.unique(np.geomspace(1, max(1, len(finite)), POINTS).astype(int))
+    kept = len(finite) - from_top[from_top <= len(finite)]
+    ax.plot(finite[kept], share[kept], color=method.colour, linestyle=method.dash, label=method.label)
+
+
+def _words(norms: np.ndarray, clip_factor: pd.Series) -> str:
+    if not len(norms):
+        return "no steps"
+    words = [f"{(clip_factor < CLIPPED).mean():.0%} clipped"]
+    for name, odd in {"zero": norms == 0, "not finite": ~np.isfinite(norms)}.items():
+        if odd.any():
+            words.append(f"{odd.sum()} {name}")
+    return "\n".join(words)

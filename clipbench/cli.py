@@ -1,0 +1,154 @@
+"""argv → command. Imports neither torch nor hydra until a command must, so that help and lists answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipbench import __version__
+from clipbench.errors import UserError
+
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+HELP = """\
+clipbench: should I clip, how, at what level, and does it matter?
+
+  clipbench run task=cola optim.clipping_type=auto          one run, with its result
+  clipbench sweep optim.clipping_type=none,norm seed=0,1    a grid of runs; finished ones are not repeated
+  clipbench plot results/                                   the figures of a results folder
+  clipbench list                                            tasks, optimizers and clipping types with their formulas
+  clipbench prepare task=voc scale=full                     fetch or check a data set
+
+  clipbench COMMAND --help   what it takes; for run and sweep, every key with its default
+  clipbench --version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 a run failed, 2 the user's mistake or data out of reach, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return DONE
+    if argv[0] in ("-V", "--version"):
+        print(f"clipbench {__version__}")
+        return DONE
+    try:
+        return _command(argv[0])(argv[1:])
+    except UserError as error:
+        return _say(str(error), MISTAKE)
+    except KeyboardInterrupt:
+        return _say("Interrupted.", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output, `head` for one, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _command(name: str):
+    commands = {"run": run, "sweep": sweep, "plot": plot, "list": list_everything, "prepare": prepare}
+    if name not in commands:
+        from clipbench.errors import nearest
+
+        raise UserError(f"Unknown command '{name}'.{nearest(name, commands)} Known: {', '.join(commands)}. See clipbench --help.")
+    return commands[name]
+
+
+def _say(message: str, code: int) -> int:
+    print(f"clipbench: {message}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def _overrides(command: str, what: str, argv: list[str]) -> argparse.Namespace:
+    """The options and, in any order among them, Hydra's overrides."""
+    parser = _Parser(prog=f"clipbench {command}", description=what, allow_abbrev=False, add_help=False)
+    parser.add_argument("-h", "--help", action="store_true", help="this text")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own with task/<name>.yaml, optim/<name>.yaml …")
+    if command == "sweep":
+        parser.add_argument("-m", "--multirun", action="store_true", help="accepted and implied")
+    options, rest = parser.parse_known_args(argv)
+    if options.help:
+        from clipbench.listing import keys
+
+        parser.usage = f"clipbench {command} [--config-dir DIR] [KEY=VALUE …]"
+        print(parser.format_help() + "\n" + keys(options.config_dir), end="")
+        raise SystemExit(DONE)
+    if flags := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unknown option {flags[0]}")
+    options.overrides = rest
+    return options
+
+
+def run(argv: list[str]) -> int:
+    options = _overrides("run", "Make one run, record it and show its result.", argv)
+    from clipbench import show
+    from clipbench.run import Interrupted, execute, make_plan
+
+    plan = make_plan(options.overrides, options.config_dir)
+    if (row := show.finished_row(plan)) is None:
+        try:
+            with show.progress(plan) as watch:
+                row = execute(plan, watch)
+        except Interrupted as where:
+            return _say(f"Interrupted at {where}. Nothing is lost: the same command goes on from there.", INTERRUPTED)
+    else:
+        print(f"Run {plan.run} is finished already; this is its result. For another one change a setting, the seed for instance.")
+    show.result(plan, row)
+    return DONE
+
+
+def sweep(argv: list[str]) -> int:
+    options = _overrides("sweep", "Make every run of a grid that is not finished yet.", argv)
+    from clipbench.sweep import make_plans, make_runs
+
+    return make_runs(make_plans(options.overrides, options.config_dir))
+
+
+def prepare(argv: list[str]) -> int:
+    options = _overrides("prepare", "Fetch a task's data where that is possible, check them and say what is there.", argv)
+    from clipbench import config
+    from clipbench.run import build_task, find_device
+
+    settings = config.load(options.overrides, options.config_dir)
+    print(build_task(settings, find_device("cpu")).prepare())
+    return DONE
+
+
+def plot(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench plot", description="Draw the figures of a results folder from its tables.", allow_abbrev=False)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder with steps/, evals/ and runs/ (results)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the PNG files go (<results>/figures)")
+    options = parser.parse_args(argv)
+    from clipbench.plot import draw
+    from clipbench.results import Unreadable
+
+    with warnings.catch_warnings(record=True) as skipped:
+        warnings.simplefilter("always", Unreadable)
+        paths = draw(options.results, options.out or options.results / "figures")
+    for message in dict.fromkeys(str(item.message) for item in skipped if issubclass(item.category, Unreadable)):
+        _say(message, DONE)
+    for path in paths:
+        print(path)
+    return DONE
+
+
+def list_everything(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench list", description="Tasks, optimizers and clipping types.", allow_abbrev=False)
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own: its tasks and optimizers are listed too")
+    options = parser.parse_args(argv)
+    from clipbench.listing import everything
+
+    print(everything(options.config_dir), end="")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
