@@ -197,8 +197,8 @@ def read_tsv(path: Path) -> Rows:
             rows.append((sentence, ("0", "1").index(label)))
         except ValueError as error:
             raise UserError(
-                f"{path}, line {number}: {line[:60]!r} is not a line of CoLA: source, label (0 or 1), mark and sentence, "
-                f"separated by tabs, in UTF-8. Mend the line or fetch the file again."
+                f"{path}, line {number}: {line[:60]!r} is not a line of CoLA: source, label (0 or 1), mark "
+                f"and sentence, separated by tabs, in UTF-8. Mend the line or fetch the file again."
             ) from error
     if len(rows) < 2:
         raise UserError(f"{path} has {len(rows)} sentences; at least 2 are needed. Fetch the file again.")
@@ -217,7 +217,8 @@ def load_glue() -> dict[str, Rows]:
     if len(both) != IN_DOMAIN + OUT_OF_DOMAIN:
         raise UserError(
             f"GLUE's CoLA has {len(both)} validation sentences, not {IN_DOMAIN} in-domain ones followed by "
-            f"{OUT_OF_DOMAIN} out-of-domain ones: it cannot be divided. Give task.data=DIR, a folder with {', '.join(FILES.values())}."
+            f"{OUT_OF_DOMAIN} out-of-domain ones: it cannot be divided. "
+            f"Give task.data=DIR, a folder with {', '.join(FILES.values())}."
         )
     return {"train": train, "test": both[:IN_DOMAIN], "test_ood": both[IN_DOMAIN:]}
 

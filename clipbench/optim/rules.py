@@ -223,7 +223,7 @@ class Auto(Rule):
         """(η_t, memory with `norm` in the place of the oldest). Costs the same at every step: nothing is sorted anew."""
         norms, ranked, count = state["norms"], state["ranked"], state["count"]
         slot, finite = count % self.window, torch.isfinite(norm)
-        oldest = norms[slot]  # infinite until the window is full
+        oldest = norms.take(slot)  # infinite until the window is full; norms[slot] would wait for the device
         newest = torch.where(finite, norm.float(), oldest)  # a non-finite norm changes nothing
         ranked = _exchange(ranked, oldest, newest)
         count = count + finite
@@ -250,7 +250,7 @@ def _quantile(ranked: Tensor, count: Tensor, p: float) -> Tensor:
     last = (count - 1).clamp(min=0)
     position = p * last
     low = position.floor().long()
-    a, b = ranked[low], ranked[torch.minimum(low + 1, last)]
+    a, b = ranked.take(low), ranked.take(torch.minimum(low + 1, last))
     share = position - low
     return torch.where(share > 0, a + share * (b - a), a)
 

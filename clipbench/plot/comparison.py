@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from clipbench.plot import style
 from clipbench.plot.groups import Group, Method, mean_interval
 
-COLUMNS = 3  # of the legend
+BANDS = 12  # methods; more bands than that would hide the lines
 
 
 def comparison(group: Group) -> Figure:
@@ -19,29 +19,29 @@ def comparison(group: Group) -> Figure:
 
     The loss is smoothed for the eye, each run before the mean: an exponential moving average over 2 % of the steps.
     """
-    fig = style.figure(group.title, 2.4 + 0.125 * -(-len(group.shown) // COLUMNS))
-    panels = [
-        (
-            "training loss, smoothed",
-            _smooth(group.steps.pivot(index="step", columns="run", values="loss").astype(float)),
-        ),
-        (f"training {group.headline}", group.metric("train")),
-        (f"validation {group.headline}", group.metric("val")),
-    ]
-    for i, (ax, (name, table)) in enumerate(zip(fig.subplots(1, 3), panels, strict=True)):
+    methods = group.shown
+    counts = {len(method.done) for method in methods}
+    entries = [_entry(method, n=len(counts) > 1) for method in methods]
+    columns = min(3, max(1, 135 // (max(map(len, entries)) + 8)))  # 135 characters to a line, 8 of each column for its handle
+    fig = style.figure(group.title, 2.4 + 0.125 * -(-len(methods) // columns))
+    loss = group.steps.pivot(index="step", columns="run", values="loss").astype(float)
+    panels = {
+        "training loss, smoothed": _smooth(loss),
+        f"training {group.headline}": group.metric("train"),
+        f"validation {group.headline}": group.metric("val"),
+    }
+    for i, (ax, (name, table)) in enumerate(zip(fig.subplots(1, 3), panels.items(), strict=True)):
         style.letter(ax, i, name)
         ax.set_xlabel("step")
-        _limit(ax, table, group.shown)
-        for method in group.shown:
-            _draw(ax, table, method)
-    counts = {len(method.done) for method in group.shown}
-    n = f"n = {counts.pop()}, " if len(counts) == 1 else ""
+        _limit(ax, table, methods)
+        for method in methods:
+            _draw(ax, table, method, band=len(methods) <= BANDS)
     fig.legend(
-        [Line2D([], [], color=method.colour, linestyle=method.dash) for method in group.shown],
-        [_entry(method, "" if n else f"n={len(method.done)}") for method in group.shown],
-        title=f"final validation {group.headline}: mean ± 95 % t-interval, {n}best first" + _note(group),
+        [Line2D([], [], color=method.colour, linestyle=method.dash) for method in methods],
+        entries,
+        title=_explanation(group, counts),
         loc="outside lower center",
-        ncols=COLUMNS,
+        ncols=columns,
         alignment="left",
     )
     return fig
@@ -60,7 +60,7 @@ def _limit(ax: Axes, table: pd.DataFrame, methods: tuple[Method, ...]) -> None:
     style.fit(ax, values)
 
 
-def _draw(ax: Axes, table: pd.DataFrame, method: Method) -> None:
+def _draw(ax: Axes, table: pd.DataFrame, method: Method, band: bool) -> None:
     look = {
         "color": method.colour,
         "linestyle": method.dash,
@@ -71,19 +71,24 @@ def _draw(ax: Axes, table: pd.DataFrame, method: Method) -> None:
     if not done.empty:
         mean, half = mean_interval(done.to_numpy(float))
         ax.plot(done.index, mean, label=method.label, **look)
-        ax.fill_between(done.index, mean - half, mean + half, color=method.colour, alpha=0.12, linewidth=0)
+        if band:
+            ax.fill_between(done.index, mean - half, mean + half, color=method.colour, alpha=0.12, linewidth=0)
     for run in method.diverged:
         if run in table and len(line := table[run].dropna()):
             ax.plot(line.index, line, linewidth=0.5, **look | {"marker": ""})
             style.cross(ax, line.index[-1], line.iloc[-1], method.colour)
 
 
-def _entry(method: Method, n: str) -> str:
+def _entry(method: Method, n: bool) -> str:
     mean, half = mean_interval(method.finals) if len(method.finals) else (np.nan, np.nan)
     result = style.number(float(mean)) + ("" if np.isnan(half) else f" ± {style.number(float(half))}")
-    lost = f"{len(method.diverged)}✕" if method.diverged else ""
-    return "   ".join(filter(None, [method.label, result, n, lost]))
+    counts = [f"n={len(method.done)}"] * n + [f"{len(method.diverged)}✕"] * bool(method.diverged)
+    return "   ".join([method.label, result, *counts])
 
 
-def _note(group: Group) -> str:
-    return "; ✕ diverged, not in the mean" if any(method.diverged for method in group.shown) else ""
+def _explanation(group: Group, counts: set[int]) -> str:
+    spread = "" if counts <= {0, 1} else "mean ± 95 % t-interval"
+    n = f"n={min(counts)}" if len(counts) == 1 else ""
+    diverged = "✕ diverged, not in the mean" if any(method.diverged for method in group.shown) else ""
+    bands = f"no bands for more than {BANDS} methods" if len(group.shown) > BANDS else ""
+    return ", ".join(filter(None, [f"final validation {group.headline}, best first", spread, n, diverged, bands]))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
 from clipbench.plot import style
-from clipbench.plot.groups import Group
+from clipbench.plot.groups import Group, Method
 
 CLIPPED = 1 - 1e-6  # a step was clipped if its factor is below: float32 rounds a norm that was left alone
 POINTS = 2000  # of a density or a tail, however many steps there are
@@ -29,6 +33,8 @@ def distribution(group: Group) -> Figure:
         ax.text(1.01, 0.5, _words(norms, steps["clip_factor"]), transform=ax.transAxes, va="center", linespacing=1.1)
         _tail(tail, norms, method)
     style.letter(rows[0], 0, "density of the norms")
+    for ax in rows[:-1]:
+        ax.tick_params(bottom=False, which="both")
     rows[-1].set_xlabel("gradient norm before clipping")
     style.letter(tail, 1, "tail")
     tail.set(xscale="log", yscale="log", xlabel="gradient norm x before clipping", ylabel="share of steps with norm ≥ x")
@@ -67,7 +73,7 @@ def _tail(ax: Axes, norms: np.ndarray, method: Method) -> None:
 def _words(norms: np.ndarray, clip_factor: pd.Series) -> str:
     if not len(norms):
         return "no steps"
-    words = [f"{(clip_factor < CLIPPED).mean():.0%} clipped"]
+    words = [f"{100 * (clip_factor < CLIPPED).mean():.1f} % clipped"]
     for name, odd in {"zero": norms == 0, "not finite": ~np.isfinite(norms)}.items():
         if odd.any():
             words.append(f"{odd.sum()} {name}")

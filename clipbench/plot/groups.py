@@ -118,10 +118,7 @@ def _group(folder: Path, runs: pd.DataFrame) -> Group:
     finished = finished.assign(settings=settings, method=[number.setdefault(frozenset(each.items()), len(number)) for each in settings])
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further seed.
     latest = finished.drop_duplicates(["method", "seed"], keep="last").sort_values(["seed", "run"])
-    left_out = {
-        "failed": len(runs) - len(finished),
-        "older, of the same settings and seed": len(finished) - len(latest),
-    }
+    left_out = {"failed": len(runs) - len(finished), "repeated later": len(finished) - len(latest)}
     first = latest.iloc[0]
     best = -1 if first["higher_is_better"] else 1
     methods = sorted(_methods(latest), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label))
@@ -134,7 +131,7 @@ def _group(folder: Path, runs: pd.DataFrame) -> Group:
         steps=tables.read(folder, "steps", ["run", "step", "loss", "grad_norm", "clipped_norm", "clip_factor"], latest["run"]),
         evals=tables.read(folder, "evals", ["run", "step", "split", "metric", "value"], latest["run"]),
         higher_is_better=bool(first["higher_is_better"]),
-        notes=tuple(f"left out: {count} runs ({why})" for why, count in left_out.items() if count),
+        notes=tuple(f"runs left out: {count} {why}" for why, count in left_out.items() if count),
     )
 
 

@@ -71,8 +71,7 @@ def _points(ax: Axes, methods: list[Method], higher_is_better: bool) -> None:
         ax.plot(
             [x for x, _ in line],
             [method.final for _, method in line],
-            color=line[0][1].colour,
-            linestyle=line[0][1].dash,
+            color=line[len(line) // 2][1].colour,
         )
         if len(lines) > 1:
             common = [word for word in line[0][1].label.split() if all(word in method.label.split() for _, method in line)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterable
 from string import ascii_lowercase
 from typing import Any, Literal
@@ -98,9 +97,8 @@ def shade(hue: str, i: int, n: int) -> str:
     """The i-th of n variants of a hue, from light to dark."""
     if n == 1:
         return hue
-    h, lightness, s = colorsys.rgb_to_hls(*to_rgb(hue))
-    light, dark = max(lightness, 0.68), min(lightness, 0.22)
-    return to_hex(colorsys.hls_to_rgb(h, light + (dark - light) * i / (n - 1), s))
+    tilt = 2 * i / (n - 1) - 1  # -1: half way to white, 1: half way to black
+    return to_hex((1 - abs(tilt) / 2) * np.array(to_rgb(hue)) + abs(tilt) / 2 * (tilt < 0))
 
 
 def dash(name: str, variant: int) -> Dash:
@@ -109,7 +107,7 @@ def dash(name: str, variant: int) -> Dash:
 
 
 def log_if_wide(ax: Axes, axis: Literal["x", "y"], values: Any) -> None:
-    """A logarithmic axis where the values span more than a decade and a half. A zero keeps its place on it, a negative value keeps it linear."""
+    """A logarithmic axis where the values span more than a decade and a half. A zero stays on it; a negative value keeps it linear."""
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     positive = finite[finite > 0]

@@ -22,7 +22,7 @@ def trajectory(group: Group) -> Figure:
     """
     methods = group.shown
     columns = COLUMNS if len(methods) > 9 else 3
-    fig = style.figure(group.title, 0.6 + 1.25 * -(-len(methods) // columns))
+    fig = style.figure(group.title, 0.75 + 1.15 * -(-len(methods) // columns))
     panels = style.grid(fig, len(methods), columns, sharex=True, sharey=True)
     norms = group.steps[["grad_norm", "clipped_norm"]]
     style.log_if_wide(panels[0], "y", norms)
@@ -34,6 +34,13 @@ def trajectory(group: Group) -> Figure:
         _range(ax, steps, "grad_norm", width, style.GREY)
         _range(ax, steps, "clipped_norm", width, method.colour)
         _marks(ax, steps, method)
+    marks = _marks_used(group)
+    fig.legend(
+        [Line2D([], [], color=style.GREY), Line2D([], [], color=methods[0].colour), *marks],
+        ["before clipping", "after clipping, in the method's colour", *marks.values()],
+        loc="outside lower center",
+        ncols=4,
+    )
     fig.supxlabel("step", fontsize=6.5)
     fig.supylabel("gradient norm", fontsize=6.5)
     return fig
@@ -50,7 +57,18 @@ def _range(ax: Axes, steps: pd.DataFrame, column: str, width: int, colour: str) 
 def _marks(ax: Axes, steps: pd.DataFrame, method: Method) -> None:
     top = ax.get_ylim()[1]
     odd = steps["step"][~np.isfinite(steps["grad_norm"])]
-    ax.plot(odd, np.full(len(odd), top), "^", markersize=2.5, markeredgewidth=0, color="black", clip_on=False)
+    if len(odd):
+        ax.plot(odd, np.full(len(odd), top), "^", markersize=2.5, markeredgewidth=0, color="black", clip_on=False)
     ends = steps[steps["run"].isin(method.diverged)].groupby("run").last()
     for step, norm in zip(ends["step"], ends["grad_norm"], strict=True):
         style.cross(ax, step, norm, method.colour)
+
+
+def _marks_used(group: Group) -> dict[Line2D, str]:
+    """The marks that occur, for the legend."""
+    marks = {}
+    if not np.isfinite(group.steps["grad_norm"]).all():
+        marks[Line2D([], [], marker="^", markersize=2.5, color="black", linestyle="")] = "norm not finite"
+    if any(method.diverged for method in group.shown):
+        marks[Line2D([], [], marker="X", markersize=4, color="black", linestyle="")] = "diverged"
+    return marks
