@@ -138,7 +138,7 @@ def test_lbfgs_makes_the_steps_that_it_makes_when_the_closure_clips_by_itself():
         return x.detach()
 
     theirs = minimise(lambda params: torch.nn.utils.clip_grad_norm_(params, 1.0), joined=False)
-    torch.testing.assert_close(minimise(lambda params: None, joined=True), theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(minimise(lambda params: None, joined=True), theirs, rtol=1e-3, atol=1e-3)
     assert not torch.equal(minimise(lambda params: None, joined=False), theirs)
 
 

@@ -23,7 +23,7 @@ def comparison(group: Group) -> Figure:
     counts = {len(method.done) for method in methods}
     entries = [_entry(method, n=len(counts) > 1) for method in methods]
     columns = min(3, max(1, 135 // (max(map(len, entries)) + 8)))  # 135 characters to a line, 8 of each column for its handle
-    fig = style.figure(group.title, 2.4 + 0.125 * -(-len(methods) // columns))
+    fig = style.figure(group.title(len(methods)), 2.4 + 0.125 * -(-len(methods) // columns))
     loss = group.steps.pivot(index="step", columns="run", values="loss").astype(float)
     panels = {
         "training loss, smoothed": _smooth(loss),

@@ -21,13 +21,13 @@ def distribution(group: Group) -> Figure:
     A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in every share, and are named.
     """
     methods = group.shown
-    fig = style.figure(group.title, max(2.3, 0.6 + len(methods) * (0.36 if len(methods) <= 12 else 0.25)))
+    fig = style.figure(group.title(len(methods)), max(2.3, 0.6 + len(methods) * (0.36 if len(methods) <= 12 else 0.25)))
     left, right = fig.subfigures(1, 2, width_ratios=(1.5, 1))
     rows = left.subplots(len(methods), 1, sharex=True, squeeze=False).ravel()
     tail = right.subplots()
-    edges = _edges(group.steps["grad_norm"])
+    edges = _edges(group.steps_of(*methods)["grad_norm"])
     for ax, method in zip(rows, methods, strict=True):
-        steps = group.steps[group.steps["run"].isin(method.runs)]
+        steps = group.steps_of(method)
         norms = steps["grad_norm"].to_numpy(float)
         _density(ax, norms, edges, method)
         ax.text(1.01, 0.5, _words(norms, steps["clip_factor"]), transform=ax.transAxes, va="center", linespacing=1.1)
@@ -59,7 +59,7 @@ def _density(ax: Axes, norms: np.ndarray, edges: np.ndarray, method: Method) -> 
         ax.plot(10**x, stats.gaussian_kde(sample)(x), color=method.colour, linestyle=method.dash)
     ax.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), ylim=(0, None), yticks=[])
     ax.spines["left"].set_visible(False)
-    ax.set_ylabel(method.label, rotation=0, ha="right", va="center", color=method.colour)
+    ax.set_ylabel(method.label, rotation=0, ha="right", va="center")
 
 
 def _tail(ax: Axes, norms: np.ndarray, method: Method) -> None:

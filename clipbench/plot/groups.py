@@ -81,15 +81,18 @@ class Group:
     def stem(self) -> str:
         return re.sub(r"[^\w.-]+", "-", f"{self.task}_{self.scale}_{self.optimizer}")
 
-    @property
-    def title(self) -> str:
-        cut = (f"the best {style.MOST} of {len(self.methods)} methods",) if len(self.methods) > style.MOST else ()
-        return "   ·   ".join((" ".join(filter(None, (self.task, self.scale, self.optimizer))), *cut, *self.notes))
+    def title(self, methods: int) -> str:
+        """What the figure shows, how many of the methods, and which runs it leaves out."""
+        cut = [f"the best {methods} of {len(self.methods)} methods"] * (methods < len(self.methods))
+        return "   ·   ".join([" ".join(filter(None, [self.task, self.scale, self.optimizer])), *cut, *self.notes])
 
     @property
     def shown(self) -> tuple[Method, ...]:
         """The methods that have a line or a panel of their own."""
         return self.methods[: style.MOST]
+
+    def steps_of(self, *methods: Method) -> pd.DataFrame:
+        return self.steps[self.steps["run"].isin([run for method in methods for run in method.runs])]
 
     def metric(self, split: str) -> pd.DataFrame:
         """The headline metric against step, one column per run. (evaluations, runs)"""
@@ -183,7 +186,7 @@ def _label(settings: Settings, peers: Iterable[Settings], everyone: Iterable[Set
         rivals = peers if key in RESOLVED[1:4] or key.startswith("optim.clip.") else everyone
         if value is not None and key != "clipping_type" and any(rival.get(key) != value for rival in rivals):
             symbol = SYMBOLS.get(key, key.rpartition(".")[2] + "=")
-            words.append(f"{symbol}{value:g}" if isinstance(value, float) else f"{symbol}{value}")
+            words.append(f"{symbol}{value:g}".replace("inf", "∞") if isinstance(value, float) else f"{symbol}{value}")
     return " ".join(dict.fromkeys(words))  # batch_size and task.batch_size are one
 
 

@@ -18,7 +18,9 @@ def levels(group: Group) -> Figure:
     A line joins methods that differ in the level alone. Diverged runs are ✕ at the losing edge; an infinite level stands at the right.
     """
     types = [name for name in style.hues({method.type for method in group.methods}) if name != "none"]
-    fig = style.figure(group.title, 0.5 + 1.35 * -(-len(types) // COLUMNS))
+    fig = style.figure(
+        group.title(len(group.methods)), 0.5 + 1.35 * -(-len(types) // COLUMNS), style.WIDTH * min(1, max(2, len(types)) / COLUMNS)
+    )
     panels = style.grid(fig, len(types), COLUMNS, sharey=True)
     style.fit(panels[0], np.concatenate([method.finals for method in group.methods]))
     for i, (ax, name) in enumerate(zip(panels, types, strict=True)):
@@ -27,7 +29,8 @@ def levels(group: Group) -> Figure:
             if method.type == "none":
                 _band(ax, method, named=i == 0)
         _points(ax, [method for method in group.methods if method.type == name], group.higher_is_better)
-    fig.supylabel(f"final validation {group.headline}", fontsize=6.5)
+    diverged = "   (✕ diverged)" if any(method.diverged for method in group.methods) else ""
+    fig.supylabel(f"final validation {group.headline}{diverged}", fontsize=6.5)
     return fig
 
 

@@ -60,9 +60,9 @@ RC = {
 }
 
 
-def figure(title: str, height: float) -> Figure:
-    """An empty figure, `height` in inches, laid out by its contents. Its fonts and lines are those of RC while that is in force."""
-    fig = Figure(figsize=(WIDTH, height), dpi=200, layout="constrained")
+def figure(title: str, height: float, width: float = WIDTH) -> Figure:
+    """An empty figure, sizes in inches, laid out by its contents. Its fonts and lines are those of RC while that is in force."""
+    fig = Figure(figsize=(width, height), dpi=200, layout="constrained")
     FigureCanvasAgg(fig)
     fig.suptitle(title, x=0.005, ha="left")
     return fig
@@ -79,10 +79,10 @@ def grid(fig: Figure, n: int, columns: int, **share: Any) -> list[Axes]:
     return list(axes[:n])
 
 
-def letter(ax: Axes, i: int, title: str, **text: Any) -> None:
+def letter(ax: Axes, i: int, title: str) -> None:
     """Title a panel "a  title"; after z comes aa."""
     name = (ascii_lowercase[i // 26 - 1] if i >= 26 else "") + ascii_lowercase[i % 26]
-    ax.set_title(rf"$\bf{{{name}}}$  {title}", **text)
+    ax.set_title(rf"$\bf{{{name}}}$  {title}")
 
 
 def hues(types: Iterable[str]) -> dict[str, str]:

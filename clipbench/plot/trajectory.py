@@ -12,7 +12,6 @@ from clipbench.plot import style
 from clipbench.plot.groups import Group, Method
 
 BINS = 120  # of steps: what a panel of this size can show
-COLUMNS = 5
 
 
 def trajectory(group: Group) -> Figure:
@@ -21,28 +20,31 @@ def trajectory(group: Group) -> Figure:
     The range keeps every spike, which a mean would hide. ▲ marks a norm that is not finite, ✕ the end of a run that diverged.
     """
     methods = group.shown
-    columns = COLUMNS if len(methods) > 9 else 3
-    fig = style.figure(group.title, 0.75 + 1.15 * -(-len(methods) // columns))
+    columns = min(5 if len(methods) > 9 else 3, max(1, 125 // max(len(method.label) + 6 for method in methods)))
+    fig = style.figure(group.title(len(methods)), 0.75 + 1.15 * -(-len(methods) // columns))
     panels = style.grid(fig, len(methods), columns, sharex=True, sharey=True)
-    norms = group.steps[["grad_norm", "clipped_norm"]]
-    style.log_if_wide(panels[0], "y", norms)
-    style.fit(panels[0], norms)
-    width = max(1, -(-int(group.steps["step"].max() + 1) // BINS)) if len(group.steps) else 1
+    every = group.steps_of(*methods)
+    style.log_if_wide(panels[0], "y", every[["grad_norm", "clipped_norm"]])
+    style.fit(panels[0], every[["grad_norm", "clipped_norm"]])
+    width = -(-(int(every["step"].max()) + 1) // BINS) if len(every) else 1
     for i, (ax, method) in enumerate(zip(panels, methods, strict=True)):
-        style.letter(ax, i, method.label, color=method.colour)
-        steps = group.steps[group.steps["run"].isin(method.runs)].astype({"grad_norm": float, "clipped_norm": float})
+        style.letter(ax, i, method.label)
+        steps = group.steps_of(method).astype({"grad_norm": float, "clipped_norm": float})
         _range(ax, steps, "grad_norm", width, style.GREY)
         _range(ax, steps, "clipped_norm", width, method.colour)
         _marks(ax, steps, method)
-    marks = _marks_used(group)
-    fig.legend(
-        [Line2D([], [], color=style.GREY), Line2D([], [], color=methods[0].colour), *marks],
-        ["before clipping", "after clipping, in the method's colour", *marks.values()],
-        loc="outside lower center",
-        ncols=4,
-    )
-    fig.supxlabel("step", fontsize=6.5)
+    for ax in panels[-columns:]:
+        ax.set_xlabel("step")
     fig.supylabel("gradient norm", fontsize=6.5)
+    handles = {
+        "before clipping": Line2D([], [], color=style.GREY),
+        "after clipping, in the method's colour": Line2D([], [], color=methods[0].colour),
+    }
+    if not np.isfinite(every["grad_norm"]).all():
+        handles["norm not finite"] = Line2D([], [], marker="^", markersize=2.5, color="black", linestyle="")
+    if any(method.diverged for method in methods):
+        handles["diverged"] = Line2D([], [], marker="X", markersize=4, color="black", linestyle="")
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     return fig
 
 
@@ -62,13 +64,3 @@ def _marks(ax: Axes, steps: pd.DataFrame, method: Method) -> None:
     ends = steps[steps["run"].isin(method.diverged)].groupby("run").last()
     for step, norm in zip(ends["step"], ends["grad_norm"], strict=True):
         style.cross(ax, step, norm, method.colour)
-
-
-def _marks_used(group: Group) -> dict[Line2D, str]:
-    """The marks that occur, for the legend."""
-    marks = {}
-    if not np.isfinite(group.steps["grad_norm"]).all():
-        marks[Line2D([], [], marker="^", markersize=2.5, color="black", linestyle="")] = "norm not finite"
-    if any(method.diverged for method in group.shown):
-        marks[Line2D([], [], marker="X", markersize=4, color="black", linestyle="")] = "diverged"
-    return marks
