@@ -53,7 +53,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in {"seed": 0, "steps": 1, "eval_every": 1, "batch_size": 1, "warmup": 0, "threads": 1}.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < least:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value % 1 == 0 or value < least:
                 raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
             object.__setattr__(self, name, int(value))
         for name, allowed in CHOICES.items():

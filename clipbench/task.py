@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 Batch = Any  # tensors, or (nested) tuples, lists and dicts of them, or anything with `.to(device)`; opaque to the loop
 
@@ -58,7 +60,7 @@ class Task(ABC):
         return "", {}
 
     def prepare(self) -> str:
-        """Fetch the data set where that is possible, check it, and say what is there: `clipbench prepare`. Raises UserError with the remedy."""
+        """Fetch the data set where that is possible, check it and say what is there (`clipbench prepare`). UserError with the remedy."""
         return self.data
 
 

@@ -228,7 +228,7 @@ def remedy() -> str:
     )
 
 
-def communities(nodes: int = 6000, classes: int = 41, features: int = 64, mean_degree: int = 12) -> Data:
+def communities(nodes: int = 10000, classes: int = 41, features: int = 64, mean_degree: int = 12) -> Data:
     """Degree-corrected stochastic block model (Karrer & Newman 2011): heavy-tailed degrees, noisy features.
 
     An end of an edge is drawn in proportion to a node's own weight; the other end with probability 0.7 from the same community.
@@ -252,7 +252,7 @@ def communities(nodes: int = 6000, classes: int = 41, features: int = 64, mean_d
     second = draw(low, high)
     both = np.unique(np.concatenate([[first, second], [second, first]], axis=1)[:, :], axis=1)
     centres = rng.standard_normal((classes, features))
-    x = 0.25 * centres[labels] + rng.standard_normal((nodes, features))
+    x = 0.5 * centres[labels] + rng.standard_t(2, (nodes, features))
     part = rng.choice(3, nodes, p=[0.6, 0.15, 0.25])
     return Data(
         x=torch.from_numpy(x).float(),

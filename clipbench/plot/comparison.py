@@ -71,7 +71,7 @@ def _draw(ax: Axes, table: pd.DataFrame, method: Method, band: bool) -> None:
     if not done.empty:
         mean, half = mean_interval(done.to_numpy(float))
         ax.plot(done.index, mean, label=method.label, **look)
-        if band:
+        if band and done.shape[1] > 1:
             ax.fill_between(done.index, mean - half, mean + half, color=method.colour, alpha=0.12, linewidth=0)
     for run in method.diverged:
         if run in table and len(line := table[run].dropna()):

@@ -25,9 +25,9 @@ def distribution(group: Group) -> Figure:
     left, right = fig.subfigures(1, 2, width_ratios=(1.5, 1))
     rows = left.subplots(len(methods), 1, sharex=True, squeeze=False).ravel()
     tail = right.subplots()
-    edges = _edges(group.steps_of(*methods)["grad_norm"])
-    for ax, method in zip(rows, methods, strict=True):
-        steps = group.steps_of(method)
+    parts = [group.steps_of(method) for method in methods]
+    edges = _edges(pd.concat(parts)["grad_norm"])
+    for ax, method, steps in zip(rows, methods, parts, strict=True):
         norms = steps["grad_norm"].to_numpy(float)
         _density(ax, norms, edges, method)
         ax.text(1.01, 0.5, _words(norms, steps["clip_factor"]), transform=ax.transAxes, va="center", linespacing=1.1)
@@ -37,7 +37,9 @@ def distribution(group: Group) -> Figure:
         ax.tick_params(bottom=False, which="both")
     rows[-1].set_xlabel("gradient norm before clipping")
     style.letter(tail, 1, "tail")
-    tail.set(xscale="log", yscale="log", xlabel="gradient norm x before clipping", ylabel="share of steps with norm ≥ x")
+    rarest = 1 / max(1, *(len(steps) for steps in parts))
+    tail.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), xlabel="gradient norm x before clipping")
+    tail.set(yscale="log", ylim=(0.7 * rarest, 1.4), ylabel="share of steps with norm ≥ x")
     return fig
 
 

@@ -18,9 +18,8 @@ def levels(group: Group) -> Figure:
     A line joins methods that differ in the level alone. Diverged runs are ✕ at the losing edge; an infinite level stands at the right.
     """
     types = [name for name in style.hues({method.type for method in group.methods}) if name != "none"]
-    fig = style.figure(
-        group.title(len(group.methods)), 0.5 + 1.35 * -(-len(types) // COLUMNS), style.WIDTH * min(1, max(2, len(types)) / COLUMNS)
-    )
+    width = style.WIDTH * min(1, max(2, len(types)) / COLUMNS)
+    fig = style.figure(group.title(len(group.methods)), 0.5 + 1.35 * -(-len(types) // COLUMNS), width)
     panels = style.grid(fig, len(types), COLUMNS, sharey=True)
     style.fit(panels[0], np.concatenate([method.finals for method in group.methods]))
     for i, (ax, name) in enumerate(zip(panels, types, strict=True)):
