@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,6 +100,11 @@ def run(argv: list[str]) -> int:
                 row = execute(plan, watch)
         except Interrupted as where:
             return _say(f"Interrupted at {where}. Nothing is lost: the same command goes on from there.", INTERRUPTED)
+        except UserError:
+            raise
+        except Exception:
+            traceback.print_exc()
+            return _say(f"The run failed and is recorded so, with this traceback, as {plan.run}. The same command tries again.", FAILED)
     else:
         print(f"Run {plan.run} is finished already; this is its result. For another one change a setting, the seed for instance.")
     show.result(plan, row)

@@ -228,7 +228,7 @@ def remedy() -> str:
     )
 
 
-def communities(nodes: int = 10000, classes: int = 41, features: int = 64, mean_degree: int = 12) -> Data:
+def communities(nodes: int = 10000, classes: int = 41, features: int = 64, mean_degree: int = 16) -> Data:
     """Degree-corrected stochastic block model (Karrer & Newman 2011): heavy-tailed degrees, noisy features.
 
     An end of an edge is drawn in proportion to a node's own weight; the other end with probability 0.7 from the same community.
@@ -236,7 +236,7 @@ def communities(nodes: int = 10000, classes: int = 41, features: int = 64, mean_
     rng = np.random.default_rng(0)
     shares = 1 / np.arange(3, classes + 3) ** 0.7
     labels = np.sort(rng.choice(classes, nodes, p=shares / shares.sum()))
-    ends = rng.pareto(1.5, nodes) + 0.3
+    ends = rng.pareto(1.5, nodes) + 0.5
     total = np.cumsum(ends)
     bounds = np.searchsorted(labels, np.arange(classes + 1))
     edge = np.concatenate([[0.0], total])
