@@ -7,11 +7,13 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 from clipbench import __version__
-from clipbench.errors import UserError
+from clipbench.errors import Unreadable, UserError, nearest
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"clipbench {__version__}")
         return DONE
     try:
-        return _command(argv[0])(argv[1:])
+        with _warnings_as_messages():
+            return _command(argv[0])(argv[1:])
     except UserError as error:
         return _say(str(error), MISTAKE)
     except KeyboardInterrupt:
@@ -49,11 +52,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
 
 
-def _command(name: str):
+@contextmanager
+def _warnings_as_messages() -> Iterator[None]:
+    """A file that is skipped is named in one line, once; other warnings are shown as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", Unreadable)
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, Unreadable):
+                _say(str(message), DONE)
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = say
+        yield
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
     commands = {"run": run, "sweep": sweep, "plot": plot, "list": list_everything, "prepare": prepare}
     if name not in commands:
-        from clipbench.errors import nearest
-
         raise UserError(f"Unknown command '{name}'.{nearest(name, commands)} Known: {', '.join(commands)}. See clipbench --help.")
     return commands[name]
 
@@ -64,7 +82,7 @@ def _say(message: str, code: int) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
 
 
@@ -134,14 +152,8 @@ def plot(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the PNG files go (<results>/figures)")
     options = parser.parse_args(argv)
     from clipbench.plot import draw
-    from clipbench.results import Unreadable
 
-    with warnings.catch_warnings(record=True) as skipped:
-        warnings.simplefilter("always", Unreadable)
-        paths = draw(options.results, options.out or options.results / "figures")
-    for message in dict.fromkeys(str(item.message) for item in skipped if issubclass(item.category, Unreadable)):
-        _say(message, DONE)
-    for path in paths:
+    for path in draw(options.results, options.out or options.results / "figures"):
         print(path)
     return DONE
 

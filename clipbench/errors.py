@@ -10,6 +10,10 @@ class UserError(Exception):
     """What was given, what is allowed, what to do. The command line prints it alone and exits with 2."""
 
 
+class Unreadable(UserWarning):
+    """A file in a results folder that is not ours or is damaged. It is left alone, and the rest is read."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """ " Did you mean 'auto'?" or "", for the end of a sentence that refuses `word`."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

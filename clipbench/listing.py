@@ -42,7 +42,8 @@ def keys(config_dir: Path | None = None) -> str:
 def clipping_types() -> dict[str, list[str]]:
     """{name: [formula, parameters with defaults, aliases]} from the source of rules.py."""
     spec = find_spec("clipbench")
-    assert spec and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     path = Path(spec.submodule_search_locations[0]) / "optim" / "rules.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -53,7 +54,7 @@ def clipping_types() -> dict[str, list[str]]:
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name) and isinstance(node.value, ast.Dict)
     }
-    names = {ast.literal_eval(key): value.id for key, value in zip(tables["RULES"].keys, tables["RULES"].values)}  # type: ignore
+    names = {ast.literal_eval(key): value.id for key, value in zip(tables["RULES"].keys, tables["RULES"].values, strict=True)}  # type: ignore
     aliases: dict[str, list[str]] = {}
     for alias, name in ast.literal_eval(tables["ALIASES"]).items():
         aliases.setdefault(name, []).append(alias)
@@ -94,7 +95,8 @@ def _folders(config_dir: Path | None) -> list[Path]:
     if config_dir and not config_dir.is_dir():
         raise UserError(f"--config-dir {config_dir} is not a folder. It must hold task/<name>.yaml and the like.")
     spec = find_spec("clipbench.conf")
-    assert spec and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return [Path(spec.submodule_search_locations[0]), *([config_dir] if config_dir else [])]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,23 +25,33 @@ def random_batches(dataset: Dataset, batch_size: int, rng: torch.Generator, work
             seeds = torch.randint(2**62, (len(indices),), generator=rng)
             yield list(zip(indices.tolist(), seeds.tolist(), strict=True))
 
+    if not len(dataset):  # type: ignore[arg-type]
+        raise UserError("There are no training images left once a tenth of them is held out for validation. Add some.")
     return _load(dataset, draws(), workers)
 
 
 def ordered_batches(dataset: Dataset, batch_size: int, workers: int | None) -> Iterator[Batch]:
-    """Every sample once, in order; the last batch may be smaller. A transform that draws gets seed 0 for each sample."""
+    """Every sample once, in order; the last batch may be smaller. A transform that draws does so from seed 0."""
     n = len(dataset)  # type: ignore[arg-type]
     draws = ([(i, 0) for i in range(start, min(start + batch_size, n))] for start in range(0, n, batch_size))
     return _load(dataset, draws, workers)
 
 
-def decode(path: Path, mode: str | None = None) -> Image.Image:
-    """The image in `path`, converted to `mode` if given. Raises UserError with the file's name where it does not decode."""
+def decode(path: str, mode: str | None = None) -> Image.Image:
+    """The image in a file, converted to `mode` if given. A UserError names the file that does not decode."""
     try:
         with Image.open(path) as image:
             return image.convert(mode) if mode else image.copy()
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         raise UserError(f"{path} does not decode ({error}). Replace it from the data set, or delete it.") from error
+
+
+def whole_number(name: str, value: Any, least: int = 1, most: float = float("inf")) -> int:
+    """`value`, checked: a setting that counts something."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+        raise UserError(f"{name} must be a whole number {limits}, got {value!r}.")
+    return value
 
 
 class _Seeded(Dataset):

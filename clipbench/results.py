@@ -17,34 +17,68 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipbench.errors import UserError
+from clipbench.errors import Unreadable, UserError
 
 TEXT, INT, REAL, SINGLE, FLAG = pa.string(), pa.int64(), pa.float64(), pa.float32(), pa.bool_()
 
 SCHEMAS = {
     "steps": pa.schema(
-        [("run", TEXT), ("step", INT), ("epoch", REAL), ("seconds", REAL), ("loss", SINGLE), ("grad_norm", SINGLE)]
-        + [("clipped_norm", SINGLE), ("clip_factor", SINGLE), ("lr", REAL)]
+        {
+            "run": TEXT,
+            "step": INT,
+            "epoch": REAL,
+            "seconds": REAL,
+            "loss": SINGLE,
+            "grad_norm": SINGLE,
+            "clipped_norm": SINGLE,
+            "clip_factor": SINGLE,
+            "lr": REAL,
+        }
     ),
-    "evals": pa.schema([("run", TEXT), ("step", INT), ("seconds", REAL), ("split", TEXT), ("metric", TEXT), ("value", REAL)]),
+    "evals": pa.schema({"run": TEXT, "step": INT, "seconds": REAL, "split": TEXT, "metric": TEXT, "value": REAL}),
     "runs": pa.schema(
-        [("run", TEXT), ("task", TEXT), ("scale", TEXT), ("optimizer", TEXT), ("lr", REAL), ("clipping_type", TEXT)]
-        + [("clipping_level", REAL), ("p_autoclip", REAL), ("beta", REAL), ("seed", INT), ("status", TEXT)]
-        + [("headline", TEXT), ("higher_is_better", FLAG), ("final", REAL), ("best", REAL), ("final_test", REAL)]
-        + [("baseline", TEXT), ("baseline_test", REAL), ("steps", INT), ("seconds", REAL), ("skipped", INT)]
-        + [("started", TEXT), ("ended", TEXT), ("data", TEXT), ("config", TEXT), ("overrides", TEXT), ("error", TEXT)]
-        + [("device", TEXT), ("host", TEXT), ("platform", TEXT), ("threads", INT), ("versions", TEXT), ("git", TEXT)]
+        {
+            "run": TEXT,
+            "task": TEXT,
+            "scale": TEXT,
+            "optimizer": TEXT,
+            "lr": REAL,
+            "clipping_type": TEXT,
+            "clipping_level": REAL,
+            "p_autoclip": REAL,
+            "beta": REAL,
+            "seed": INT,
+            "status": TEXT,
+            "headline": TEXT,
+            "higher_is_better": FLAG,
+            "final": REAL,
+            "best": REAL,
+            "final_test": REAL,
+            "baseline": TEXT,
+            "baseline_test": REAL,
+            "steps": INT,
+            "seconds": REAL,
+            "skipped": INT,
+            "started": TEXT,
+            "ended": TEXT,
+            "data": TEXT,
+            "config": TEXT,
+            "overrides": TEXT,
+            "error": TEXT,
+            "device": TEXT,
+            "host": TEXT,
+            "platform": TEXT,
+            "threads": INT,
+            "versions": TEXT,
+            "git": TEXT,
+        }
     ),
 }
 """Explicit, because a reader of the folder takes the first file's columns and would drop what only later files have."""
 
 
-class Unreadable(UserWarning):
-    """A file in a results folder that is not ours or is damaged. It is left alone, and the rest is read."""
-
-
 def write_rows(folder: Path, table: str, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put `rows` in place as `<folder>/<table>/<run>.parquet`, whole or not at all. Raises UserError where the folder cannot be written."""
+    """Put `rows` in place as `<folder>/<table>/<run>.parquet`, whole or not at all. UserError where the folder cannot be written."""
     path = folder / table / f"{run}.parquet"
     partial = path.with_name(f".{run}.{os.getpid()}.tmp")  # readers of a folder ignore names with a leading dot
     try:

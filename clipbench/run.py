@@ -27,7 +27,8 @@ from torch.optim import Optimizer
 from clipbench import config, results
 from clipbench.config import Settings
 from clipbench.errors import UserError
-from clipbench.optim import Rule, choose_fused, clip_gradients, make_rule
+from clipbench.optim import ALIASES, Rule, choose_fused, clip_gradients, make_rule
+from clipbench.optim.clip import POLICIES
 from clipbench.task import Task
 from clipbench.train import (
     End,
@@ -76,6 +77,8 @@ def make_plan(overrides: Sequence[str], config_dir: Path | None = None) -> Plan:
         rule = make_rule(optim["clipping_type"], **{key: optim[key] for key in CLIP_KEYS[1:]}, **(optim["clip"] or {}))
     except ValueError as error:
         raise UserError(str(error)) from error
+    if optim["nonfinite"] not in POLICIES:
+        raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim['nonfinite']!r}.")
     modules = {type(rule).__module__, settings.task["_target_"].rpartition(".")[0]}
     own = [module for module in sorted(modules) if module.split(".")[0] != "clipbench"]
     sources = [Path(str(_import(module, settings.task["name"]).__file__)) for module in own]
@@ -292,7 +295,7 @@ def _record(plan: Plan, rows: Sequence[Row], facts: dict[str, Any], device: torc
         "scale": settings.scale,
         "optimizer": settings.optim["name"],
         "lr": settings.optim["lr"],
-        "clipping_type": settings.optim["clipping_type"],
+        "clipping_type": ALIASES.get(name := settings.optim["clipping_type"], name),
         **{key: rule.get(key) for key in CLIP_KEYS[1:]},
         "seed": settings.seed,
         **facts,

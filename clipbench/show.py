@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from clipbench import results
+from clipbench.plot import draw_run
 from clipbench.run import Plan, Watch
 from clipbench.train import EvalRow, Row, StepRow
 
@@ -115,8 +116,7 @@ def result(plan: Plan, row: dict[str, Any]) -> None:
     table.add_row("time", f"{row['seconds']:.1f} s of training on {row['device']}, {row['threads']} threads; evaluation left out")
     table.add_row("data", row["data"] + _full_scale(plan))
     table.add_row("rows", f"{plan.folder}/{{steps,evals,runs}}/{plan.run}.parquet")
-    if figure := _draw(plan):
-        table.add_row("figure", str(figure))
+    table.add_row("figure", str(draw_run(plan.folder, plan.run, plan.folder / "figures")))
     print(label(plan))
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
 
@@ -132,12 +132,6 @@ def _headline(row: dict[str, Any], evals: pd.DataFrame) -> str:
 def _full_scale(plan: Plan) -> str:
     name = plan.settings.task["name"]
     return f". The full-scale data: clipbench prepare task={name} scale=full" if plan.settings.scale == "mini" else ""
-
-
-def _draw(plan: Plan) -> Path | None:
-    from clipbench.plot import draw_run
-
-    return draw_run(plan.folder, plan.run, plan.folder / "figures")
 
 
 def summary(folder: Path, runs: Sequence[str]) -> None:

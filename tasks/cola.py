@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clipbench.tasks.cola_grammar import sentences
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics import MetricCollection
@@ -16,7 +17,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassMatthewsCo
 
 from clipbench.errors import UserError
 from clipbench.task import Task, holdout, majority, shuffled
-from clipbench.tasks.cola_grammar import sentences
 
 Rows = list[tuple[str, int]]  # (sentence, label); 1 = acceptable
 Batch = tuple[dict[str, Tensor], Tensor]  # the model's keywords, each (N, longest), and labels (N,)
@@ -75,14 +75,10 @@ class Cola(Task):
         from transformers import AutoModelForSequenceClassification
 
         with self.loading():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                self.pretrained, num_labels=2, output_loading_info=True
-            )
+            model, info = AutoModelForSequenceClassification.from_pretrained(self.pretrained, num_labels=2, output_loading_info=True)
         body = f"{model.base_model_prefix}."
         if lost := [key for key in info["missing_keys"] if key.startswith(body) and "pooler" not in key]:
-            raise UserError(
-                f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give another."
-            )
+            raise UserError(f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give another.")
         return model.float().train()
 
     def batch(self, rows: Rows) -> Batch:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from clipbench.errors import UserError
-from clipbench.loading import decode, ordered_batches, random_batches
+from clipbench.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.task import Batch, Task, holdout, majority, shuffled
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
@@ -61,15 +61,15 @@ class Classification(Task):
 class ImageNet(Classification):
     """A folder tree of images. Validation is a fixed tenth of train/, test is val/: the official validation set."""
 
-    def __init__(self, data: str | None, batch_size: int, size: int = 224, workers: int | None = None) -> None:
-        if data is None:
-            raise UserError(f"task=imagenet at scale=full needs a folder of images. {LAYOUT} {SOURCE}")
-        self.folder, self.batch_size, self.workers = Path(data).expanduser(), batch_size, workers
+    def __init__(self, data: str, batch_size: int, size: int, workers: int | None = None) -> None:
+        self.folder, self.batch_size = Path(data).expanduser(), batch_size
+        self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
+        whole_number("task.size", size)
         to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
         self.augmented = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *to_tensor])
         self.centred = v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), *to_tensor])
 
-    @functools.cached_property
+    @cached_property
     def folders(self) -> dict[str, ImageFolder]:
         """{"train": …, "val": …} as on disk, with the same classes."""
         folders = {name: _scan(self.folder / name) for name in ("train", "val")}
@@ -79,26 +79,26 @@ class ImageNet(Classification):
             raise UserError(f"Class '{name}' is in {self.folder / has} but not in {self.folder / lacks}. {LAYOUT}")
         return folders
 
-    @functools.cached_property
+    @cached_property
     def samples(self) -> dict[str, list[tuple[str, int]]]:
         """(file, label) of each split."""
         files = self.folders["train"].samples
         kept, held_out = ([files[i] for i in part] for part in holdout(len(files)))
         return {"train": kept, "val": held_out, "test": self.folders["val"].samples}
 
-    @functools.cached_property
+    @cached_property
     def classes(self) -> list[str]:  # type: ignore[override]
         return self.folders["train"].classes
 
     def labels(self, split: str) -> Tensor:
         return torch.tensor([label for _, label in self.samples[split]])
 
-    @functools.cached_property
+    @cached_property
     def data(self) -> str:  # type: ignore[override]
         sizes = "/".join(str(len(self.samples[split])) for split in ("train", *self.splits))
         return f"{self.folder}, {len(self.classes)} classes, {sizes} images"
 
-    @functools.cached_property
+    @cached_property
     def steps_per_epoch(self) -> float:  # type: ignore[override]
         return max(1, len(self.samples["train"]) // self.batch_size)
 
@@ -134,12 +134,12 @@ class Digits(Classification):
 
     data = "handwritten digits of scikit-learn, 10 classes, 1197/300/300 images"
 
-    def __init__(self, batch_size: int, size: int = 32) -> None:
-        self.batch_size, self.size = batch_size, size
+    def __init__(self, batch_size: int, size: int) -> None:
+        self.batch_size, self.size = batch_size, whole_number("task.size", size)
         self.classes = [str(digit) for digit in range(10)]
         self.steps_per_epoch = max(1, 1197 // batch_size)
 
-    @functools.cached_property
+    @cached_property
     def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
         def scaled(grey: Tensor) -> Tensor:
             large = interpolate(grey[:, None], self.size, mode="bilinear")
@@ -160,14 +160,14 @@ class Digits(Classification):
 
 
 def digits() -> dict[str, tuple[Tensor, Tensor]]:
-    """Grey images in [0, 1] and their labels, {split: ((n, 8, 8), (n,))}. In the file's order, so the writers differ too."""
+    """Grey images in [0, 1] and their labels, in three fixed random parts: {split: ((n, 8, 8), (n,))}."""
     from sklearn.datasets import load_digits
 
     flat, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(flat).float().view(-1, 8, 8) / 16
-    sizes = [1197, 300, 300]
-    parts = zip(images.split(sizes), torch.from_numpy(labels).split(sizes), strict=True)
-    return dict(zip(("train", "val", "test"), parts, strict=True))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1797))
+    parts = zip(("train", "val", "test"), order.split([1197, 300, 300]), strict=True)
+    return {split: (images[part], torch.from_numpy(labels)[part]) for split, part in parts}
 
 
 def _scan(folder: Path) -> ImageFolder:

@@ -27,17 +27,17 @@ RAW = ("raw/reddit_data.npz", "raw/reddit_graph.npz")
 
 
 class Hop(NamedTuple):
-    """The edges of one layer. Its targets are the first of its sources."""
+    """The edges of one layer. An edge's weight of 0 makes it count as a neighbour without features."""
 
-    edges: Tensor  # (source, target) × E, or sparse (targets, sources)
-    weights: Tensor | None  # (E,)
-    targets: int
+    edges: Tensor  # source and target (2, E), or sparse (targets, sources)
+    weights: Tensor | None  # (E,); a sparse matrix holds its own
+    targets: Tensor  # their places among the sources (targets,)
 
 
 class Batch(NamedTuple):
-    """A part of the graph, and the nodes in it that are to be classified."""
+    """The features of the whole graph, the edges to see, and the nodes to classify."""
 
-    x: Tensor  # features of the first hop's sources (sources, F)
+    x: Tensor  # (nodes, F)
     hops: list[Hop]
     nodes: Tensor  # places among the last hop's targets (N,)
     labels: Tensor  # (N,)
@@ -54,28 +54,32 @@ class Graph:
 
     @cached_property
     def everything(self) -> Hop:
-        """Every edge, sparse: a layer's means are one product, where a message for every edge would not fit."""
-        ones, n = self.x.new_ones(len(self.sources)), len(self.x)
+        """Every edge."""
+        return Hop(self.sparse(self.starts, self.sources, self.x.new_ones(len(self.sources))), None, self.arange(len(self.x)))
+
+    def sample(self, nodes: Tensor, fanouts: Sequence[int], rng: torch.Generator) -> list[Hop]:
+        """`fanouts[0]` neighbours of each of `nodes`, `fanouts[1]` of each of all these, …; the last hop leads to `nodes`.
+
+        Drawn uniformly with replacement. A node without neighbours gets weights of 0, which make their mean 0.
+        """
+        n, fanout = len(nodes), fanouts[0]
+        degrees = self.degrees[nodes, None]
+        draws = torch.randint(2**62, (n, fanout), generator=rng, device=rng.device) % degrees.clamp(min=1)
+        sources = self.sources[(self.starts[nodes, None] + draws).clamp(max=len(self.sources) - 1)].flatten()
+        weights = (degrees > 0).to(self.x.dtype).repeat_interleave(fanout)
+        if len(fanouts) == 1:  # features need no gradient: the sparse product does without a message for every edge
+            return [Hop(self.sparse(self.arange(n + 1) * fanout, sources, weights), None, nodes)]
+        edges = torch.stack([n + self.arange(n * fanout), self.arange(n).repeat_interleave(fanout)])
+        return [*self.sample(torch.cat([nodes, sources]), fanouts[1:], rng), Hop(edges, weights, self.arange(n))]
+
+    def sparse(self, starts: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
+        size = (len(starts) - 1, len(self.x))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)
-            return Hop(torch.sparse_csr_tensor(self.starts, self.sources, ones, (n, n), check_invariants=True), None, n)
+            return torch.sparse_csr_tensor(starts, sources, weights, size, check_invariants=False)
 
-    def sample(self, nodes: Tensor, fanouts: Sequence[int], rng: torch.Generator) -> tuple[Tensor, list[Hop]]:
-        """(features, hops), the last layer's hop last; its fanout comes first: neighbours drawn of each of `nodes`.
-
-        Drawn uniformly with replacement. Where a node has no neighbours, weights of 0 make their mean 0.
-        """
-        hops: list[Hop] = []
-        for fanout in fanouts:
-            n, degrees = len(nodes), self.degrees[nodes, None]
-            draws = torch.randint(2**62, (n, fanout), generator=rng, device=rng.device) % degrees.clamp(min=1)
-            places = (self.starts[nodes, None] + draws).clamp(max=len(self.sources) - 1)
-            sources = torch.arange(n, n + n * fanout, device=rng.device)
-            targets = torch.arange(n, device=rng.device).repeat_interleave(fanout)
-            weights = (degrees > 0).to(self.x.dtype).repeat_interleave(fanout)
-            hops.insert(0, Hop(torch.stack([sources, targets]), weights, n))
-            nodes = torch.cat([nodes, self.sources[places].flatten()])
-        return self.x[nodes], hops
+    def arange(self, n: int) -> Tensor:
+        return torch.arange(n, device=self.x.device)
 
 
 class GraphNet(nn.Module):
@@ -83,16 +87,15 @@ class GraphNet(nn.Module):
 
     def __init__(self, features: int, hidden: int, classes: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList([GraphConv(features, hidden, aggr="mean"), GraphConv(hidden, classes, aggr="mean")])
+        self.hidden = GraphConv(features, hidden, aggr="mean")
+        self.output = GraphConv(hidden, classes, aggr="mean")
 
     def forward(self, x: Tensor, hops: list[Hop]) -> Tensor:
         """Scores of the last hop's targets. (targets, classes)"""
-        for conv, (edges, weights, n) in zip(self.convs, hops, strict=True):
-            last = conv is self.convs[-1]
-            x = x.float()  # under autocast it may not be, and sparse products do not cast
-            x = conv((x, x[:n]), edges, weights)
-            x = x if last else x.relu()
-        return x
+        first, last = hops
+        x = self.hidden((x, x[first.targets]), first.edges, first.weights).relu()
+        x = x.float()  # under autocast it is not, and sparse products do not cast
+        return self.output((x, x[last.targets]), last.edges, last.weights)
 
 
 class Reddit(Task):
@@ -151,8 +154,8 @@ class Reddit(Task):
         train = self.nodes["train"]
         for chosen in shuffled(len(train), self.batch_size, rng):
             nodes = train[chosen].to(self.device, non_blocking=True)
-            x, hops = self.graph.sample(nodes, self.fanouts, draws)
-            yield Batch(x, hops, torch.arange(len(nodes), device=self.device), self.labels[nodes])
+            hops = self.graph.sample(nodes, self.fanouts, draws)
+            yield Batch(self.graph.x, hops, hops[-1].targets, self.labels[nodes])
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         nodes = self.nodes[split].to(self.device)
@@ -228,37 +231,31 @@ def remedy() -> str:
     )
 
 
-def communities(nodes: int = 10000, classes: int = 41, features: int = 64, mean_degree: int = 16) -> Data:
-    """Degree-corrected stochastic block model (Karrer & Newman 2011): heavy-tailed degrees, noisy features.
+def communities(nodes: int = 10000, classes: int = 41, features: int = 64, edges: int = 80000) -> Data:
+    """A degree-corrected block model: an edge's first end is drawn in proportion to the nodes' weights, which are heavy-tailed;
+    so is its second, with probability 0.7 from the community of the first. The features' noise is heavy-tailed too.
 
-    An end of an edge is drawn in proportion to a node's own weight; the other end with probability 0.7 from the same community.
+    Karrer and Newman 2011, arXiv 1008.3926.
     """
     rng = np.random.default_rng(0)
-    shares = 1 / np.arange(3, classes + 3) ** 0.7
+    shares = np.arange(3, classes + 3) ** -0.7
     labels = np.sort(rng.choice(classes, nodes, p=shares / shares.sum()))
-    ends = rng.pareto(1.5, nodes) + 0.5
-    total = np.cumsum(ends)
-    bounds = np.searchsorted(labels, np.arange(classes + 1))
-    edge = np.concatenate([[0.0], total])
+    weights = np.append(0.0, np.cumsum(rng.pareto(1.5, nodes) + 0.5))  # nodes are intervals: 0 from weights[0] to weights[1], …
+    bounds = weights[np.searchsorted(labels, np.arange(classes + 1))]  # and so are communities
 
-    def draw(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        return np.searchsorted(total, low + (high - low) * rng.random(len(low)), side="right").clip(max=nodes - 1)
+    first = draw(rng, np.zeros(edges), weights[-1], weights)
+    inside = rng.random(edges) < 0.7
+    low, high = np.where(inside, bounds[labels[first]], 0.0), np.where(inside, bounds[labels[first] + 1], weights[-1])
+    pair = np.stack([first, draw(rng, low, high, weights)])
+    both = np.unique(np.concatenate([pair, pair[::-1]], axis=1), axis=1)
 
-    count = nodes * mean_degree // 2
-    first = draw(np.zeros(count), np.full(count, total[-1]))
-    inside = rng.random(count) < 0.7
-    low = np.where(inside, edge[bounds[labels[first]]], 0.0)
-    high = np.where(inside, edge[bounds[labels[first] + 1]], total[-1])
-    second = draw(low, high)
-    both = np.unique(np.concatenate([[first, second], [second, first]], axis=1)[:, :], axis=1)
-    centres = rng.standard_normal((classes, features))
-    x = 0.5 * centres[labels] + rng.standard_t(2, (nodes, features))
+    x = 0.5 * rng.standard_normal((classes, features))[labels] + rng.standard_t(2, (nodes, features))
     part = rng.choice(3, nodes, p=[0.6, 0.15, 0.25])
-    return Data(
-        x=torch.from_numpy(x).float(),
-        edge_index=torch.from_numpy(both[:, both[0] != both[1]]),
-        y=torch.from_numpy(labels),
-        train_mask=torch.from_numpy(part == 0),
-        val_mask=torch.from_numpy(part == 1),
-        test_mask=torch.from_numpy(part == 2),
-    )
+    masks = {f"{split}_mask": torch.from_numpy(part == i) for i, split in enumerate(("train", "val", "test"))}
+    edge_index = torch.from_numpy(both[:, both[0] != both[1]])
+    return Data(torch.from_numpy(x).float(), edge_index, y=torch.from_numpy(labels), **masks)
+
+
+def draw(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, intervals: np.ndarray) -> np.ndarray:
+    """The intervals that uniform numbers between `low` and `high` fall into."""
+    return np.searchsorted(intervals, rng.uniform(low, high), side="right") - 1

@@ -114,13 +114,24 @@ def test_levels_of_a_type_that_has_none_are_one_run(own):
 def test_a_sweep_without_axes_is_all_core_types(own, capsys):
     assert clipbench("sweep", "steps=2", "eval_every=2") == 0
     assert table("runs").groupby("clipping_type").size().to_dict() == dict.fromkeys(
-        "none norm linear_rand_norm quadratic_rand_norm layer_wise coordinate_wise auto linear_rand_auto quadratic_rand_auto".split(), 2
+        [
+            "none",
+            "norm",
+            "linear_rand_norm",
+            "quadratic_rand_norm",
+            "layer_wise",
+            "coordinate_wise",
+            "auto",
+            "linear_rand_auto",
+            "quadratic_rand_auto",
+        ],
+        2,
     )
 
 
 def test_a_failed_run_costs_only_itself(own, capsys):
     assert clipbench("sweep", "task.fail_at=-1,5") == 1
-    assert sorted(table("runs")["status"]) == ["done", "done", "failed", "failed"] or sorted(table("runs")["status"]).count("failed") == 18
+    assert sorted(table("runs")["status"]) == ["done", "failed"]
     assert "failed: clipbench run" in capsys.readouterr().err
 
 
@@ -178,7 +189,7 @@ def test_help_lists_every_key_and_the_users_own_tasks(own, capsys):
     with pytest.raises(SystemExit):
         main(["run", "--help", "--config-dir", "."])
     shown = capsys.readouterr().out
-    for word in ("clipping_level", "p_autoclip", "eval_every", "weight_decay", "scale=", "|line|"):
+    for word in ("clipping_level", "p_autoclip", "eval_every", "weight_decay", "scale=", "|line"):
         assert word in shown
     assert main(["list", "--config-dir", "."]) == 0
     shown = capsys.readouterr().out

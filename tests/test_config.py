@@ -19,7 +19,10 @@ from clipbench.run import make_plan
         (["~optim.lr"], "neither added nor deleted"),
         (["sed=1"], r"Unknown key 'sed'\. Did you mean 'seed'\?"),
         (["hydra.run.dir=x"], "Unknown key 'hydra.run.dir'"),
-        (["task=colla"], r"Unknown task 'colla'\. Did you mean 'cola'\? Known: cola, imagenet, .*--config-dir DIR with DIR/task/colla.yaml"),
+        (
+            ["task=colla"],
+            r"Unknown task 'colla'\. Did you mean 'cola'\? Known: cola, imagenet, .*--config-dir DIR with DIR/task/colla.yaml",
+        ),
         (["optim=sdg"], r"Unknown optim 'sdg'\. Did you mean 'sgd'\? Known: adam, adamw, sgd"),
         (["scale=maxi"], r"Unknown scale 'maxi'\..* Known: full, mini"),
         (["task.data=x"], r"Unknown key 'task.data'\. It is known at scale=full"),
@@ -111,7 +114,16 @@ def test_the_same_run_has_one_id(one, other):
 
 @pytest.mark.parametrize(
     "words",
-    [["seed=1"], ["optim.clipping_level=2"], ["optim.lr=3e-4"], ["steps=9"], ["optim=sgd"], ["batch_size=8"], ["precision=bf16"], ["warmup=3"]],
+    [
+        ["seed=1"],
+        ["optim.clipping_level=2"],
+        ["optim.lr=3e-4"],
+        ["steps=9"],
+        ["optim=sgd"],
+        ["batch_size=8"],
+        ["precision=bf16"],
+        ["warmup=3"],
+    ],
 )
 def test_another_run_has_another_id(words):
     assert run_id(*words) != run_id()

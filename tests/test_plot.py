@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from clipbench import results
-from clipbench.errors import UserError
+from clipbench.errors import Unreadable, UserError
 from clipbench.plot import comparison, distribution, draw, levels, read_groups, trajectory
 
 STEPS = 40
@@ -224,14 +224,14 @@ def test_more_methods_than_fit_are_cut_in_words(tmp_path):
 def test_foreign_file_is_skipped_with_a_warning(tmp_path):
     write(tmp_path)
     (tmp_path / "runs" / "foreign.parquet").write_text("not a table")
-    with pytest.warns(results.Unreadable, match="foreign"):
+    with pytest.warns(Unreadable, match="foreign"):
         assert len(draw(tmp_path, tmp_path / "figures")) == 4
 
 
 def test_missing_steps_are_said_and_the_rest_drawn(tmp_path):
     write(tmp_path)
     next((tmp_path / "steps").iterdir()).unlink()
-    with pytest.warns(results.Unreadable, match="steps"):
+    with pytest.warns(Unreadable, match="steps"):
         assert len(draw(tmp_path, tmp_path / "figures")) == 4
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipbench import results
-from clipbench.errors import UserError
+from clipbench.errors import Unreadable, UserError
 
 STEP = {"step": 1, "epoch": 0.1, "seconds": 0.2, "loss": 1.5, "grad_norm": 2.0, "clipped_norm": 1.0, "clip_factor": 0.5, "lr": 0.1}
 RUN = {"task": "cola", "scale": "mini", "clipping_type": "none", "seed": 0, "status": "done", "final": 0.5}
@@ -54,7 +54,7 @@ def test_a_file_that_is_not_ours_is_named_and_the_rest_is_read(tmp_path, content
         pq.write_table(pa.table({"a": [1]}), foreign)
     else:
         foreign.write_bytes(content)
-    with pytest.warns(results.Unreadable, match=r"Skipped .*other\.parquet: not a readable clipbench table.* Delete or move it"):
+    with pytest.warns(Unreadable, match=r"Skipped .*other\.parquet: not a readable clipbench table.* Delete or move it"):
         table = results.read(tmp_path, "steps")
     assert set(table["run"]) == {"r1"}
 

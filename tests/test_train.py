@@ -36,7 +36,9 @@ def run(rule="norm", seed=0, task=None, steps=30, lr=0.05, schedule=None, **sett
 def values(rows):
     """Everything but times."""
     return [
-        (type(row).__name__, *(v if v == v else "nan" for k, v in vars(row).items() if k != "seconds")) if not isinstance(row, list) else row
+        (type(row).__name__, *(v if v == v else "nan" for k, v in vars(row).items() if k != "seconds"))
+        if not isinstance(row, list)
+        else row
         for row in rows
     ]
 
@@ -106,9 +108,7 @@ def test_runs_side_by_side_are_the_runs_alone():
     task = Line()
     one, two = learner(task, "norm"), learner(task, "auto")
     shared = [copy.deepcopy(batch) for batch, _ in zip(task.train_batches(generator(0, "data")), range(30), strict=False)]
-    loops = [
-        train(each, iter(shared), steps=30, eval_every=10, schedule=Schedule("constant", 0, 30), max_loss=1e4) for each in (one, two)
-    ]
+    loops = [train(each, iter(shared), steps=30, eval_every=10, schedule=Schedule("constant", 0, 30), max_loss=1e4) for each in (one, two)]
     together = [[], []]
     for pair in zip(*loops, strict=True):
         for found, new in zip(together, pair, strict=True):

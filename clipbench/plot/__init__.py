@@ -22,7 +22,7 @@ from clipbench.plot.groups import Group, Method, read_groups
 from clipbench.plot.levels import levels
 from clipbench.plot.trajectory import trajectory
 
-__all__ = ["Group", "Method", "comparison", "distribution", "draw", "levels", "read_groups", "trajectory"]
+__all__ = ["Group", "Method", "comparison", "distribution", "draw", "draw_run", "levels", "read_groups", "trajectory"]
 
 FIGURES = {"comparison": comparison, "levels": levels, "norms": distribution, "clipping": trajectory}
 
@@ -38,12 +38,21 @@ def draw(results: Path, out: Path) -> list[Path]:
         for name, figure in FIGURES.items():
             if figure is levels and all(method.type == "none" for method in group.methods):
                 continue
-            path = out / f"{group.stem}_{name}.png"
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-                with matplotlib.rc_context(style.RC):
-                    figure(group).savefig(path)
-            except OSError as error:
-                raise UserError(f"Cannot write {path}: {error.strerror or error}. Choose another folder with --out DIR.") from error
-            written.append(path)
+            written.append(_write(group, name, out))
     return written
+
+
+def draw_run(results: Path, run: str, out: Path) -> Path:
+    """Write the comparison figure that `run` stands in, among all runs of its task, scale and optimizer, and return its path."""
+    return next(_write(group, "comparison", out) for group in read_groups(results) if any(run in method.runs for method in group.methods))
+
+
+def _write(group: Group, name: str, out: Path) -> Path:
+    path = out / f"{group.stem}_{name}.png"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context(style.RC):
+            FIGURES[name](group).savefig(path)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}. Choose another folder with --out DIR.") from error
+    return path

@@ -17,21 +17,8 @@ from clipbench import results as tables
 from clipbench.errors import UserError
 from clipbench.plot import style
 
-RESOLVED = (
-    "clipping_type",
-    "clipping_level",
-    "p_autoclip",
-    "beta",
-    "lr",
-)  # columns of `runs`: null where the type has no use for it
-APART = {
-    "seed",
-    "device",
-    "results",
-    "task.name",
-    "task.device",
-    "task.workers",
-}  # what may differ among the runs of a method
+RESOLVED = ("clipping_type", "clipping_level", "p_autoclip", "beta", "lr")  # columns of `runs`: null where the type has no use for it
+APART = {"seed", "device", "threads", "results", "task.name", "task.device", "task.workers"}  # what may differ among the runs of a method
 SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
 
 Settings = Mapping[str, Any]
@@ -161,7 +148,9 @@ def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}."""
     resolved = {name: None if pd.isna(run[name]) else run[name] for name in RESOLVED}
     hidden = APART | {f"optim.{name}" for name in RESOLVED}
-    return resolved | {key: value for key, value in _flat(json.loads(run["config"] or "{}")) if key not in hidden}
+    return resolved | {
+        key: value for key, value in _flat(json.loads(run["config"] or "{}")) if key not in hidden and not key.startswith("task.lr.")
+    }
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
