@@ -61,7 +61,11 @@ class Cola(Task):
         from transformers import AutoTokenizer
 
         with self.loading():
-            return AutoTokenizer.from_pretrained(self.pretrained)
+            tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
+            # Without its files, transformers makes one that knows no word.
+            if tokenizer.pad_token is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+                raise ValueError("its tokenizer has no vocabulary or no padding token")
+        return tokenizer
 
     def loading(self) -> AbstractContextManager[None]:
         files = "a folder with config.json, model.safetensors and the tokenizer's files"
@@ -115,8 +119,8 @@ class Cola(Task):
         return "majority class", majority(self.metrics(), train, [test], classes=2)
 
     def prepare(self) -> str:
+        self.batch(self.rows["test"])
         self.model(torch.Generator())
-        self.encode([sentence for sentence, _ in self.rows["test"]])
         return self.data
 
 

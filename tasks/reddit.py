@@ -196,6 +196,9 @@ class MiniReddit(Reddit):
     def loaded(self) -> Data:
         return communities()
 
+    def prepare(self) -> str:
+        return self.data  # nothing to fetch
+
 
 def load(folder: Path) -> Data:
     """PyG's Reddit without a download. The first time, PyG writes a copy to `folder`/processed."""

@@ -23,9 +23,9 @@ from torchvision.tv_tensors import Mask
 
 from clipbench.errors import UserError
 from clipbench.loading import decode, ordered_batches, random_batches, whole_number
-from clipbench.task import Batch, Task, majority, shuffled
-from clipbench.task import holdout as held_out
+from clipbench.task import Batch, Task, holdout, majority, shuffled
 
+DIGITS = 6
 VOID = 255  # a pixel without a class: counted neither in the loss nor in a metric
 LAYOUT = (
     "Expected in DATA/VOCdevkit/VOC2012: JPEGImages/*.jpg, SegmentationClass/*.png (a class number per pixel, 255 for void) "
@@ -85,7 +85,7 @@ class VOC(Segmentation):
     def files(self) -> dict[str, list[tuple[str, str]]]:
         """(image, mask) of each split."""
         train, test = (_listed(self.folder, name) for name in ("train", "val"))
-        kept, val = ([train[i] for i in part] for part in held_out(len(train)))
+        kept, val = ([train[i] for i in part] for part in holdout(len(train)))
         return {"train": kept, "val": val, "test": test}
 
     @cached_property
@@ -202,17 +202,18 @@ def _download(folder: Path) -> None:
 class DigitScenes(Segmentation):
     """Scikit-learn's digits, large and tinted by class, on clutter. No digit is in two splits."""
 
-    data = "scenes of scikit-learn's handwritten digits, 11 classes, 600/100/100 images"
+    data = "scenes of scikit-learn's handwritten digits, 7 classes, 600/100/100 images"
 
     def __init__(self, batch_size: int, size: int, width: int) -> None:
         self.batch_size, self.size = batch_size, whole_number("task.size", size, least=16)
-        self.width, self.classes = whole_number("task.width", width), 11
+        self.width, self.classes = whole_number("task.width", width), DIGITS + 1
         self.steps_per_epoch = max(1, 600 // batch_size)
 
     @cached_property
     def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
         counts = {"train": 600, "val": 100, "test": 100}
-        return {split: compose(*digits()[split], count, self.size, seed) for seed, (split, count) in enumerate(counts.items())}
+        few = {split: (grey[labels < DIGITS], labels[labels < DIGITS]) for split, (grey, labels) in digits().items()}
+        return {split: compose(*few[split], count, self.size, seed) for seed, (split, count) in enumerate(counts.items())}
 
     @cached_property
     def pixels(self) -> Tensor:  # type: ignore[override]
@@ -228,18 +229,22 @@ class DigitScenes(Segmentation):
 
 
 def compose(grey: Tensor, labels: Tensor, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` scenes of one to three digits; digit d is class d + 1, its blurred edge is void. (n, 3, size, size), (n, size, size)"""
+    """`count` scenes: digit d is of class d + 1, its blurred edge void. (count, 3, size, size), (count, size, size)
+
+    A digit's hue is its class's only roughly (neighbours overlap), so that shape counts too.
+    """
     rng = np.random.default_rng(seed)  # numpy's draws are the same on every machine
-    tints = np.random.default_rng(10).uniform(-1, 1, (10, 3))
     images, masks = torch.empty(count, 3, size, size), torch.zeros(count, size, size, dtype=torch.long)
     for image, mask in zip(images, masks, strict=True):
-        image.copy_(_scaled(torch.from_numpy(rng.uniform(-1, 1, (3, 8, 8))), size))
-        for _ in range(rng.integers(1, 4)):
-            which, side = rng.integers(len(labels)), int(rng.integers(size * 3 // 8, size * 5 // 8))
+        clutter = rng.uniform(-0.8, 0.8, (1, 8, 8)) + rng.uniform(-0.4, 0.4, (3, 8, 8))
+        image.copy_(_scaled(torch.from_numpy(clutter), size))
+        for _ in range(rng.integers(2, 5)):
+            which, side = rng.integers(len(labels)), int(rng.integers(size * 3 // 8, size * 3 // 4))
             ink, label = _scaled(grey[which][None], side), int(labels[which])
             top, left = rng.integers(0, size - side + 1, 2)
             place = (..., slice(top, top + side), slice(left, left + side))
-            tint = torch.from_numpy(tints[label] + rng.normal(0, 0.4, 3)).float().view(3, 1, 1)
+            hue = 2 * np.pi * (label / DIGITS + rng.normal(0, 0.05) + np.arange(3) / 3)
+            tint = torch.from_numpy(rng.uniform(0.8, 1.6) * np.cos(hue)).float().view(3, 1, 1)
             image[place] = torch.lerp(image[place], tint, ink)
             mask[place] = torch.where(ink[0] > 0.5, label + 1, torch.where(ink[0] > 0.25, VOID, mask[place]))
         image += torch.from_numpy(rng.normal(0, 0.2, image.shape))
