@@ -65,7 +65,7 @@ def _warnings_as_messages() -> Iterator[None]:
             else:
                 show(message, category, *where)
 
-        warnings.showwarning = say
+        warnings.showwarning = say  # type: ignore[assignment]
         yield
 
 

@@ -82,12 +82,12 @@ def load(overrides: Sequence[str], config_dir: Path | None = None) -> Settings:
         groups = [o for o in parsed if o.key_or_group in group_names(config_dir)]
         for override in groups:
             _check_choice(override, config_dir)
-        base = _compose([*search, *(o.input_line for o in groups)])
+        base = _compose([*search, *(str(o.input_line) for o in groups)])
         _check_scale(base, config_dir)
         for override in parsed:
             if override not in groups:
                 _check_key(override, base, config_dir)
-        lines = [f"++{o.input_line}" if o.key_or_group.startswith(OPEN) else o.input_line for o in parsed]
+        lines = [f"++{o.input_line}" if o.key_or_group.startswith(OPEN) else str(o.input_line) for o in parsed]
         config = OmegaConf.to_container(_compose([*search, *lines]), resolve=True)
     assert isinstance(config, dict)
     return Settings(**{field.name: config[field.name] for field in fields(Settings)})  # type: ignore[arg-type]
@@ -106,11 +106,11 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     """Hydra's sweep syntax (a,b · range(5) · choice(…) · glob) as the list of its points: one list of overrides each."""
     axes = []
     for override in parse(overrides):
-        key = override.input_line.split("=", 1)[0]
+        line = str(override.input_line)
         if override.is_sweep_override():
-            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            axes.append([f"{line.split('=', 1)[0]}={value}" for value in override.sweep_string_iterator()])
         else:
-            axes.append([override.input_line])
+            axes.append([line])
     return [list(point) for point in product(*axes)]
 
 

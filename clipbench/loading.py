@@ -43,7 +43,7 @@ def decode(path: str, mode: str | None = None) -> Image.Image:
         with Image.open(path) as image:
             return image.convert(mode) if mode else image.copy()
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        raise UserError(f"{path} does not decode ({error}). Replace it from the data set, or delete it.") from error
+        raise UserError(f"{path} does not decode ({error}). Replace it.") from error
 
 
 def whole_number(name: str, value: Any, least: int = 1, most: float = float("inf")) -> int:

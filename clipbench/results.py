@@ -107,7 +107,7 @@ def check_writable(folder: Path) -> None:
 
 
 def read(folder: Path, table: str, columns: Sequence[str] | None = None, runs: Iterable[str] | None = None) -> pd.DataFrame:
-    """All rows of a table, or those of the given runs. A file that is damaged or not ours is named in a warning (Unreadable) and skipped."""
+    """All rows of a table, or those of the given runs. One that is damaged or not ours is named in a warning (Unreadable) and skipped."""
     schema = SCHEMAS[table]
     columns = list(columns or schema.names)
     paths = sorted((folder / table).glob("[!.]*.parquet")) if runs is None else [folder / table / f"{run}.parquet" for run in runs]

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -141,7 +141,7 @@ def _steps(plan: Plan, task: Task, learner: Learner, rows: list[Row]) -> Iterato
                 raise Interrupted(f"step {learner.step} of {settings.steps}")
 
 
-def _stream(task: Task, seed: int, start: int) -> Iterator[Any]:
+def _stream(task: Task, seed: int, start: int) -> Generator[Any, None, None]:
     """The task's training batches from number `start` on. The earlier ones are drawn again: only so is the order the same for any task."""
     batches = task.train_batches(generator(seed, "data"))
     try:
@@ -219,7 +219,7 @@ def build_task(settings: Settings, device: torch.device) -> Task:
     except TypeError as error:
         raise UserError(f"Task '{settings.task['name']}': {error}. Its constructor takes {inspect.signature(task_class)}.") from error
     task = task_class(**node)
-    if task.headline not in (known := list(task.metrics())):
+    if task.headline not in (known := [str(name) for name in task.metrics()]):
         raise UserError(f"Task '{settings.task['name']}': headline '{task.headline}' is not among its metrics: {', '.join(known)}.")
     return task
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import Dataset
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
@@ -49,7 +49,9 @@ class Classification(Task):
     def metrics(self) -> MetricCollection:
         n = len(self.classes)
         tops = {"top1": 1, "top5": 5} if n > 5 else {"top1": 1}
-        metrics = {name: MulticlassAccuracy(n, k, average="micro", validate_args=False) for name, k in tops.items()}
+        metrics: dict[str, Metric | MetricCollection] = {
+            name: MulticlassAccuracy(n, k, average="micro", validate_args=False) for name, k in tops.items()
+        }
         # Groups would make top5 a copy of top1 for good where both are perfect on the first batch.
         return MetricCollection(metrics, compute_groups=False)
 
@@ -62,7 +64,7 @@ class ImageNet(Classification):
     """A folder tree of images. Validation is a fixed tenth of train/, test is val/: the official validation set."""
 
     def __init__(self, data: str, batch_size: int, size: int, workers: int | None = None) -> None:
-        self.folder, self.batch_size = Path(data).expanduser(), batch_size
+        self.folder, self.batch_size = Path(str(data)).expanduser(), batch_size
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
         whole_number("task.size", size)
         to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
@@ -173,5 +175,5 @@ def digits() -> dict[str, tuple[Tensor, Tensor]]:
 def _scan(folder: Path) -> ImageFolder:
     try:
         return ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise UserError(f"No images of every class in {folder}: {error}. {LAYOUT} {SOURCE}") from error
+    except OSError as error:
+        raise UserError(f"There are not images of every class in {folder}: {error}. {LAYOUT} {SOURCE}") from error

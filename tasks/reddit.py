@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -204,6 +205,8 @@ def load(folder: Path) -> Data:
     """PyG's Reddit without a download. The first time, PyG writes a copy to `folder`/processed."""
     if missing := [name for name in RAW if not (folder / name).is_file()]:
         raise UserError(f"task.data={folder}: there is no {missing[0]}. {remedy()}")
+    if halves := [name for name in RAW if not zipfile.is_zipfile(folder / name)]:
+        raise damaged(folder, f"{halves[0]} is not a whole archive")
     try:
         data = PyGReddit(str(folder))[0]
     except OSError as error:

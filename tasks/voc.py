@@ -40,11 +40,7 @@ class Segmentation(Task):
     headline = "miou"
     width: int
     classes: int
-
-    @property
-    def pixels(self) -> Tensor:
-        """Training pixels of each class. (classes,)"""
-        raise NotImplementedError
+    pixels: Tensor  # training pixels of each label (at least classes,)
 
     def model(self, rng: torch.Generator) -> nn.Module:
         return UNet(self.classes, self.width)
@@ -58,11 +54,12 @@ class Segmentation(Task):
 
     def metrics(self) -> MetricCollection:
         names = {"miou": MeanIoU, "accuracy": PixelAccuracy}
-        return MetricCollection({name: metric(self.classes, validate_args=False) for name, metric in names.items()})
+        metrics = {name: metric(self.classes, validate_args=False) for name, metric in names.items()}
+        return MetricCollection(metrics, compute_groups=False)  # to find groups waits for the device
 
     def baseline(self) -> tuple[str, dict[str, float]]:
         masks = (masks for _, masks in self.eval_batches("test"))
-        winner = self.pixels.argmax()[None]
+        winner = self.pixels[: self.classes].argmax()[None]
         return "majority class", majority(self.metrics(), winner, masks, self.classes, VOID)
 
 
@@ -70,14 +67,14 @@ class VOC(Segmentation):
     """VOC's folders. Validation is a fixed tenth of its train list, test is its val list; both resized to size × size."""
 
     def __init__(self, data: str, batch_size: int, size: int, width: int, classes: int | None = None, workers: int | None = None) -> None:
-        self.folder, self.batch_size = Path(data).expanduser(), batch_size
+        self.folder, self.batch_size = Path(str(data)).expanduser(), batch_size
         self.width = whole_number("task.width", width)
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
         if classes is not None:
             self.classes = whole_number("task.classes", classes, least=2, most=VOID)
         whole_number("task.size", size)
         to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-        crop = v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True)
+        crop = v2.RandomResizedCrop(size, scale=(0.25, 1.0))
         self.augmented = v2.Compose([crop, v2.RandomHorizontalFlip(), *to_tensor])
         self.resized = v2.Compose([v2.Resize((size, size)), *to_tensor])
 
@@ -149,8 +146,8 @@ class Scenes(Dataset):
                 f"{mask_path} holds class {int(odd[0])}; the classes are 0 to {self.classes - 1}, and {VOID} for void. "
                 "Mend the mask, or say how many classes there are with task.classes=N."
             )
-        image, mask = self.transform(image, Mask(mask))
-        return image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
+        pixels, labels = self.transform(image, Mask(mask))
+        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor).long()
 
 
 class Histograms(Dataset):
@@ -217,7 +214,7 @@ class DigitScenes(Segmentation):
 
     @cached_property
     def pixels(self) -> Tensor:  # type: ignore[override]
-        return self.parts["train"][1].flatten().bincount(minlength=256)[: self.classes]
+        return self.parts["train"][1].flatten().bincount()
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
         images, masks = self.parts["train"]

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from clipbench.cli import main
+from clipbench.optim import RULES
 
 OWN = Path(__file__).with_name("tiny.py")
 
@@ -113,20 +114,7 @@ def test_levels_of_a_type_that_has_none_are_one_run(own):
 
 def test_a_sweep_without_axes_is_all_core_types(own, capsys):
     assert clipbench("sweep", "steps=2", "eval_every=2") == 0
-    assert table("runs").groupby("clipping_type").size().to_dict() == dict.fromkeys(
-        [
-            "none",
-            "norm",
-            "linear_rand_norm",
-            "quadratic_rand_norm",
-            "layer_wise",
-            "coordinate_wise",
-            "auto",
-            "linear_rand_auto",
-            "quadratic_rand_auto",
-        ],
-        2,
-    )
+    assert table("runs").groupby("clipping_type").size().to_dict() == dict.fromkeys(RULES, 2)
 
 
 def test_a_failed_run_costs_only_itself(own, capsys):

@@ -8,11 +8,11 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from clipbench.tasks.cola import FILES, Cola, Matthews, MiniCola
+from clipbench.tasks.cola_grammar import Writer, sentences
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizerFast
 
 from clipbench.errors import UserError
-from clipbench.tasks.cola import FILES, Cola, Matthews, MiniCola
-from clipbench.tasks.cola_grammar import Writer, sentences
 
 WORDS = ["the", "boy", "girl", "sees", "laughs", *(f"w{i}" for i in range(60))]
 
@@ -120,7 +120,7 @@ def test_a_broken_line_is_named(raw: Path, broken: str):
 
 def test_an_empty_file_is_named(raw: Path):
     (raw / FILES["test"]).write_text("")
-    with pytest.raises(UserError, match="in_domain_dev.tsv has 0 sentences"):
+    with pytest.raises(UserError, match=r"in_domain_dev\.tsv has 0 sentences"):
         Cola(8, str(raw)).prepare()
 
 
@@ -143,7 +143,7 @@ def test_a_model_whose_weights_have_other_names_is_refused(raw: Path, pretrained
     model = BertForSequenceClassification(tiny())
     renamed = {name.replace("layer.0", "block.0"): value for name, value in model.state_dict().items()}
     model.save_pretrained(pretrained, state_dict=renamed)
-    with pytest.raises(UserError, match="has no weights for bert.encoder.layer.0"):
+    with pytest.raises(UserError, match=r"has no weights for bert\.encoder\.layer\.0"):
         Cola(8, str(raw), pretrained).prepare()
 
 

@@ -172,5 +172,5 @@ def test_a_scale_that_a_task_does_not_have_is_an_error_never_the_mini_one(tmp_pa
 
 
 def test_a_config_dir_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match="--config-dir .*nowhere is not a folder"):
+    with pytest.raises(UserError, match=r"--config-dir .*nowhere is not a folder"):
         load([], tmp_path / "nowhere")

@@ -298,7 +298,7 @@ def test_sparse_gradients_are_refused():
 def test_unknown_keywords_fail_at_construction_with_what_is_known():
     model = small_model()
     for cls, _ in CLASSES.values():
-        with pytest.raises(ValueError, match="Unknown setting 'cliping_level'.* Did you mean 'clipping_level'"):
+        with pytest.raises(ValueError, match=r"Unknown setting 'cliping_level'.* Did you mean 'clipping_level'"):
             cls(model.parameters(), cliping_level=1)
 
 
@@ -357,6 +357,38 @@ def test_a_plain_checkpoint_loads_and_the_memory_starts_anew():
     optimizer.load_state_dict(saved(plain.state_dict()))
     steps(model, optimizer, range(3))
     assert int(optimizer.state["clipping"]["rules"]["all"]["count"]) == 3
+
+
+def test_a_checkpoint_of_another_rules_memory_is_refused_before_anything_is_loaded():
+    model = small_model()
+    optimizer = ClippedSGD(model.parameters(), lr=0.1, clipping_type="auto", window=20)
+    steps(model, optimizer, range(3))
+    state = saved(optimizer.state_dict())
+    for settings in ({"clipping_type": "norm"}, {"clipping_type": "auto", "window": 30}):
+        other = ClippedSGD(model.parameters(), lr=0.5, **settings)
+        with pytest.raises(
+            ValueError, match=r"Build the optimizer with the rule that was saved, or delete state_dict\['state'\]\['clipping'\]"
+        ):
+            other.load_state_dict(state)
+        assert other.param_groups[0]["lr"] == 0.5
+    ClippedSGD(model.parameters(), clipping_type="auto", window=20, p_autoclip=0.1).load_state_dict(state)
+
+
+def test_one_checkpoint_loaded_twice_makes_two_memories():
+    model = small_model()
+    optimizer = ClippedSGD(model.parameters(), lr=0.1, clipping_type="auto")
+    steps(model, optimizer, range(3))
+    state = saved(optimizer.state_dict())
+    twins = [ClippedSGD(small_model().parameters(), lr=0.1, clipping_type="auto") for _ in range(2)]
+    for twin in twins:
+        twin.load_state_dict(state)
+    set_gradients(other := small_model(), 7)
+    for p, q in zip(twins[0].param_groups[0]["params"], other.parameters(), strict=True):
+        p.grad = q.grad
+    twins[0].step()
+    counts = [int(twin.state["clipping"]["rules"]["all"]["count"]) for twin in twins]
+    assert counts == [4, 3]
+    assert int(state["state"]["clipping"]["rules"]["all"]["count"]) == 3
 
 
 def test_coins_leave_torchs_own_stream_alone():

@@ -1,4 +1,4 @@
-"""The core rules against implementations that are not ours: torch's own clipping, numpy's quantile, the formula of the coin, plain loops."""
+"""The core rules against what is not ours: torch's own clipping, numpy's quantile, the formula of the coin, plain loops."""
 
 import math
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from clipbench.tasks.reddit import Graph, GraphNet, MiniReddit, Reddit, communities
 from torch import Tensor
 
 from clipbench.errors import UserError
-from clipbench.tasks.reddit import Graph, GraphNet, MiniReddit, Reddit, communities
 
 # 0 – 1 – 2, 3 – 0, and 4 alone
 EDGES = torch.tensor([[0, 1, 1, 2, 0, 3], [1, 0, 2, 1, 3, 0]])
@@ -153,7 +153,7 @@ def test_a_missing_file_is_named(raw: Path, name: str):
 def test_half_a_file_is_refused(raw: Path, name: str):
     path = raw / "raw" / name
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match=f"is damaged: raw/{name}"):
         _ = reddit(raw).data
 
 
@@ -161,7 +161,7 @@ def test_half_a_processed_copy_is_refused(raw: Path):
     _ = reddit(raw).data
     path = raw / "processed/data.pt"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="is damaged.*processed/"):
+    with pytest.raises(UserError, match=r"is damaged: .* processed/"):
         _ = reddit(raw).data
 
 

@@ -83,5 +83,5 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 
 def test_a_folder_that_cannot_be_written_is_an_error_before_the_run(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Cannot write to the results folder .*results=DIR"):
+    with pytest.raises(UserError, match=r"Cannot write to the results folder .*results=DIR"):
         results.check_writable(tmp_path / "file" / "results")

@@ -48,7 +48,7 @@ def clip_gradients(optimizer: AnyOptimizer, rule: Rule, *, nonfinite: str = "ski
 
 def clip_stats(optimizer: Optimizer) -> ClipStats:
     """Norm before and after clipping at the latest step, and the count of skipped ones. Call it before `zero_grad`."""
-    memory = optimizer.state.get(MEMORY, {})
+    memory = _memory(optimizer)
     if "grad_norm" not in memory:
         raise RuntimeError("clip_stats needs an optimizer that clips and has made a step.")
     clipped = memory["clipped_norm"]
@@ -92,6 +92,7 @@ class Join:
         optimizer.register_step_pre_hook(self)
         optimizer.register_step_post_hook(self._release)
         optimizer.register_state_dict_pre_hook(self._save_coins)
+        optimizer.register_load_state_dict_pre_hook(self._check_memory)
         optimizer.register_load_state_dict_post_hook(self._loaded)
 
     def __call__(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -117,14 +118,14 @@ class Join:
         if not units:
             return
         self._release(optimizer)
-        grads = [Gradients(_real(p.grad) for p in params) for _, _, params in units]
+        grads = [Gradients(_real(p.grad) for p in params if p.grad is not None) for _, _, params in units]
         _check(everything := [g for part in grads for g in part])
         self._unscale(optimizer, everything)
         norm = grads[0].norm if len(grads) == 1 else torch.linalg.vector_norm(torch.stack([part.norm for part in grads]))
         bad = ~torch.isfinite(norm)
         if self.nonfinite == "raise" and bool(bad):
             raise FloatingPointError(f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'.")
-        memory = optimizer.state[MEMORY]
+        memory = _memory(optimizer)
         factors = self._factors(memory, units, grads)
         memory["grad_norm"], memory["clipped_norm"] = norm, _norm_after(factors, grads, bad)
         memory["skipped"] = memory.get("skipped", 0) + bad.long()
@@ -210,13 +211,25 @@ class Join:
 
     def _save_coins(self, optimizer: Optimizer) -> None:
         if self.rng is not None and MEMORY in optimizer.state:
-            optimizer.state[MEMORY]["coins"] = self.rng.get_state()
+            _memory(optimizer)["coins"] = self.rng.get_state()
+
+    def _check_memory(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        saved = state_dict["state"].get(MEMORY, {}).get("rules", {})
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        shapes = {name: value.shape for name, value in self.rule.init(params).items()}
+        for unit in saved.values():
+            if {name: value.shape for name, value in unit.items()} != shapes:
+                raise ValueError(
+                    f"The checkpoint's clipping memory ({', '.join(unit) or 'none'}) is not one of {self.rule}. Build the optimizer with "
+                    f"the rule that was saved, or delete state_dict['state']['{MEMORY}'] to start with a fresh memory."
+                )
 
     def _loaded(self, optimizer: Optimizer) -> None:
         if MEMORY not in optimizer.state:
             return
         device = optimizer.param_groups[0]["params"][0].device
-        memory = optimizer.state[MEMORY] = _copied(optimizer.state[MEMORY], device)
+        # load_state_dict moves and copies only what belongs to a parameter
+        memory = optimizer.state[MEMORY] = _copied(_memory(optimizer), device)  # type: ignore[index]
         if "coins" in memory:
             memory["coins"] = memory["coins"].cpu()
             if self.rng is not None:
@@ -260,6 +273,11 @@ def _zero_if(bad: Tensor, grads: list[Tensor]) -> None:
     for size, dtype in integers.items():
         if bits := [g.view(dtype) for g in grads if g.element_size() == size]:
             torch._foreach_mul_(bits, keep.to(dtype))
+
+
+def _memory(optimizer: Optimizer) -> dict[str, Any]:
+    state: dict[Any, Any] = optimizer.state  # typed as by tensors, but state_dict() carries other keys as they are
+    return state.setdefault(MEMORY, {})
 
 
 def _real(grad: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class ClippedSGD(_Clipped, SGD):
 
 
 class ClippedAdam(_Clipped, Adam):
-    """torch.optim.Adam on clipped gradients: the moments and weight decay (0 unless given) take clip(g). Clipping as in ClippedSGD."""
+    """torch.optim.Adam on clipped gradients: the moments and weight decay (0 unless given) take clip(g). Else as ClippedSGD."""
 
     default_weight_decay = 0.0
 
@@ -143,7 +143,7 @@ def _listed(params: Any) -> list[Any]:
 
 
 def choose_fused(groups: Iterable[Any]) -> bool | None:
-    """True where torch has a fused kernel for every parameter: real floating tensors on a CPU or a CUDA device. Else None, torch's default."""
+    """True where torch has a fused kernel for every parameter: real floating tensors on CPU or CUDA. Else None, torch's default."""
     items = [item for group in groups for item in (group["params"] if isinstance(group, dict) else [group])]
     tensors = [item[1] if isinstance(item, tuple) else item for item in items]
     fusible = all(isinstance(p, Tensor) and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -61,7 +63,7 @@ def _limit(ax: Axes, table: pd.DataFrame, methods: tuple[Method, ...]) -> None:
 
 
 def _draw(ax: Axes, table: pd.DataFrame, method: Method, band: bool) -> None:
-    look = {
+    look: dict[str, Any] = {
         "color": method.colour,
         "linestyle": method.dash,
         "marker": "." if len(table) <= 25 else "",

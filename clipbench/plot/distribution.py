@@ -22,7 +22,7 @@ def distribution(group: Group) -> Figure:
     """
     methods = group.shown
     fig = style.figure(group.title(len(methods)), max(2.3, 0.6 + len(methods) * (0.36 if len(methods) <= 12 else 0.25)))
-    left, right = fig.subfigures(1, 2, width_ratios=(1.5, 1))
+    left, right = fig.subfigures(1, 2, width_ratios=(1.5, 1))  # type: ignore[misc]
     rows = left.subplots(len(methods), 1, sharex=True, squeeze=False).ravel()
     tail = right.subplots()
     parts = [group.steps_of(method) for method in methods]
