@@ -221,22 +221,19 @@ def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
 
 
 def fingerprint(value: Any, entries: int = 2000) -> Any:
-    """A setting as it is, but an existing file or folder as a hash of its content's names and sizes, level by level, up to `entries`."""
+    """A setting as it is, but an existing file or folder as a hash of the names and sizes in it, level by level, up to `entries`.
+
+    What loaders write beside the data (PyG's `processed`, hidden files) does not count: a run must not change its own id.
+    """
     if not isinstance(value, str) or not os.path.exists(os.path.expanduser(value)):
         return value
     root = Path(value).expanduser()
-    found: list[tuple[str, int]] = []
-    level = [root]
+    found: list[Any] = [root.stat().st_size] if root.is_file() else []
+    level = [root] if root.is_dir() else []
     while level and len(found) < entries:
-        children = (
-            sorted(child for folder in level if folder.is_dir() for child in folder.iterdir())
-            if level != [root] or root.is_dir()
-            else [root]
-        )
-        found += [
-            (child.relative_to(root).as_posix(), child.stat().st_size if child.is_file() else -1)
-            for child in children[: entries - len(found)]
-        ]
+        children = [child for folder in level for child in sorted(folder.iterdir()) if child.name != "processed" and child.name[0] != "."]
+        for child in children[: entries - len(found)]:
+            found.append((child.relative_to(root).as_posix(), child.stat().st_size if child.is_file() else None))
         level = [child for child in children if child.is_dir()]
     return f"content {hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12]}"
 

@@ -218,10 +218,7 @@ def build_task(settings: Settings, device: torch.device) -> Task:
             raise TypeError(f"{name} lacks {', '.join(missing)}")
     except TypeError as error:
         raise UserError(f"Task '{settings.task['name']}': {error}. Its constructor takes {inspect.signature(task_class)}.") from error
-    task = task_class(**node)
-    if task.headline not in (known := [str(name) for name in task.metrics()]):
-        raise UserError(f"Task '{settings.task['name']}': headline '{task.headline}' is not among its metrics: {', '.join(known)}.")
-    return task
+    return task_class(**node)
 
 
 def _import(module: str, task: str) -> Any:
@@ -260,11 +257,14 @@ def build_optimizer(optim: dict[str, Any], model: nn.Module) -> Optimizer:
 
 
 def describe(task: Task) -> dict[str, Any]:
-    """What is known of a run before its first step."""
+    """What is known of a run before its first step. Loads the data."""
+    metrics = task.metrics()
+    if task.headline not in (known := [str(name) for name in metrics]):
+        raise UserError(f"{type(task).__name__}.headline is '{task.headline}', which is not among its metrics: {', '.join(known)}.")
     name, baseline = task.baseline()
     return {
         "headline": task.headline,
-        "higher_is_better": bool(task.metrics()[task.headline].higher_is_better),
+        "higher_is_better": bool(metrics[task.headline].higher_is_better),
         "data": task.data,
         "baseline": name,
         "baseline_test": baseline.get(task.headline),

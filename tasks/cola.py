@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clipbench.tasks.cola_grammar import sentences
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics import MetricCollection
@@ -17,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassMatthewsCo
 
 from clipbench.errors import UserError
 from clipbench.task import Task, holdout, majority, shuffled
+from clipbench.tasks.cola_grammar import sentences
 
 Rows = list[tuple[str, int]]  # (sentence, label); 1 = acceptable
 Batch = tuple[dict[str, Tensor], Tensor]  # the model's keywords, each (N, longest), and labels (N,)
@@ -39,7 +39,7 @@ class Cola(Task):
     @cached_property
     def rows(self) -> dict[str, Rows]:
         """Every split's sentences; "val" is a fixed tenth of the training set."""
-        parts = load_tsv(Path(self.folder).expanduser()) if self.folder else load_glue()
+        parts = load_tsv(Path(str(self.folder)).expanduser()) if self.folder else load_glue()
         kept, held_out = holdout(len(parts["train"]))
         return {**parts, "train": [parts["train"][i] for i in kept], "val": [parts["train"][i] for i in held_out]}
 

@@ -105,11 +105,13 @@ class Reddit(Task):
     headline = "accuracy"
 
     def __init__(self, batch_size: int, data: str, fanouts: Sequence[int], hidden: int, device: str = "cpu") -> None:
-        if len(fanouts) != 2 or min(fanouts) < 1:
-            raise UserError(f"task.fanouts={list(fanouts)}; it takes two positive integers, such as [10,10], one a layer.")
+        if not (isinstance(fanouts, Sequence) and len(fanouts) == 2 and all(isinstance(n, int) and n > 0 for n in fanouts)):
+            raise UserError(f"task.fanouts={fanouts}; it takes two positive integers, one a layer. Give [10,10], for example.")
+        if not (isinstance(hidden, int) and hidden > 0):
+            raise UserError(f"task.hidden={hidden}; it takes a positive integer, the width of the hidden layer. Give 128, for example.")
         if torch.device(device).type not in ("cpu", "cuda"):
-            raise UserError(f"device={device}: task=reddit needs sparse products, which are there for cpu and cuda only.")
-        self.folder = Path(data).expanduser()
+            raise UserError(f"device={device}: task=reddit needs sparse products, which are there for cpu and cuda only. Give device=cpu.")
+        self.folder = Path(str(data)).expanduser()
         self.batch_size, self.fanouts, self.hidden, self.device = batch_size, tuple(fanouts), hidden, device
 
     @cached_property

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clipbench.tasks.imagenet import MEAN, STD, digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, max_pool2d
 from torch.utils.data import Dataset
@@ -24,6 +23,7 @@ from torchvision.tv_tensors import Mask
 from clipbench.errors import UserError
 from clipbench.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.task import Batch, Task, holdout, majority, shuffled
+from clipbench.tasks.imagenet import MEAN, STD, digits
 
 DIGITS = 6
 VOID = 255  # a pixel without a class: counted neither in the loss nor in a metric
@@ -174,8 +174,10 @@ def _read_mask(path: str) -> Tensor:
 def _listed(folder: Path, image_set: str) -> list[tuple[str, str]]:
     try:
         voc = VOCSegmentation(folder, year="2012", image_set=image_set)
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"No VOC data in {folder} ({error}). {LAYOUT}") from error
+    except RuntimeError as error:
+        raise UserError(f"There is no VOCdevkit/VOC2012 in {folder}. {LAYOUT}") from error
+    except OSError as error:
+        raise UserError(f"VOC in {folder} is not complete: {error}. {LAYOUT}") from error
     files = list(zip(voc.images, voc.masks, strict=True))
     if missing := [path for pair in files for path in pair if not os.path.isfile(path)]:
         raise UserError(f"VOC in {folder} is not complete: {len(missing)} files are missing, {missing[0]} first. {LAYOUT}")

@@ -157,6 +157,7 @@ def test_plot_skips_a_foreign_file_with_a_message(own, capsys):
         (["run", "results=file/inside"], "Cannot write to the results folder"),
         (["run", "--config-dir", ".", "task=broken"], "there is no module 'nowhere'"),
         (["run", "--config-dir", ".", "task=keyword"], "unexpected keyword argument 'colour'"),
+        (["run", "--config-dir", ".", "task=headless"], "Headless.headline is 'speed', which is not among its metrics: mse"),
         (["run", "--config-dir", ".", "task=thing"], "must be a class that inherits clipbench.task.Task"),
         (["prepare", "task=cola", "scale=full", "task.data=nowhere"], "nowhere has no in_domain_train.tsv"),
     ],
@@ -165,6 +166,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(own, capsys, words, message):
     Path("file").write_text("")
     Path("task/broken.yaml").write_text("name: broken\n_target_: nowhere.Mine\n")
     Path("task/keyword.yaml").write_text("name: keyword\n_target_: own_line.Line\ncolour: red\n")
+    Path("own_headless.py").write_text("from own_line import Line\nclass Headless(Line):\n    headline = 'speed'\n")
+    Path("task/headless.yaml").write_text("name: headless\n_target_: own_headless.Headless\n")
     Path("task/thing.yaml").write_text("name: thing\n_target_: pathlib.Path\n")
     assert main(words) == 2
     error = capsys.readouterr().err

@@ -8,11 +8,11 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from clipbench.tasks.cola import FILES, Cola, Matthews, MiniCola
-from clipbench.tasks.cola_grammar import Writer, sentences
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizerFast
 
 from clipbench.errors import UserError
+from clipbench.tasks.cola import FILES, Cola, Matthews, MiniCola
+from clipbench.tasks.cola_grammar import Writer, sentences
 
 WORDS = ["the", "boy", "girl", "sees", "laughs", *(f"w{i}" for i in range(60))]
 

@@ -135,6 +135,9 @@ def test_a_data_folder_counts_by_its_content_wherever_it_lies(tmp_path):
         (tmp_path / name / "sub" / "x.tsv").write_text(text)
     ids = [run_id("scale=full", f"task.data={tmp_path / name}") for name in "abc"]
     assert ids[0] == ids[1] != ids[2]
+    (tmp_path / "a" / "processed").mkdir()  # what a loader leaves there
+    (tmp_path / "a" / "processed" / "data.pt").write_text("copy")
+    assert run_id("scale=full", f"task.data={tmp_path / 'a'}") == ids[0]
     assert fingerprint("bert-base-uncased") == "bert-base-uncased"
 
 

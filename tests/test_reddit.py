@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from clipbench.tasks.reddit import Graph, GraphNet, MiniReddit, Reddit, communities
 from torch import Tensor
 
 from clipbench.errors import UserError
+from clipbench.tasks.reddit import Graph, GraphNet, MiniReddit, Reddit, communities
 
 # 0 – 1 – 2, 3 – 0, and 4 alone
 EDGES = torch.tensor([[0, 1, 1, 2, 0, 3], [1, 0, 2, 1, 3, 0]])
@@ -198,10 +198,15 @@ def test_offline_prepare_names_the_remedies_and_leaves_no_half_archive(tmp_path:
     assert not (tmp_path / "raw/reddit.zip").exists()
 
 
-@pytest.mark.parametrize("fanouts", [[10], [10, 0], [5, 5, 5]])
+@pytest.mark.parametrize("fanouts", [10, [10], [10, 0], [10, 0.5], [5, 5, 5]])
 def test_fanouts_are_two_positive_integers(fanouts: list[int]):
     with pytest.raises(UserError, match="two positive integers"):
         MiniReddit(16, fanouts, 8)
+
+
+def test_the_width_is_a_positive_integer():
+    with pytest.raises(UserError, match=r"task\.hidden=0"):
+        MiniReddit(16, [2, 2], 0)
 
 
 def test_a_device_without_sparse_products_is_refused():
