@@ -159,7 +159,7 @@ def test_plot_skips_a_foreign_file_with_a_message(own, capsys):
         (["run", "--config-dir", ".", "task=keyword"], "unexpected keyword argument 'colour'"),
         (["run", "--config-dir", ".", "task=headless"], "Headless.headline is 'speed', which is not among its metrics: mse"),
         (["run", "--config-dir", ".", "task=thing"], "must be a class that inherits clipbench.task.Task"),
-        (["prepare", "task=cola", "scale=full", "task.data=nowhere"], "nowhere has no in_domain_train.tsv"),
+        (["prepare", "task=cola", "scale=full", "task.data=nowhere"], "task.data=nowhere: there is no in_domain_train.tsv"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(own, capsys, words, message):
