@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from clipbench.tasks import voc
-from clipbench.tasks.voc import VOC, VOID, DigitScenes, UNet
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from clipbench.errors import UserError
+from clipbench.tasks import voc
+from clipbench.tasks.voc import VOC, VOID, DigitScenes, UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -216,9 +217,9 @@ def test_the_unet_takes_any_size(shape: tuple[int, int]):
 def test_the_unet_has_the_published_number_of_weights():
     """Ronneberger et al., figure 1: width 64 doubled four times; kernels counted by hand, two batch-norm weights a channel."""
     widths = [64, 128, 256, 512, 1024]
-    convolutions = 9 * (3 * 64 + sum(a * b for a, b in zip(widths, widths[1:], strict=False)) + sum(w * w for w in widths))
+    convolutions = 9 * (3 * 64 + sum(a * b for a, b in pairwise(widths)) + sum(w * w for w in widths))
     convolutions += 9 * sum(2 * w * w + w * w for w in widths[:-1])
-    upsampling = sum(4 * a * b + a for a, b in zip(widths, widths[1:], strict=False))
+    upsampling = sum(4 * a * b + a for a, b in pairwise(widths))
     norms = 2 * 2 * (sum(widths) + sum(widths[:-1]))
     head = 64 * 21 + 21
     assert sum(p.numel() for p in UNet(21, 64).parameters()) == convolutions + upsampling + norms + head
