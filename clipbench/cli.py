@@ -139,7 +139,7 @@ def sweep(argv: list[str]) -> int:
 def prepare(argv: list[str]) -> int:
     options = _overrides("prepare", "Fetch a task's data where that is possible, check them and say what is there.", argv)
     from clipbench import config
-    from clipbench.run import build_task, find_device
+    from clipbench.build import build_task, find_device
 
     settings = config.load(options.overrides, options.config_dir)
     print(build_task(settings, find_device("cpu")).prepare())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import os
 import platform
@@ -21,29 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from clipbench import config, results
+from clipbench.build import CLIP_KEYS, build_learner, build_task, find_device, import_module_of
 from clipbench.config import Settings
 from clipbench.errors import UserError
-from clipbench.optim import ALIASES, Rule, choose_fused, clip_gradients, make_rule
+from clipbench.optim import ALIASES, Rule, make_rule
 from clipbench.optim.clip import POLICIES
+from clipbench.seeds import generator
 from clipbench.task import Task
-from clipbench.train import (
-    End,
-    EvalRow,
-    Learner,
-    Row,
-    Schedule,
-    StepRow,
-    device_generator,
-    fresh_model,
-    generator,
-    train,
-)
+from clipbench.train import End, EvalRow, Learner, Row, Schedule, StepRow, train
 
-CLIP_KEYS = ("clipping_type", "clipping_level", "p_autoclip", "beta")
 Watch = Callable[[Sequence[Row]], None]
 
 
@@ -81,7 +67,7 @@ def make_plan(overrides: Sequence[str], config_dir: Path | None = None) -> Plan:
         raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim['nonfinite']!r}.")
     modules = {type(rule).__module__, settings.task["_target_"].rpartition(".")[0]}
     own = [module for module in sorted(modules) if module.split(".")[0] != "clipbench"]
-    sources = [Path(str(_import(module, settings.task["name"]).__file__)) for module in own]
+    sources = [Path(str(import_module_of(module, settings.task["name"]).__file__)) for module in own]
     return Plan(settings, rule, config.identity(settings, rule, sources), tuple(overrides))
 
 
@@ -101,7 +87,7 @@ def execute(plan: Plan, watch: Watch = lambda rows: None) -> dict[str, Any]:
     try:
         task = build_task(settings, device)
         facts |= describe(task)
-        learner = build_learner(plan, task, device)
+        learner = build_learner(settings, plan.rule, task, device)
         for new in _steps(plan, task, learner, rows):
             watch(new)
     except (UserError, Interrupted, KeyboardInterrupt):
@@ -184,76 +170,6 @@ def _forget(plan: Plan) -> None:
     for folder in (plan.checkpoint.parent, plan.checkpoint.parent.parent):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def find_device(name: str) -> torch.device:
-    """ "auto" is the first of cuda, mps and cpu that is there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, found in there.items() if found))
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"Unknown device '{name}'. Known: auto, cpu, cuda, cuda:1, mps.") from error
-    if not there.get(device.type):
-        found = ", ".join(kind for kind, is_there in there.items() if is_there)
-        raise UserError(f"device={name}: torch finds no such device here. There is: {found}; device=auto takes the fastest.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device={name}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0.")
-    return device
-
-
-def build_task(settings: Settings, device: torch.device) -> Task:
-    """The task's class, called with the keys of its configuration."""
-    node = {key: value for key, value in settings.task.items() if key not in ("name", "lr")}
-    module, _, name = node.pop("_target_").rpartition(".")
-    if "device" in node:
-        node["device"] = str(device)
-    task_class = getattr(_import(module, settings.task["name"]), name, None)
-    if not (inspect.isclass(task_class) and issubclass(task_class, Task)):
-        raise UserError(f"task._target_: '{name}' in module {module} must be a class that inherits clipbench.task.Task.")
-    try:
-        inspect.signature(task_class).bind(**node)
-        if missing := sorted(task_class.__abstractmethods__):
-            raise TypeError(f"{name} lacks {', '.join(missing)}")
-    except TypeError as error:
-        raise UserError(f"Task '{settings.task['name']}': {error}. Its constructor takes {inspect.signature(task_class)}.") from error
-    return task_class(**node)
-
-
-def _import(module: str, task: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and not module.startswith(error.name):
-            raise
-        raise UserError(
-            f"Task '{task}': there is no module '{module}' in the current folder, in --config-dir or on the import path."
-        ) from error
-
-
-def build_learner(plan: Plan, task: Task, device: torch.device) -> Learner:
-    settings = plan.settings
-    model = fresh_model(task, settings.seed).to(device)
-    optimizer = build_optimizer(settings.optim, model)
-    coins = device_generator(settings.seed, "clip", device)
-    clip_gradients(optimizer, plan.rule, nonfinite=settings.optim["nonfinite"], rng=coins)
-    return Learner(task, model, optimizer, seed=settings.seed, device=device, precision=settings.precision)
-
-
-def build_optimizer(optim: dict[str, Any], model: nn.Module) -> Optimizer:
-    """`optim._target_`, any torch optimizer, over the trainable parameters; a key that is null is left to its own default."""
-    module, _, name = optim["_target_"].rpartition(".")
-    optimizer_class = getattr(importlib.import_module(module), name)
-    other = (*CLIP_KEYS, "_target_", "name", "clip", "nonfinite")
-    keywords = {key: value for key, value in optim.items() if key not in other and value is not None}
-    params = [p for p in model.parameters() if p.requires_grad]
-    if "fused" in inspect.signature(optimizer_class).parameters and (fused := choose_fused(params)):
-        keywords.setdefault("fused", fused)
-    try:
-        return optimizer_class(params, **keywords)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optim={optim['name']}: {error}") from error
 
 
 def describe(task: Task) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_the_version_is_the_projects():
         ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.errors"}),
         ("tasks", {"clipbench.task", "clipbench.tasks", "clipbench.errors", "clipbench.loading"}),
         ("clipbench/task.py", {"clipbench.errors"}),
-        ("clipbench/train.py", {"clipbench.optim", "clipbench.task"}),
+        ("clipbench/train.py", {"clipbench.optim", "clipbench.seeds", "clipbench.task"}),
         ("clipbench/results.py", {"clipbench.errors"}),
     ],
 )
@@ -66,6 +66,6 @@ def test_the_optimizers_import_torch_and_nothing_else_of_ours():
     assert {name for name in loaded if name.split(".")[0] == "clipbench"} == {
         "clipbench",
         "clipbench.optim",
-        *(f"clipbench.optim.{name}" for name in ("clip", "make", "optimizers", "rules")),
+        *(f"clipbench.optim.{name}" for name in ("checks", "clip", "make", "optimizers", "rules")),
     }
     assert not loaded & {"hydra", "pandas", "matplotlib", "transformers", "torchmetrics"}

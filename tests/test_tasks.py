@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from clipbench.build import build_task
 from clipbench.config import load
-from clipbench.run import build_task
-from clipbench.train import fresh_model, generator
+from clipbench.seeds import fresh_model, generator
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "task").glob("*.yaml"))
 MINE = os.environ.get("MINE", "").split()  # CONFIG_DIR TASK

@@ -8,7 +8,8 @@ import torch
 from tiny import Line
 
 from clipbench.optim import RULES, clip_gradients, make_rule
-from clipbench.train import End, EvalRow, Learner, Schedule, StepRow, device_generator, fresh_model, generator, train
+from clipbench.seeds import device_generator, fresh_model, generator
+from clipbench.train import End, EvalRow, Learner, Schedule, StepRow, train
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,7 @@
 """Clipped optimizers for any training script. Imports torch and nothing else of clipbench.
 
 rules.py       what to do with a gradient: the clipping rules, pure
+checks.py      what the settings that rules share may be
 make.py        a rule from its name and settings
 clip.py        joins a rule to any torch optimizer
 optimizers.py  torch's optimizers with clipping in the constructor

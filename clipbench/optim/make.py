@@ -8,7 +8,8 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from clipbench.optim.rules import ALIASES, CHECKS, RULES, Rule
+from clipbench.optim.checks import CHECKS
+from clipbench.optim.rules import ALIASES, RULES, Rule
 
 
 def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from numbers import Real
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from clipbench.optim.checks import CHECKS
 
 State = dict[str, Tensor]
 Factor = Tensor | Sequence[Tensor] | None
@@ -35,45 +36,6 @@ class Gradients(list[Tensor]):
     def norm(self) -> Tensor:
         """‖g‖ over all tensors. ()"""
         return torch.linalg.vector_norm(self.norms)
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
-        raise ValueError(f"{name} must be a number, got {value!r}.")
-    return float(value)
-
-
-def check_level(name: str, value: Any) -> float:
-    """0 < level ≤ ∞; ∞ is no clipping."""
-    number = _number(name, value)
-    if not number > 0:
-        raise ValueError(f"{name} must be above 0, got {value!r}. 'inf' means no clipping.")
-    return number
-
-
-def check_quantile(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if not 0 < number <= 1:
-        raise ValueError(f"{name} is a fraction, 0 < {name} <= 1, got {value!r}. 1 means no clipping.")
-    return number
-
-
-def check_beta(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if not 0 < number < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {value!r}: P(clip) = {name}^(level/norm).")
-    return number
-
-
-def check_count(name: str, value: Any) -> int:
-    number = _number(name, value)
-    if number < 1 or not math.isfinite(number) or number != int(number):
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    return int(number)
-
-
-CHECKS = {"clipping_level": check_level, "p_autoclip": check_quantile, "beta": check_beta, "window": check_count}
-"""The settings that rules share. They are checked for every type, also for one that does not use them."""
 
 
 @dataclass(frozen=True)
