@@ -106,8 +106,15 @@ def _overrides(command: str, what: str, argv: list[str]) -> argparse.Namespace:
     return options
 
 
+def _loading() -> None:
+    """Seconds of imports are coming: say so on a terminal, on a line that the next one overwrites."""
+    if sys.stderr.isatty():
+        print("loading torch …", end="\r", file=sys.stderr, flush=True)
+
+
 def run(argv: list[str]) -> int:
     options = _overrides("run", "Make one run, record it and show its result.", argv)
+    _loading()
     from clipbench import show
     from clipbench.run import Interrupted, execute, make_plan
 
@@ -124,13 +131,14 @@ def run(argv: list[str]) -> int:
             traceback.print_exc()
             return _say(f"The run failed and is recorded so, with this traceback, as {plan.run}. The same command tries again.", FAILED)
     else:
-        print(f"Run {plan.run} is finished already; this is its result. For another one change a setting, the seed for instance.")
+        print(f"{show.label(plan)}\nIt is finished already; this is its result. For another run change a setting, the seed for instance.")
     show.result(plan, row)
     return DONE
 
 
 def sweep(argv: list[str]) -> int:
     options = _overrides("sweep", "Make every run of a grid that is not finished yet.", argv)
+    _loading()
     from clipbench.sweep import make_plans, make_runs
 
     return make_runs(make_plans(options.overrides, options.config_dir))

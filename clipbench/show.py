@@ -117,7 +117,6 @@ def result(plan: Plan, row: dict[str, Any]) -> None:
     table.add_row("data", row["data"] + _full_scale(plan))
     table.add_row("rows", f"{plan.folder}/{{steps,evals,runs}}/{plan.run}.parquet")
     table.add_row("figure", str(draw_run(plan.folder, plan.run, plan.folder / "figures")))
-    print(label(plan))
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
 
 
