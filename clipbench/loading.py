@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -83,12 +84,18 @@ def _load(dataset: Dataset, draws: Iterable[list[tuple[int, int]]], workers: int
         num_workers=_cores() if workers is None else workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_interrupts_to_the_run,
         generator=torch.Generator(),  # without one, every pass would draw a number from torch's global generator
     )
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch
         yield batch
+
+
+def _leave_interrupts_to_the_run(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker that ended would fail the step that the run wants to finish."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cores(most: int = 16) -> int:

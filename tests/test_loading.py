@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from itertools import islice
 
 import pytest
@@ -117,3 +119,14 @@ def test_half_an_image_does_not_decode(tmp_path):
 def test_a_size_must_be_a_whole_number(value: object):
     with pytest.raises(UserError, match=r"task\.size must be a whole number of at least 1"):
         whole_number("task.size", value)
+
+
+def test_ctrl_c_does_not_reach_the_workers():
+    """A terminal sends it to every process; the run wants to finish its step first."""
+    batches = random_batches(Noisy(), 4, torch.Generator().manual_seed(0), workers=2)
+    found = [next(batches)]
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGINT)  # type: ignore[arg-type]
+    found += islice(batches, 6)
+    batches.close()  # type: ignore[attr-defined]
+    assert all(torch.equal(a, b) for pair in zip(found, stream(0), strict=True) for a, b in zip(*pair, strict=True))
