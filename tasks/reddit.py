@@ -76,7 +76,7 @@ class Graph:
     def sparse(self, starts: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
         size = (len(starts) - 1, len(self.x))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)
+            warnings.filterwarnings("ignore", "Sparse (CSR tensor support is in beta|invariant checks are implicitly)", UserWarning)
             return torch.sparse_csr_tensor(starts, sources, weights, size, check_invariants=False)
 
     def arange(self, n: int) -> Tensor:
