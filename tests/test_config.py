@@ -156,11 +156,11 @@ def own_folder(tmp_path, module, monkeypatch):
 
 
 def test_a_users_own_task_is_found_and_its_source_is_part_of_the_id(tmp_path, monkeypatch):
-    folder = own_folder(tmp_path, "own_line", monkeypatch)
-    first = run_id("task=own_line", config_dir=folder)
-    source = folder / "own_line.py"
+    folder = own_folder(tmp_path, "own_source", monkeypatch)
+    first = run_id("task=own_source", config_dir=folder)
+    source = folder / "own_source.py"
     source.write_text(source.read_text() + "\n# changed\n")
-    assert run_id("task=own_line", config_dir=folder) != first
+    assert run_id("task=own_source", config_dir=folder) != first
 
 
 def test_a_task_without_learning_rates_leaves_them_to_the_optimizer(tmp_path, monkeypatch):

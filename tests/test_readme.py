@@ -25,9 +25,9 @@ def block(heading, language):
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
     for name in ("my_clip", "iris"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return tmp_path
+        sys.modules.pop(name, None)
 
 
 def test_a_rule_and_a_task_of_ones_own_in_at_most_fifteen_lines(folder, capsys):
