@@ -15,7 +15,7 @@ from clipbench.errors import UserError
 from clipbench.optim import Rule, choose_fused, clip_gradients
 from clipbench.seeds import device_generator, fresh_model
 from clipbench.task import Task
-from clipbench.train import Learner
+from clipbench.train import Learner, Schedule
 
 CLIP_KEYS = ("clipping_type", "clipping_level", "p_autoclip", "beta")
 
@@ -71,7 +71,16 @@ def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.devi
     optimizer = build_optimizer(settings.optim, model)
     coins = device_generator(settings.seed, "clip", device)
     clip_gradients(optimizer, rule, nonfinite=settings.optim["nonfinite"], rng=coins)
-    return Learner(task, model, optimizer, seed=settings.seed, device=device, precision=settings.precision)
+    return Learner(
+        task,
+        model,
+        optimizer,
+        seed=settings.seed,
+        device=device,
+        precision=settings.precision,
+        schedule=Schedule(settings.schedule, settings.warmup, settings.steps),
+        max_loss=settings.max_loss,
+    )
 
 
 def build_optimizer(optim: dict[str, Any], model: nn.Module) -> Optimizer:

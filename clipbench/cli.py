@@ -10,10 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clipbench import __version__
 from clipbench.errors import Unreadable, UserError, nearest
+
+if TYPE_CHECKING:
+    from clipbench.run import Plan
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -116,30 +119,49 @@ def run(argv: list[str]) -> int:
     options = _overrides("run", "Make one run, record it and show its result.", argv)
     _loading()
     from clipbench import show
-    from clipbench.run import Interrupted, execute, make_plan
+    from clipbench.run import make_plan
 
     plan = make_plan(options.overrides, options.config_dir)
     if (row := show.finished_row(plan)) is None:
-        try:
-            with show.progress(plan) as watch:
-                row = execute(plan, watch)
-        except Interrupted as where:
-            return _say(f"Interrupted at {where}. Nothing is lost: the same command goes on from there.", INTERRUPTED)
-        except UserError:
-            raise
-        except Exception:
-            traceback.print_exc()
-            return _say(f"The run failed and is recorded so, with this traceback, as {plan.run}. The same command tries again.", FAILED)
+        row = _make(plan)
     else:
-        print(f"{show.label(plan)}\nIt is finished already; this is its result. For another run change a setting, the seed for instance.")
+        print(f"{plan.label}\nIt is finished already; this is its result. For another run change a setting, the seed for instance.")
+    if row is None:
+        return _say("Interrupted. Nothing is lost: the same command goes on from there.", INTERRUPTED)
+    if row["status"] == "failed":
+        print(row["error"], file=sys.stderr)
+        return _say(f"The run failed and is recorded so, with this traceback, as {plan.run}. The same command tries again.", FAILED)
     show.result(plan, row)
     return DONE
+
+
+def _make(plan: Plan) -> dict[str, Any] | None:
+    """The run's row; None if it was interrupted."""
+    from clipbench import lockstep, show
+    from clipbench.interrupt import first_interrupt
+
+    try:
+        with first_interrupt("Finishing the step and keeping everything.") as interrupted, show.progress(plan) as watch:
+            for news in lockstep.work([plan], interrupted):
+                watch(news.rows)
+                if news.elsewhere == "finished":
+                    return show.finished_row(plan)
+                if news.elsewhere:
+                    raise UserError(f"This run is being made by {news.elsewhere}. Wait for it, or stop that process first.")
+                if news.row:
+                    return news.row
+    except UserError:
+        raise
+    except Exception:
+        return lockstep.record_failure(plan, traceback.format_exc())
+    return None
 
 
 def sweep(argv: list[str]) -> int:
     options = _overrides("sweep", "Make every run of a grid that is not finished yet.", argv)
     _loading()
-    from clipbench.sweep import make_plans, make_runs
+    from clipbench.grid import make_plans
+    from clipbench.sweep import make_runs
 
     return make_runs(make_plans(options.overrides, options.config_dir))
 

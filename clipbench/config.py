@@ -6,11 +6,11 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ RESULTS_VERSION = 1
 """Part of every run's identity: raise it when a change to clipbench changes what the same settings give."""
 
 CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16")}
-MACHINE = ("device", "threads", "results")  # where and how fast, not what
+MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep")  # where and how fast, not what
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
 
 
@@ -49,6 +49,8 @@ class Settings:
     device: str
     threads: int
     results: str
+    checkpoint_every: str | int
+    sweep: dict[str, Any]
 
     def __post_init__(self) -> None:
         for name, least in {"seed": 0, "steps": 1, "eval_every": 1, "batch_size": 1, "warmup": 0, "threads": 1}.items():
@@ -65,10 +67,26 @@ class Settings:
                 raise UserError(f"{name} must be a number above 0, got {value!r}.")
         if not isinstance(self.results, str) or not self.results:
             raise UserError(f"results must be a folder, got {self.results!r}.")
+        interval(self.checkpoint_every)
+        lockstep, workers = self.sweep["lockstep"], self.sweep["workers_per_device"]
+        if not (isinstance(lockstep, bool) or (isinstance(lockstep, int) and lockstep > 0)):
+            raise UserError(f"sweep.lockstep must be true, false or the most runs to train side by side, got {lockstep!r}.")
+        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+            raise UserError(f"sweep.workers_per_device must be null or a whole number of at least 1, got {workers!r}.")
 
     def as_json(self) -> str:
         """Every setting as strict JSON: a number that is not finite is text there, "inf"."""
         return json.dumps(_textual(asdict(self)), sort_keys=True)
+
+
+def interval(value: Any) -> tuple[str, float]:
+    """ "5min" → ("seconds", 300); 500 → ("steps", 500)."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return "steps", float(value)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", value) if isinstance(value, str) else None
+    if not found or not float(found[1]):
+        raise UserError(f"checkpoint_every must be a time as 30s, 5min or 1h, or a number of steps of at least 1, got {value!r}.")
+    return "seconds", float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
 
 
 def load(overrides: Sequence[str], config_dir: Path | None = None) -> Settings:
@@ -100,18 +118,6 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         raise UserError(
             f"Cannot read '{error.override}'. Write key=value, as in optim.clipping_level=0.5; `clipbench run --help` lists the keys."
         ) from error
-
-
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Hydra's sweep syntax (a,b · range(5) · choice(…) · glob) as the list of its points: one list of overrides each."""
-    axes = []
-    for override in parse(overrides):
-        line = str(override.input_line)
-        if override.is_sweep_override():
-            axes.append([f"{line.split('=', 1)[0]}={value}" for value in override.sweep_string_iterator()])
-        else:
-            axes.append([line])
-    return [list(point) for point in product(*axes)]
 
 
 def roots(config_dir: Path | None) -> list[Path]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from clipbench.task import Batch, shuffled
 def random_batches(dataset: Dataset, batch_size: int, rng: torch.Generator, workers: int | None) -> Iterator[Batch]:
     """Shuffled batches without end; order and augmentation come from `rng` alone, for any number of workers.
 
-    With workers, `rng` runs ahead of the batches (they are fetched early), so its state cannot be used to resume.
+    With workers, `rng` runs ahead of the batches (they are fetched early), so its state cannot be used to resume: `skip` can.
     """
 
     def draws() -> Iterator[list[tuple[int, int]]]:
@@ -28,14 +30,53 @@ def random_batches(dataset: Dataset, batch_size: int, rng: torch.Generator, work
 
     if not len(dataset):  # type: ignore[arg-type]
         raise UserError("There are no training images left once a tenth of them is held out for validation. Add some.")
-    return _load(dataset, draws(), workers)
+    return Batches(dataset, draws(), workers)
 
 
 def ordered_batches(dataset: Dataset, batch_size: int, workers: int | None) -> Iterator[Batch]:
     """Every sample once, in order; the last batch may be smaller. A transform that draws does so from seed 0."""
     n = len(dataset)  # type: ignore[arg-type]
     draws = ([(i, 0) for i in range(start, min(start + batch_size, n))] for start in range(0, n, batch_size))
-    return _load(dataset, draws, workers)
+    return Batches(dataset, draws, workers)
+
+
+class Batches(Iterator[Batch]):
+    """The batches of `draws`, lists of (index, seed). The worker processes end when it is exhausted, closed or forgotten."""
+
+    interval = 0.0  # seconds between batches when the workers do nothing else; 0 without workers
+
+    def __init__(self, dataset: Dataset, draws: Iterator[list[tuple[int, int]]], workers: int | None) -> None:
+        self.dataset, self.draws, self.workers = dataset, draws, _cores() if workers is None else workers
+        self.loaded = self._load()
+
+    def skip(self, n: int) -> None:
+        """Leave out `n` batches without decoding them. Before the first one is taken."""
+        for _ in islice(self.draws, n):
+            pass
+
+    def __next__(self) -> Batch:
+        batch, seconds = next(self.loaded)
+        if self.workers:
+            self.interval = seconds / self.workers
+        return batch
+
+    def close(self) -> None:
+        self.loaded.close()
+
+    def _load(self) -> Generator[tuple[Batch, float], None, None]:
+        loader: DataLoader = DataLoader(
+            _Seeded(self.dataset),
+            batch_sampler=self.draws,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_interrupts_to_the_run,
+            generator=torch.Generator(),  # without one, every pass would draw a number from torch's global generator
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 def decode(path: str, mode: str | None = None) -> Image.Image:
@@ -62,35 +103,23 @@ class _Seeded(Dataset):
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, draw: tuple[int, int]) -> Any:
+    def __getitem__(self, draw: tuple[int, int]) -> tuple[Any, float]:
+        """(sample, the seconds that it took)"""
         index, seed = draw
+        started = time.perf_counter()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the run's GPU too
             try:
-                return self.dataset[index]
+                return self.dataset[index], time.perf_counter() - started
             except UserError as error:
-                return error
+                return error, 0.0
 
 
-def _collate(samples: list[Any]) -> Any:
-    return next((sample for sample in samples if isinstance(sample, UserError)), None) or default_collate(samples)
-
-
-def _load(dataset: Dataset, draws: Iterable[list[tuple[int, int]]], workers: int | None) -> Iterator[Batch]:
-    """The workers end with the generator: when it is exhausted, closed or forgotten."""
-    loader: DataLoader = DataLoader(
-        _Seeded(dataset),
-        batch_sampler=draws,  # type: ignore[arg-type]
-        num_workers=_cores() if workers is None else workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_interrupts_to_the_run,
-        generator=torch.Generator(),  # without one, every pass would draw a number from torch's global generator
-    )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+def _collate(timed: list[tuple[Any, float]]) -> Any:
+    started = time.perf_counter()
+    samples, seconds = zip(*timed, strict=True)
+    mistake = next((sample for sample in samples if isinstance(sample, UserError)), None)
+    return mistake or (default_collate(list(samples)), sum(seconds) + time.perf_counter() - started)
 
 
 def _leave_interrupts_to_the_run(_: int) -> None:

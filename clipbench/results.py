@@ -8,8 +8,11 @@ results/runs/<run>.parquet    one row, written last: its existence means that th
 from __future__ import annotations
 
 import os
+import secrets
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,7 @@ SCHEMAS = {
             "steps": INT,
             "seconds": REAL,
             "skipped": INT,
+            "lockstep": INT,
             "started": TEXT,
             "ended": TEXT,
             "data": TEXT,
@@ -66,6 +70,7 @@ SCHEMAS = {
             "overrides": TEXT,
             "error": TEXT,
             "device": TEXT,
+            "driver": TEXT,
             "host": TEXT,
             "platform": TEXT,
             "threads": INT,
@@ -76,21 +81,53 @@ SCHEMAS = {
 }
 """Explicit, because a reader of the folder takes the first file's columns and would drop what only later files have."""
 
+LATER = {"lockstep", "driver"}
+"""Columns that files of earlier versions lack; they are read as null."""
 
-def write_rows(folder: Path, table: str, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
+
+def write_rows(folder: Path, table: str, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Put `rows` in place as `<folder>/<table>/<run>.parquet`, whole or not at all. UserError where the folder cannot be written."""
-    path = folder / table / f"{run}.parquet"
-    partial = path.with_name(f".{run}.{os.getpid()}.tmp")  # readers of a folder ignore names with a leading dot
+    work = folder / ".work" / run
+    rows = iter(rows)
+    with whole(folder / table / f"{run}.parquet", work) as partial, pq.ParquetWriter(partial, SCHEMAS[table]) as writer:
+        while part := [{"run": run, **row} for row in islice(rows, 100_000)]:
+            writer.write_table(pa.Table.from_pylist(part, SCHEMAS[table]))
+    with suppress(OSError):  # there is more in it: a checkpoint
+        work.rmdir()
+        work.parent.rmdir()
+
+
+@contextmanager
+def whole(path: Path, beside: Path | None = None) -> Iterator[Path]:
+    """A path to write to, in `beside` or `path`'s own folder. Afterwards it is on the disk and in place as `path`, or nothing has changed.
+
+    UserError where the disk refuses.
+    """
+    partial = (beside or path.parent) / f".{path.name}.{secrets.token_hex(4)}.tmp"  # readers of a folder ignore a leading dot
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([{"run": run, **row} for row in rows], SCHEMAS[table]), partial)
+        for folder in {path.parent, partial.parent}:
+            folder.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _to_disk(partial)
         os.replace(partial, path)
+        _to_disk(path.parent)
     except OSError as error:
         raise UserError(
             f"Cannot write {path}: {error.strerror or error}. Free the disk or choose another folder with results=DIR."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # a folder cannot be opened there
+        return
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def check_writable(folder: Path) -> None:
@@ -119,8 +156,10 @@ def read(folder: Path, table: str, columns: Sequence[str] | None = None, runs: I
 def _read_file(path: Path, schema: pa.Schema, columns: list[str]) -> pa.Table | None:
     try:
         table = pq.ParquetFile(path).read(columns=columns)
-        if missing := set(columns) - set(table.column_names):
+        if missing := set(columns) - set(table.column_names) - LATER:
             raise ValueError(f"it has no column {sorted(missing)[0]!r}")
+        for name in set(columns) - set(table.column_names):
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
         return table.select(columns).cast(pa.schema([schema.field(name) for name in columns]))
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
@@ -128,7 +167,13 @@ def _read_file(path: Path, schema: pa.Schema, columns: list[str]) -> pa.Table | 
         return None
 
 
-def finished(folder: Path) -> dict[str, str]:
-    """{run: status} of every complete run. A failed one is among them; whether to repeat it is the caller's decision."""
-    table = read(folder, "runs", ["run", "status"])
+def statuses(folder: Path, runs: Iterable[str] | None = None) -> dict[str, str]:
+    """{run: status} of those of `runs` that have ended, of all by default."""
+    there = None if runs is None else [run for run in runs if (folder / "runs" / f"{run}.parquet").exists()]
+    table = read(folder, "runs", ["run", "status"], there)
     return dict(zip(table["run"], table["status"], strict=True))
+
+
+def is_finished(folder: Path, run: str) -> bool:
+    """Done or diverged, so not to be repeated. A failed run is."""
+    return statuses(folder, [run]).get(run, "failed") != "failed"

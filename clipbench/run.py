@@ -1,36 +1,31 @@
-"""One run: settings → task, model, optimizer → rows → results."""
+"""One run: from the words that ask for it to its plan, and from its rows to the three tables."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import signal
+import shlex
 import socket
 import subprocess
-import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clipbench import config, results
-from clipbench.build import CLIP_KEYS, build_learner, build_task, find_device, import_module_of
+from clipbench.build import CLIP_KEYS, import_module_of
+from clipbench.checkpoint import Rows, Work
 from clipbench.config import Settings
 from clipbench.errors import UserError
 from clipbench.optim import ALIASES, Rule, make_rule
 from clipbench.optim.clip import POLICIES
-from clipbench.seeds import generator
 from clipbench.task import Task
-from clipbench.train import End, EvalRow, Learner, Row, Schedule, StepRow, train
-
-Watch = Callable[[Sequence[Row]], None]
+from clipbench.train import End
 
 
 @dataclass(frozen=True)
@@ -41,18 +36,31 @@ class Plan:
     rule: Rule
     run: str
     overrides: tuple[str, ...]
+    config_dir: Path | None = None
+
+    @property
+    def command(self) -> str:
+        """What makes this run alone."""
+        own = ["--config-dir", str(self.config_dir)] if self.config_dir else []
+        return shlex.join(["clipbench", "run", *own, *self.overrides])
 
     @property
     def folder(self) -> Path:
         return Path(self.settings.results)
 
     @property
-    def checkpoint(self) -> Path:
-        return self.folder / ".work" / self.run / "checkpoint.pt"
+    def work(self) -> Work:
+        return Work(self.folder, self.run)
 
-
-class Interrupted(Exception):
-    """The user stopped the run; what it had done is in its checkpoint."""
+    @property
+    def label(self) -> str:
+        """ "cola (mini) · adamw · auto p_autoclip=0.75 window=10000 · seed 0"."""
+        fields = " ".join(
+            f"{name}={value:g}" if isinstance(value, (int, float)) else f"{name}={value}" for name, value in asdict(self.rule).items()
+        )
+        settings = self.settings
+        method = f"{settings.optim['clipping_type']} {fields}".strip()
+        return f"{settings.task['name']} ({settings.scale}) · {settings.optim['name']} · {method} · seed {settings.seed}"
 
 
 def make_plan(overrides: Sequence[str], config_dir: Path | None = None) -> Plan:
@@ -68,108 +76,7 @@ def make_plan(overrides: Sequence[str], config_dir: Path | None = None) -> Plan:
     modules = {type(rule).__module__, settings.task["_target_"].rpartition(".")[0]}
     own = [module for module in sorted(modules) if module.split(".")[0] != "clipbench"]
     sources = [Path(str(import_module_of(module, settings.task["name"]).__file__)) for module in own]
-    return Plan(settings, rule, config.identity(settings, rule, sources), tuple(overrides))
-
-
-def execute(plan: Plan, watch: Watch = lambda rows: None) -> dict[str, Any]:
-    """Make the run and write its three files; the row of `runs` comes back. `watch` is handed the rows as they become readable.
-
-    A run that was interrupted goes on from its checkpoint. An error of the run's own is recorded (status "failed") and raised again;
-    the user's mistakes are not recorded. Interrupted after Ctrl-C, with a checkpoint written.
-    """
-    settings = plan.settings
-    results.check_writable(plan.folder)
-    device = find_device(settings.device)
-    torch.set_num_threads(settings.threads)
-    started = datetime.now(timezone.utc)
-    rows: list[Row] = []
-    facts: dict[str, Any] = {}
-    try:
-        task = build_task(settings, device)
-        facts |= describe(task)
-        learner = build_learner(settings, plan.rule, task, device)
-        for new in _steps(plan, task, learner, rows):
-            watch(new)
-    except (UserError, Interrupted, KeyboardInterrupt):
-        raise
-    except Exception:
-        _record(plan, rows, facts | {"status": "failed", "error": traceback.format_exc()}, device, started)
-        raise
-    row = _record(plan, rows, facts | outcome(task, rows), device, started)
-    _forget(plan)
-    return row
-
-
-def _steps(plan: Plan, task: Task, learner: Learner, rows: list[Row]) -> Iterator[Sequence[Row]]:
-    """Train, collecting into `rows`; on Ctrl-C finish the step, write a checkpoint and raise Interrupted."""
-    settings = plan.settings
-    if plan.checkpoint.exists():
-        state = torch.load(plan.checkpoint, map_location="cpu", weights_only=False)
-        learner.load_state_dict(state["learner"])
-        rows += state["rows"]
-        yield rows
-    schedule = Schedule(settings.schedule, settings.warmup, settings.steps)
-    with closing(_stream(task, settings.seed, learner.step)) as batches, _first_interrupt() as interrupted:
-        loop = train(
-            learner,
-            batches,
-            steps=settings.steps,
-            eval_every=settings.eval_every,
-            schedule=schedule,
-            max_loss=settings.max_loss,
-        )
-        for new in loop:
-            rows += new
-            yield new
-            if interrupted and learner.step < settings.steps:
-                rows += learner.read()
-                _save(plan, learner, rows)
-                raise Interrupted(f"step {learner.step} of {settings.steps}")
-
-
-def _stream(task: Task, seed: int, start: int) -> Generator[Any, None, None]:
-    """The task's training batches from number `start` on. The earlier ones are drawn again: only so is the order the same for any task."""
-    batches = task.train_batches(generator(seed, "data"))
-    try:
-        yield from islice(batches, start, None)
-    finally:
-        if hasattr(batches, "close"):
-            batches.close()  # ends worker processes
-
-
-@contextmanager
-def _first_interrupt() -> Iterator[list[bool]]:
-    """Ctrl-C fills the list, so that the step can be finished; the second one stops at once."""
-    seen: list[bool] = []
-
-    def note(*_: Any) -> None:
-        seen.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: nobody presses Ctrl-C here
-        yield seen
-        return
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _save(plan: Plan, learner: Learner, rows: list[Row]) -> None:
-    path = plan.checkpoint
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    torch.save({"learner": learner.state_dict(), "rows": rows}, partial)
-    os.replace(partial, path)
-
-
-def _forget(plan: Plan) -> None:
-    plan.checkpoint.unlink(missing_ok=True)
-    for folder in (plan.checkpoint.parent, plan.checkpoint.parent.parent):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    return Plan(settings, rule, config.identity(settings, rule, sources), tuple(overrides), config_dir)
 
 
 def describe(task: Task) -> dict[str, Any]:
@@ -187,24 +94,25 @@ def describe(task: Task) -> dict[str, Any]:
     }
 
 
-def outcome(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
-    """Final and best validation value and the final test value of the headline metric, where the run came so far."""
-    end = rows[-1]
-    assert isinstance(end, End)
-    headline = [row for row in rows if isinstance(row, EvalRow) and row.metric == task.headline]
+def outcome(end: End, rows: Rows, facts: dict[str, Any]) -> dict[str, Any]:
+    """How it ended; final and best validation value and the final test value of the headline metric, where the run came so far."""
+    headline = [row for row in rows.evals if row.metric == facts["headline"]]
     val = [row.value for row in headline if row.split == "val"]
     test = [row.value for row in headline if row.split == "test"]
-    best = max if task.metrics()[task.headline].higher_is_better else min
     return {
         **asdict(end),
         "final": val[-1] if val else None,
-        "best": best(val) if val else None,
+        "best": (max if facts["higher_is_better"] else min)(val) if val else None,
         "final_test": test[-1] if test else None,
     }
 
 
-def _record(plan: Plan, rows: Sequence[Row], facts: dict[str, Any], device: torch.device, started: datetime) -> dict[str, Any]:
-    """Write the three tables, `runs` last."""
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def record(plan: Plan, rows: Rows, facts: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Write the three tables, `runs` last. Its row comes back."""
     settings, rule = plan.settings, asdict(plan.rule)
     row = {
         "task": settings.task["name"],
@@ -215,52 +123,50 @@ def _record(plan: Plan, rows: Sequence[Row], facts: dict[str, Any], device: torc
         **{key: rule.get(key) for key in CLIP_KEYS[1:]},
         "seed": settings.seed,
         **facts,
-        "started": started.isoformat(timespec="seconds"),
-        "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "ended": now(),
         "config": settings.as_json(),
         "overrides": json.dumps(plan.overrides),
         **environment(device),
     }
-    results.write_rows(plan.folder, "steps", plan.run, [asdict(item) for item in rows if isinstance(item, StepRow)])
-    results.write_rows(plan.folder, "evals", plan.run, [asdict(item) for item in rows if isinstance(item, EvalRow)])
+    results.write_rows(plan.folder, "steps", plan.run, (asdict(item) for item in rows))
+    results.write_rows(plan.folder, "evals", plan.run, [asdict(item) for item in rows.evals])
     results.write_rows(plan.folder, "runs", plan.run, [row])
     return {"run": plan.run, **row}
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What is needed to judge a run's times and to repeat it elsewhere."""
-    names = (
-        "clipbench",
-        "torch",
-        "torchvision",
-        "transformers",
-        "datasets",
-        "torch-geometric",
-        "torchmetrics",
-        "numpy",
-    )
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "driver": driver() if device.type == "cuda" else "",
         "host": socket.gethostname(),
         "platform": f"{platform.platform()}, Python {platform.python_version()}",
         "threads": torch.get_num_threads(),
-        "versions": json.dumps({name: version(name) for name in names}),
+        "versions": versions(),
         "git": revision(),
     }
 
 
+@cache
+def versions() -> str:
+    names = ("clipbench", "torch", "torchvision", "transformers", "datasets", "torch-geometric", "torchmetrics", "numpy")
+    return json.dumps({name: version(name) for name in names})
+
+
+@cache
+def driver() -> str:
+    """The GPU's driver and torch's CUDA: "570.86.15, CUDA 12.8"."""
+    found = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
+    return f"{found[0] if found else 'unknown driver'}, CUDA {torch.version.cuda}"
+
+
+@cache
 def revision() -> str:
     """The commit of the checkout that clipbench runs from, with "+" where it was changed; "" outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty=+",
-        "--exclude=*",
-    ]
+    return _output("git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
+
+
+def _output(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -1,58 +1,226 @@
-"""A grid of settings → what is still to do → runs, one after another."""
+"""Many runs: what is still to do, in groups, on workers; lost workers and other sweeps of the same folder included."""
 
 from __future__ import annotations
 
-import shlex
+import heapq
 import sys
-import traceback
-from collections.abc import Sequence
-from pathlib import Path
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Any
 
-from clipbench import config, results, show
+from clipbench import lockstep, results, show
+from clipbench.board import Say, board
+from clipbench.checkpoint import checkpoint_step
 from clipbench.errors import UserError
-from clipbench.optim import RULES
-from clipbench.run import Interrupted, Plan, execute, make_plan
+from clipbench.interrupt import first_interrupt
+from clipbench.lease import holder
+from clipbench.run import Plan
+from clipbench.workers import Slot, Worker, slots
 
-DEFAULT_GRID = (f"optim.clipping_type={','.join(RULES)}", "seed=0,1")
+LOOK_AGAIN = 2.0  # seconds between looks at runs that another process makes
+DEATHS = 2  # so often may a run's worker die without the run getting any further
 
 
-def make_plans(overrides: Sequence[str], config_dir: Path | None = None) -> list[Plan]:
-    """Every point of the grid, once: points that differ only in what they ignore are one run. All core types where nothing is swept."""
-    asked = {override.key_or_group for override in config.parse(overrides)}
-    if not any(override.is_sweep_override() for override in config.parse(overrides)):
-        overrides = [*overrides, *(axis for axis in DEFAULT_GRID if axis.split("=")[0] not in asked)]
-    plans: dict[str, Plan] = {}
-    for point in config.expand(overrides):
-        plan = make_plan(point, config_dir)
-        plans.setdefault(plan.run, plan)
-    return list(plans.values())
+def groups_of(plans: Iterable[Plan], most: int, slots: int) -> list[list[Plan]]:
+    """Runs that can go side by side, at most `most` of them, the largest group first; split further where slots would else wait.
+
+    That is: until the slots, each taking the next group when it is free, end within a tenth of each other.
+    """
+    together: dict[str, list[Plan]] = {}
+    for plan in plans:
+        together.setdefault(lockstep.key(plan), []).append(plan)
+    groups = [part for group in together.values() for part in _parts(group, -(-len(group) // most))]
+    while groups:
+        groups.sort(key=_cost, reverse=True)
+        total, largest = sum(map(_cost, groups)), max(groups, key=len)
+        if len(largest) == 1 or _makespan(groups, slots) <= 1.1 * total / slots:
+            break
+        groups.remove(largest)
+        groups += _parts(largest, 2)
+    return groups
+
+
+def _parts(group: list[Plan], count: int) -> list[list[Plan]]:
+    """`count` parts whose sizes differ by one at most."""
+    return [group[i::count] for i in range(count)]
+
+
+def _cost(group: list[Plan]) -> int:
+    return sum(plan.settings.steps - checkpoint_step(plan.work.folder) for plan in group)
+
+
+def _makespan(groups: list[list[Plan]], slots: int) -> float:
+    ends = [0] * slots
+    for group in groups:
+        heapq.heappush(ends, heapq.heappop(ends) + _cost(group))
+    return max(ends)
+
+
+@dataclass
+class State:
+    """Everything the table shows. The runs are named by their ids."""
+
+    plans: dict[str, Plan]
+    slots: list[Slot]
+    status: dict[str, str]  # of the runs that have ended
+    waiting: deque[list[Plan]] = field(default_factory=deque)
+    at: dict[str, tuple[int, float]] = field(default_factory=dict)  # step and loss of the runs at work
+    elsewhere: dict[str, str] = field(default_factory=dict)  # run: who makes it
+    making: dict[str, list[Plan]] = field(default_factory=dict)  # slot's name: its group
+    already: int = 0  # finished before this sweep began
+    stopping: bool = False
+
+
+class Sweep:
+    """Hands groups to workers and hears what becomes of them, until nothing is left to do."""
+
+    def __init__(self, plans: Sequence[Plan], todo: Sequence[Plan], say: Say) -> None:
+        settings = plans[0].settings
+        self.folder, self.say = plans[0].folder, say
+        places = slots(settings.device, settings.threads, settings.sweep["workers_per_device"])
+        setting = settings.sweep["lockstep"]
+        most = setting if type(setting) is int else len(todo) if setting else 1
+        groups = groups_of(todo, most, len(places))
+        before = results.statuses(self.folder, [plan.run for plan in plans])
+        status = {run: status for run, status in before.items() if status != "failed"}
+        self.state = State({plan.run: plan for plan in plans}, places, status, deque(groups), already=len(status))
+        self.workers: dict[Slot, Worker] = {}
+        self.deaths: Counter[str] = Counter()
+        self.reached: dict[str, int] = {}  # the checkpoint that a run's worker died after
+        self.mistakes: list[str] = []
+        self.looked = time.monotonic()
+        tasks = {plan.settings.task["_target_"].rpartition(".")[0] for plan in todo}
+        self.modules = sorted(module for module in tasks if module.startswith("clipbench."))
+
+    def make(self, interrupted: Callable[[], bool]) -> None:
+        state = self.state
+        try:
+            while state.waiting or state.making or state.elsewhere:
+                if interrupted() and not state.stopping:
+                    state.stopping = True
+                    for worker in self.workers.values():
+                        worker.stop()
+                if state.stopping and not state.making:
+                    return
+                if not state.stopping:
+                    self._hand_out()
+                    self._look_elsewhere()
+                wait([part for worker in self.workers.values() for part in (worker.connection, worker.process.sentinel)], 0.2)
+                for slot, worker in list(self.workers.items()):
+                    for message in worker.told():
+                        self._hear(slot, worker, *message)
+                self.say(state, None, None)
+        except BaseException:
+            for worker in self.workers.values():
+                worker.kill()
+            raise
+        finally:
+            for worker in self.workers.values():
+                worker.close()
+
+    def _hand_out(self) -> None:
+        for slot in self.state.slots:
+            if not self.state.waiting:
+                return
+            if slot.name not in self.state.making:
+                worker = self.workers.get(slot) or Worker(slot, self.modules)
+                self.workers[slot] = worker
+                group = self.state.waiting.popleft()
+                self.state.making[slot.name] = group
+                worker.make(group)
+
+    def _look_elsewhere(self) -> None:
+        """A run that another process made is finished; one that it left is to be made."""
+        if time.monotonic() - self.looked < LOOK_AGAIN:
+            return
+        self.looked = time.monotonic()
+        for run in list(self.state.elsewhere):
+            plan = self.state.plans[run]
+            if (status := results.statuses(self.folder, [run]).get(run)) and status != "failed":
+                self._ended(run, status)
+            elif holder(plan.work.folder) is None:
+                del self.state.elsewhere[run]
+                self.state.waiting.append([plan])
+
+    def _hear(self, slot: Slot, worker: Worker, kind: str, *news: Any) -> None:
+        state = self.state
+        left = [plan for plan in worker.group if plan.run not in state.status and plan.run not in state.elsewhere]
+        if kind == "at":
+            state.at |= news[0]
+        elif kind == "ended":
+            run, row = news
+            self._ended(run, row["status"], row)
+        elif kind == "elsewhere":
+            run, owner = news
+            if owner == "finished":
+                self._ended(run, results.statuses(self.folder, [run]).get(run, "done"))
+            else:
+                state.elsewhere[run] = owner
+        else:
+            worker.group = []
+            state.making.pop(slot.name, None)
+            for plan in left:
+                state.at.pop(plan.run, None)
+            if kind == "mistake":
+                self.mistakes += [news[0]] if news[0] not in self.mistakes else []
+                state.status |= {plan.run: "not made" for plan in left}
+            elif kind == "idle":  # with runs left where it was told to stop
+                state.waiting.extendleft([left] if left and not state.stopping else [])
+            elif kind == "failed":
+                self._again(left, news[0], 1)
+            elif kind == "died":
+                worker.close()
+                del self.workers[slot]
+                if not state.stopping:
+                    self._again(left, news[0], DEATHS)
+
+    def _again(self, group: list[Plan], error: str, most: int) -> None:
+        """What was lost with a group is tried run by run; what is lost alone, `most` times without progress, is recorded as failed."""
+        for plan in group:
+            reached = checkpoint_step(plan.work.folder)
+            if len(group) > 1 or reached > self.reached.get(plan.run, -1):
+                self.deaths[plan.run] = 0
+            self.reached[plan.run] = reached
+            self.deaths[plan.run] += 1
+            if len(group) == 1 and self.deaths[plan.run] >= most:
+                row = lockstep.record_failure(plan, error)
+                self._ended(plan.run, "failed", row)
+            else:
+                self.state.waiting.append([plan])
+
+    def _ended(self, run: str, status: str, row: dict[str, Any] | None = None) -> None:
+        self.state.at.pop(run, None)
+        self.state.elsewhere.pop(run, None)
+        self.state.status[run] = status
+        self.say(self.state, self.state.plans[run], row)
 
 
 def make_runs(plans: Sequence[Plan]) -> int:
-    """Make the runs that are not finished, show the table of all, and return the exit code. A run that fails costs only itself."""
+    """Make the runs that are not finished, show the table of all, and return the exit code."""
     folder = plans[0].folder
-    status = results.finished(folder)
+    results.check_writable(folder)
+    status = results.statuses(folder, [plan.run for plan in plans])
     todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
-    print(f"{len(plans)} runs, {len(plans) - len(todo)} of them finished already, {len(todo)} to do, into {folder}")
-    failed = []
-    for number, plan in enumerate(todo, 1):
-        try:
-            with show.progress(plan, f"{number}/{len(todo)}") as watch:
-                row = execute(plan, watch)
-            print(f"{number}/{len(todo)}  {show.label(plan)}  {show.outcome(row)}")
-        except UserError as error:
-            raise UserError(f"{error} ({number - 1} of {len(todo)} runs are done; the same command goes on from there.)") from error
-        except Interrupted as where:
-            print(
-                f"clipbench: Interrupted in run {number} of {len(todo)}, at {where}. Nothing is lost: the same command goes on from there.",
-                file=sys.stderr,
-            )
+    print(f"{len(plans)} runs, {len(plans) - len(todo)} of them finished already, {len(todo)} to do, into {folder}", flush=True)
+    failed: list[Plan] = []
+    if todo:
+        with first_interrupt("Finishing the steps at hand and keeping everything.") as interrupted, board() as say:
+            sweep = Sweep(plans, todo, say)
+            sweep.make(interrupted)
+        state = sweep.state
+        failed = [plan for plan in plans if state.status.get(plan.run) == "failed"]
+        if state.stopping:
+            done = sum(status in ("done", "diverged") for status in state.status.values())
+            message = f"clipbench: Interrupted, {done} of {len(plans)} runs are done. Nothing is lost: the same command goes on from there."
+            print(message, file=sys.stderr)
             return 130
-        except Exception:
-            traceback.print_exc()
-            failed.append(plan)
-            print(f"{number}/{len(todo)}  {show.label(plan)}  failed", file=sys.stderr)
     show.summary(folder, [plan.run for plan in plans])
     for plan in failed:
-        print(f"failed: clipbench run {shlex.join(plan.overrides)}", file=sys.stderr)
+        print(f"failed: {plan.command}", file=sys.stderr)
+    if todo and sweep.mistakes:
+        missing = sum(status == "not made" for status in state.status.values())
+        raise UserError(" ".join(sweep.mistakes) + f" ({missing} of {len(plans)} runs were not made; the same command goes on from there.)")
     return 1 if failed else 0

@@ -1,10 +1,15 @@
-"""The training loop. It takes batches and yields rows; it prints nothing, opens no file and draws nothing."""
+"""The training loop. It takes batches and yields rows; it prints nothing, opens no file and draws nothing.
+
+It trains any number of learners over one stream of batches. Each has its own model, optimizer, random state and rows, and none can
+see the others: its rows are those of the same learner alone.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from clipbench.errors import UserError
 from clipbench.optim import clip_stats
 from clipbench.seeds import RandomState, generator
 from clipbench.task import Batch, Task, move
@@ -46,12 +52,17 @@ class EvalRow:
 
 @dataclass(frozen=True)
 class End:
-    """The last item. `skipped`: steps whose gradient was not finite."""
+    """The last item. `skipped`: steps whose gradient was not finite.
 
-    status: str  # "done", or "diverged": a loss that is not finite or above `max_loss`
+    status "done"; "diverged": a loss that is not finite or above `max_loss`; "failed": it raised, `error` is the traceback;
+    "out of memory": likewise, for want of memory.
+    """
+
+    status: str
     steps: int
     seconds: float
     skipped: int
+    error: str | None = None
 
 
 Row = StepRow | EvalRow | End
@@ -73,39 +84,137 @@ class Schedule:
         return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.kind]
 
 
-SCHEDULES = ("constant", "cosine", "linear")
+class Span:
+    """A stretch of work, `with span:`. Its seconds are those of the host or, where they are more, those of the GPU's queue."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+
+    def __enter__(self) -> None:
+        self.host = time.perf_counter()
+        if self.events:
+            self.events[0].record()
+
+    def __exit__(self, *_: object) -> None:
+        if self.events:
+            self.events[1].record()
+        self.host = time.perf_counter() - self.host
+
+    @property
+    def seconds(self) -> float:
+        """To be asked once the device has been waited for."""
+        return max(self.host, self.events[0].elapsed_time(self.events[1]) / 1000) if self.events else self.host
+
+
+@dataclass(frozen=True)
+class Served:
+    """A batch on the device, what it took, and how often worker processes can make one: every `interval` seconds, 0 without them."""
+
+    batch: Batch
+    span: Span
+    interval: float
+
+    def wait(self, own: float) -> float:
+        """Seconds that a run alone, which needs `own` for a step, waits for this batch: what other runs' steps hide is added again."""
+        return max(self.span.seconds, self.interval - own)
+
+
+def serve(batches: Iterator[Batch], device: torch.device, start: int = 0) -> Generator[Served, None, None]:
+    """The batches from number `start` on, on the device. Without a `skip(n)` of their own the earlier ones are drawn again."""
+    if hasattr(batches, "skip"):
+        batches.skip(start)
+        start = 0
+    try:
+        while True:
+            span = Span(device)
+            with span:
+                try:
+                    batch = move(next(batches), device)
+                except StopIteration:
+                    raise UserError("The task's train_batches ended. They must go on without end; the run's `steps` ends them.") from None
+            if start:
+                start -= 1
+            else:
+                yield Served(batch, span, getattr(batches, "interval", 0.0))
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()  # ends worker processes
 
 
 class Learner:
     """One model being trained: everything that a step changes, and so everything that a checkpoint holds."""
 
-    def __init__(self, task: Task, model: nn.Module, optimizer: Optimizer, *, seed: int, device: torch.device, precision: str) -> None:
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        seed: int,
+        device: torch.device,
+        precision: str,
+        schedule: Callable[[int], float],
+        max_loss: float,
+    ) -> None:
         self.task, self.model, self.optimizer, self.device = task, model, optimizer, device
+        self.schedule, self.max_loss = schedule, max_loss
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         self.random = RandomState(generator(seed, "dropout").initial_seed(), device)
         self.metrics = task.metrics().to(device)
         self.metrics.persistent(True)
         self.step, self.seconds, self.skipped = 0, 0.0, 0
-        self.unread: list[tuple[int, float, float, Tensor]] = []  # (step, seconds, lr, [loss, norm, clipped norm] on the device)
+        self.unread: list[tuple[int, float, Tensor, Span, Served]] = []  # (step, lr, [loss, norm, clipped norm] on the device, …)
 
-    def learn(self, batch: Batch, factor: float) -> None:
-        """One optimizer step at `factor` times the learning rate. Waits for nothing."""
-        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = lr * factor
-        self.model.train()
-        self.optimizer.zero_grad()
-        with self.random():
-            with self.autocast:
-                outputs, targets = self.task.forward(self.model, batch)
-            loss = self.task.loss(outputs.float(), targets)
-            loss.backward()
-            self.optimizer.step()
-        stats = clip_stats(self.optimizer)
-        self.metrics.update(outputs.detach().float(), targets)
-        self.step += 1
-        values = torch.stack([loss.detach().float(), stats.grad_norm.float(), stats.clipped_norm.float()])
-        self.unread.append((self.step, self.seconds, self.optimizer.param_groups[0]["lr"], values))
+    def learn(self, served: Served) -> None:
+        """One optimizer step. Waits for nothing."""
+        with (span := Span(self.device)):
+            factor = self.schedule(self.step)
+            for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+                group["lr"] = lr * factor
+            self.model.train()
+            self.optimizer.zero_grad()
+            with self.random():
+                with self.autocast:
+                    outputs, targets = self.task.forward(self.model, served.batch)
+                loss = self.task.loss(outputs.float(), targets)
+                loss.backward()
+                self.optimizer.step()
+            stats = clip_stats(self.optimizer)
+            self.metrics.update(outputs.detach().float(), targets)
+            self.step += 1
+            values = torch.stack([loss.detach().float(), stats.grad_norm.float(), stats.clipped_norm.float()])
+        self.unread.append((self.step, self.optimizer.param_groups[0]["lr"], values, span, served))
+
+    def read(self) -> list[StepRow | End]:
+        """The steps since the last reading, by one wait for the device. Where the run diverged, an End is the last."""
+        if not self.unread:
+            return []
+        unread, self.unread = self.unread, []
+        rows: list[StepRow | End] = []
+        numbers = torch.stack([values for _, _, values, _, _ in unread]).tolist()
+        for (step, lr, _, span, served), (loss, norm, clipped) in zip(unread, numbers, strict=True):
+            self.seconds += span.seconds + served.wait(span.seconds)
+            factor = 0.0 if not math.isfinite(norm) else clipped / norm if norm else 1.0
+            rows.append(StepRow(step, step / self.task.steps_per_epoch, self.seconds, loss, norm, clipped, factor, lr))
+            self.skipped += not math.isfinite(norm)
+            if not loss <= self.max_loss:
+                return [*rows, End("diverged", step, self.seconds, self.skipped)]
+        return rows
+
+    def train_metrics(self) -> list[EvalRow]:
+        """Over the training batches since the last call."""
+        values = self.metrics.compute().items()
+        rows = [EvalRow(self.step, self.seconds, "train", name, float(value)) for name, value in values]
+        self.metrics.reset()
+        return rows
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """The task's metrics and the mean loss over a split."""
+        evaluation = Evaluation(self)
+        for batch in self.task.eval_batches(split):
+            evaluation.update(move(batch, self.device))
+        return evaluation.values()
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint: what `load_state_dict` needs to go on bit for bit. Read the steps first."""
@@ -124,66 +233,104 @@ class Learner:
         self.random.state = [part.cpu() for part in state["random"]]
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
 
-    def read(self) -> list[StepRow]:
-        """The steps since the last reading: one wait for the device."""
-        if not self.unread:
-            return []
-        steps, seconds, rates, values = zip(*self.unread, strict=True)
-        self.unread = []
-        rows = []
-        for step, second, lr, (loss, norm, clipped) in zip(steps, seconds, rates, torch.stack(values).tolist(), strict=True):
-            factor = 0.0 if not math.isfinite(norm) else clipped / norm if norm else 1.0
-            rows.append(StepRow(step, step / self.task.steps_per_epoch, second, loss, norm, clipped, factor, lr))
-        return rows
 
-    def train_metrics(self) -> dict[str, float]:
-        """Over the training batches since the last call."""
-        values = {name: float(value) for name, value in self.metrics.compute().items()}
-        self.metrics.reset()
-        return values
+class Evaluation:
+    """A learner's metrics and mean loss over batches, in evaluation mode."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.metrics = learner, learner.task.metrics().to(learner.device)
+        self.loss, self.count = torch.zeros((), device=learner.device), 0
 
     @torch.no_grad()
-    def evaluate(self, split: str) -> dict[str, float]:
-        """The task's metrics and the mean loss over a split, in evaluation mode."""
-        self.model.eval()
-        metrics = self.task.metrics().to(self.device)
-        loss, count = torch.zeros((), device=self.device), 0
-        for batch in self.task.eval_batches(split):
-            with self.autocast:
-                outputs, targets = self.task.forward(self.model, move(batch, self.device))
-            metrics.update(outputs.float(), targets)
-            loss += self.task.loss(outputs.float(), targets) * len(targets)
-            count += len(targets)
-        return {"loss": float(loss) / count, **{name: float(value) for name, value in metrics.compute().items()}}
+    def update(self, batch: Batch) -> None:
+        learner = self.learner
+        learner.model.eval()
+        with learner.random(), learner.autocast:
+            outputs, targets = learner.task.forward(learner.model, batch)
+        self.metrics.update(outputs.float(), targets)
+        self.loss += learner.task.loss(outputs.float(), targets) * len(targets)
+        self.count += len(targets)
+
+    def values(self) -> dict[str, float]:
+        return {"loss": float(self.loss) / self.count, **{name: float(value) for name, value in self.metrics.compute().items()}}
+
+
+class Turns:
+    """Learners that take turns at the same work. One that raises or diverges leaves with an End; the others go on."""
+
+    def __init__(self, learners: Iterable[Learner]) -> None:
+        self.active = list(learners)
+        self.rows: dict[Learner, list[Row]] = {}
+
+    def each(self, work: Callable[[Learner], Sequence[Row] | None], learners: Sequence[Learner]) -> None:
+        """`work` for each of `learners` that is still active; the rows it returns are collected."""
+        for learner in learners:
+            if learner not in self.active:
+                continue
+            try:
+                rows = work(learner) or ()
+            except UserError:
+                raise
+            except Exception as error:  # as text: the error itself would keep the step's tensors alive
+                status = "out of memory" if is_memory(error) else "failed"
+                rows = [End(status, learner.step, learner.seconds, learner.skipped, traceback.format_exc())]
+            if rows:
+                self.rows.setdefault(learner, []).extend(rows)
+                if isinstance(rows[-1], End):
+                    self.active.remove(learner)
+
+    def taken(self) -> dict[Learner, list[Row]]:
+        rows, self.rows = self.rows, {}
+        return rows
+
+
+def is_memory(error: Exception) -> bool:
+    """torch has a type for it on a GPU only."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def train(
-    learner: Learner, batches: Iterator[Batch], *, steps: int, eval_every: int, schedule: Schedule, max_loss: float
-) -> Iterator[list[Row]]:
-    """Train to `steps` and yield once per step: the rows that have become readable, mostly none. The last item is an End.
+    learners: Sequence[Learner],
+    batches: Iterator[Served],
+    *,
+    steps: int,
+    eval_every: int,
+    read: Callable[[int], bool] = lambda step: False,
+) -> Iterator[dict[Learner, list[Row]]]:
+    """Train to `steps` and yield once per step: the rows that have become readable, mostly none. A learner's last item is an End.
 
-    Validation every `eval_every` steps and at the end, every other split once, at the end. Nothing in a step waits for the device,
-    and the clock stands still during evaluation and while somebody else has the generator's turn.
+    Where `read(step)` is true, none is left unread: the moment for a checkpoint. `batches` start at the step of the learner that is
+    furthest behind; others join when their step comes. Validation every `eval_every` steps and at the end, every other split once,
+    at the end. Nothing in a step waits for the device, and clocks stand still during evaluation and while somebody else has the turn.
     """
-    read_at = time.perf_counter()
-    while learner.step < steps:
-        started = time.perf_counter()
-        learner.learn(move(next(batches), learner.device), schedule(learner.step))
-        learner.seconds += time.perf_counter() - started
-        rows: list[Row] = []
-        evaluate = learner.step % eval_every == 0 or learner.step == steps
-        if evaluate or len(learner.unread) >= READ_EVERY_STEPS or time.perf_counter() - read_at > READ_EVERY_SECONDS:
-            started = time.perf_counter()
-            for row in learner.read():
-                rows.append(row)
-                learner.skipped += not math.isfinite(row.grad_norm)
-                if not row.loss <= max_loss:
-                    yield [*rows, End("diverged", row.step, row.seconds, learner.skipped)]
-                    return
-            learner.seconds += (read_at := time.perf_counter()) - started
+    turns = Turns(learners)
+    step, read_at = min(learner.step for learner in learners), time.perf_counter()
+    while step < steps and turns.active:
+        served, step = next(batches), step + 1
+        present = [learner for learner in turns.active if learner.step == step - 1]
+        turns.each(lambda learner: learner.learn(served), present)  # noqa: B023 (called at once)
+        evaluate = step % eval_every == 0 or step == steps
+        full = any(len(learner.unread) >= READ_EVERY_STEPS for learner in present)
+        if read(step) or evaluate or full or time.perf_counter() - read_at > READ_EVERY_SECONDS:
+            turns.each(Learner.read, present)
+            read_at = time.perf_counter()
         if evaluate:
-            rows += [EvalRow(learner.step, learner.seconds, "train", *item) for item in learner.train_metrics().items()]
-            for split in learner.task.splits if learner.step == steps else learner.task.splits[:1]:
-                rows += [EvalRow(learner.step, learner.seconds, split, *item) for item in learner.evaluate(split).items()]
-        yield rows
-    yield [End("done", learner.step, learner.seconds, learner.skipped)]
+            turns.each(Learner.train_metrics, present)
+            for split in learners[0].task.splits if step == steps else learners[0].task.splits[:1]:
+                _evaluate(turns, present, split)
+        yield turns.taken()
+    turns.each(lambda learner: [End("done", learner.step, learner.seconds, learner.skipped)], list(turns.active))
+    yield turns.taken()
+
+
+def _evaluate(turns: Turns, learners: Sequence[Learner], split: str) -> None:
+    """One pass over the split for all of them."""
+    evaluations = {learner: Evaluation(learner) for learner in learners if learner in turns.active}
+    for batch in learners[0].task.eval_batches(split):
+        moved = move(batch, learners[0].device)
+        turns.each(lambda learner: evaluations[learner].update(moved), learners)  # noqa: B023 (called at once)
+
+    def rows(learner: Learner) -> list[Row]:
+        return [EvalRow(learner.step, learner.seconds, split, *item) for item in evaluations[learner].values().items()]
+
+    turns.each(rows, learners)
