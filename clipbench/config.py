@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -89,26 +90,42 @@ def interval(value: Any) -> tuple[str, float]:
     return "seconds", float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
 
 
-def load(overrides: Sequence[str], config_dir: Path | None = None) -> Settings:
-    """The settings of one run. UserError for anything that is not known or not allowed."""
+def load(overrides: Sequence[str], config_dir: Path | None = None, composed: dict[tuple[str, ...], DictConfig] | None = None) -> Settings:
+    """The settings of one run. UserError for anything that is not known or not allowed.
+
+    `composed`: a dict that a sweep hands to every call, so that its points do not each compose the same groups.
+    """
     parsed = parse(overrides)
     if sweeping := [o.input_line for o in parsed if o.is_sweep_override()]:
         raise UserError(f"{sweeping[0]} has several values: `clipbench sweep` runs them all, `clipbench run` takes one.")
     make_importable(config_dir)
-    search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
-    with initialize_config_module("clipbench.conf", version_base="1.3"):
-        groups = [o for o in parsed if o.key_or_group in group_names(config_dir)]
+    composed = {} if composed is None else composed
+    groups = [o for o in parsed if o.key_or_group in group_names(config_dir)]
+    lines = tuple(str(o.input_line) for o in groups)
+    if lines not in composed:
         for override in groups:
             _check_choice(override, config_dir)
-        base = _compose([*search, *(str(o.input_line) for o in groups)])
-        _check_scale(base, config_dir)
-        for override in parsed:
-            if override not in groups:
-                _check_key(override, base, config_dir)
-        lines = [f"++{o.input_line}" if o.key_or_group.startswith(OPEN) else str(o.input_line) for o in parsed]
-        config = OmegaConf.to_container(_compose([*search, *lines]), resolve=True)
+        composed[lines] = _compose(lines, config_dir)
+    base = copy.deepcopy(composed[lines])
+    _check_scale(base, config_dir)
+    values = [override for override in parsed if override not in groups]
+    for override in values:
+        _check_key(override, base, config_dir)
+    config = _with_values(base, values)
+    return Settings(**{field.name: config[field.name] for field in fields(Settings)})
+
+
+def _with_values(base: DictConfig, overrides: Sequence[Override]) -> dict[str, Any]:
+    """The composed groups with the values of the other words. Not by Hydra: a folder `results` in --config-dir would be a group to it."""
+    OmegaConf.set_struct(base, False)
+    try:
+        for override in overrides:
+            OmegaConf.update(base, override.key_or_group, override.value(), merge=True)
+        config = OmegaConf.to_container(base, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"The configuration cannot be composed: {' '.join(str(error).split())}") from error
     assert isinstance(config, dict)
-    return Settings(**{field.name: config[field.name] for field in fields(Settings)})  # type: ignore[arg-type]
+    return config  # type: ignore[return-value]
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -147,9 +164,11 @@ def make_importable(config_dir: Path | None) -> None:
             sys.path.insert(0, folder)
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(groups: Sequence[str], config_dir: Path | None) -> DictConfig:
+    search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     try:
-        return compose("run", overrides=overrides)
+        with initialize_config_module("clipbench.conf", version_base="1.3"):
+            return compose("run", overrides=[*search, *groups])
     except MissingConfigException as error:
         raise UserError(" ".join(str(error).split())) from error
     except (HydraException, OmegaConfBaseException) as error:

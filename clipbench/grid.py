@@ -20,14 +20,24 @@ DEFAULT_GRID = (f"optim.clipping_type={','.join(RULES)}", "seed=0,1")
 def make_plans(overrides: Sequence[str], config_dir: Path | None = None) -> list[Plan]:
     """Every point, once: points that differ only in what they ignore are one run. All core types where nothing is swept."""
     plans: dict[str, Plan] = {}
+    composed: dict[tuple[str, ...], Any] = {}
     for point in points(overrides, config_dir):
-        plan = make_plan(point, config_dir)
+        plan = make_plan(point, config_dir, composed)
         plans.setdefault(plan.run, plan)
         first = next(iter(plans.values())).settings
         for name in config.MACHINE:
             if (value := getattr(plan.settings, name)) != getattr(first, name):
                 raise UserError(f"{name} must be the same for all runs of a sweep, got {getattr(first, name)} and {value}.")
     return list(plans.values())
+
+
+def split_launcher(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words on the runs; and those on the engine that is to make them, hydra/launcher=NAME and hydra.launcher.KEY=VALUE."""
+    words: tuple[list[str], list[str]] = ([], [])
+    for override in config.parse(overrides):
+        key = override.key_or_group
+        words[key == "hydra/launcher" or key.startswith("hydra.launcher.")].append(str(override.input_line))
+    return words
 
 
 def points(overrides: Sequence[str], config_dir: Path | None = None) -> list[list[str]]:
@@ -49,7 +59,8 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     for override in config.parse(overrides):
         line = str(override.input_line)
         if override.is_sweep_override():
-            axes.append([f"{line.split('=', 1)[0]}={value}" for value in override.sweep_string_iterator()])
+            values = (value.replace("\\:", ":") for value in override.sweep_string_iterator())  # escaped without need
+            axes.append([f"{line.split('=', 1)[0]}={value}" for value in values])
         else:
             axes.append([line])
     return [list(point) for point in product(*axes)]

@@ -63,9 +63,9 @@ class Plan:
         return f"{settings.task['name']} ({settings.scale}) · {settings.optim['name']} · {method} · seed {settings.seed}"
 
 
-def make_plan(overrides: Sequence[str], config_dir: Path | None = None) -> Plan:
-    """UserError for whatever can be known to be wrong before data are loaded."""
-    settings = config.load(overrides, config_dir)
+def make_plan(overrides: Sequence[str], config_dir: Path | None = None, composed: dict[tuple[str, ...], Any] | None = None) -> Plan:
+    """UserError for whatever can be known to be wrong before data are loaded. `composed` as for `config.load`."""
+    settings = config.load(overrides, config_dir, composed)
     optim = settings.optim
     try:
         rule = make_rule(optim["clipping_type"], **{key: optim[key] for key in CLIP_KEYS[1:]}, **(optim["clip"] or {}))

@@ -10,6 +10,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,7 +274,10 @@ class Turns:
                 raise
             except Exception as error:  # as text: the error itself would keep the step's tensors alive
                 status = "out of memory" if is_memory(error) else "failed"
-                rows = [End(status, learner.step, learner.seconds, learner.skipped, traceback.format_exc())]
+                end, rows = End(status, learner.step, learner.seconds, learner.skipped, traceback.format_exc()), []
+                with suppress(Exception):  # a device that failed does not give its values
+                    rows = learner.read()
+                rows = rows if rows and isinstance(rows[-1], End) else [*rows, end]
             if rows:
                 self.rows.setdefault(learner, []).extend(rows)
                 if isinstance(rows[-1], End):

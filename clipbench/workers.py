@@ -122,7 +122,7 @@ def _main(connection: Connection, slot: Slot, folder: str, crash: str) -> None:
     threading.Thread(target=_listen, args=(connection, inbox, stopped), daemon=True).start()
     with open(crash, "w") as file:
         faulthandler.enable(file)
-        while (message := inbox.get()) is not None:
+        while not stopped.is_set() and (message := inbox.get()) is not None:
             _make(connection, message, stopped)
 
 

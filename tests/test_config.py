@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from clipbench.config import expand, fingerprint, load
+from clipbench.config import fingerprint, load
 from clipbench.errors import UserError
+from clipbench.grid import expand
 from clipbench.run import make_plan
 
 

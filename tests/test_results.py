@@ -42,8 +42,9 @@ def test_finished_says_how_each_run_ended(tmp_path):
     write(tmp_path, "r1")
     write(tmp_path, "r2", "diverged")
     results.write_rows(tmp_path, "steps", "r3", [STEP])  # no row in runs: not complete
-    assert results.finished(tmp_path) == {"r1": "done", "r2": "diverged"}
-    assert results.finished(tmp_path / "nowhere") == {}
+    assert results.statuses(tmp_path) == {"r1": "done", "r2": "diverged"}
+    assert results.statuses(tmp_path, ["r2", "r3"]) == {"r2": "diverged"}
+    assert results.statuses(tmp_path / "nowhere") == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 not really", None], ids=["empty", "torn", "foreign"])

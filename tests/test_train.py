@@ -7,31 +7,35 @@ import pytest
 import torch
 from tiny import Line
 
+from clipbench.errors import UserError
 from clipbench.optim import RULES, clip_gradients, make_rule
 from clipbench.seeds import device_generator, fresh_model, generator
-from clipbench.train import End, EvalRow, Learner, Schedule, StepRow, train
+from clipbench.train import End, EvalRow, Learner, Schedule, Served, Span, StepRow, serve, train
 
 CPU = torch.device("cpu")
 
 
-def learner(task, rule="norm", seed=0, lr=0.05, **settings):
+def learner(task, rule="norm", seed=0, lr=0.05, steps=30, schedule=None, max_loss=1e4, **settings):
     model = fresh_model(task, seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, fused=True)
     clip_gradients(optimizer, make_rule(rule, **settings), rng=device_generator(seed, "clip", CPU))
-    return Learner(task, model, optimizer, seed=seed, device=CPU, precision="fp32")
-
-
-def rows_of(one, batches, steps=30, eval_every=10, schedule=None, max_loss=1e4):
     schedule = schedule or Schedule("constant", 0, steps)
-    found = []
-    for new in train(one, batches, steps=steps, eval_every=eval_every, schedule=schedule, max_loss=max_loss):
-        found += new
-    return found
+    return Learner(task, model, optimizer, seed=seed, device=CPU, precision="fp32", schedule=schedule, max_loss=max_loss)
+
+
+def together(learners, steps=30, eval_every=10, seed=0):
+    """Each learner's rows."""
+    start = min(one.step for one in learners)
+    batches = serve(learners[0].task.train_batches(generator(seed, "data")), CPU, start)
+    found = {one: [] for one in learners}
+    for new in train(learners, batches, steps=steps, eval_every=eval_every):
+        for one, rows in new.items():
+            found[one] += rows
+    return list(found.values())
 
 
 def run(rule="norm", seed=0, task=None, steps=30, lr=0.05, schedule=None, **settings):
-    task = task or Line()
-    return rows_of(learner(task, rule, seed, lr, **settings), task.train_batches(generator(seed, "data")), steps, schedule=schedule)
+    return together([learner(task or Line(), rule, seed, lr, steps, schedule, **settings)], steps, seed=seed)[0]
 
 
 def values(rows):
@@ -105,16 +109,40 @@ def test_methods_at_one_seed_start_alike_and_see_the_same_batches():
 
 
 def test_runs_side_by_side_are_the_runs_alone():
-    """The loop gives up its turn after every step, so several can share one stream of batches."""
     task = Line()
-    one, two = learner(task, "norm"), learner(task, "auto")
-    shared = [copy.deepcopy(batch) for batch, _ in zip(task.train_batches(generator(0, "data")), range(30), strict=False)]
-    loops = [train(each, iter(shared), steps=30, eval_every=10, schedule=Schedule("constant", 0, 30), max_loss=1e4) for each in (one, two)]
-    together = [[], []]
-    for pair in zip(*loops, strict=True):
-        for found, new in zip(together, pair, strict=True):
-            found += new
-    assert [values(rows) for rows in together] == [values(run("norm")), values(run("auto"))]
+    rules = list(RULES)
+    found = together([learner(task, rule) for rule in rules])
+    for rule, rows in zip(rules, found, strict=True):
+        assert values(rows) == values(run(rule)), rule
+
+
+def test_one_that_diverges_or_raises_leaves_and_the_others_go_on_unchanged():
+    task = Line()
+    one, wild, broken, three = learner(task), learner(task, "none", lr=30.0), learner(task), learner(task, "auto")
+    step = broken.optimizer.step
+
+    def fail():
+        if broken.step == 12:
+            raise RuntimeError("this one has had enough")
+        return step()
+
+    broken.optimizer.step = fail
+    found = together([one, wild, broken, three])
+    assert [values(found[0]), values(found[3])] == [values(run("norm")), values(run("auto"))]
+    assert found[1][-1].status == "diverged"
+    assert (found[2][-1].status, found[2][-1].steps) == ("failed", 12)
+    assert "this one has had enough" in found[2][-1].error
+
+
+def test_one_that_is_ahead_joins_when_its_step_comes():
+    """After a crash, checkpoints of a group may be of different steps."""
+    task = Line()
+    ahead = learner(task, "auto")
+    early = together([ahead], steps=13)[0]
+    found = together([learner(task, "norm"), ahead])
+    assert values(found[0]) == values(run("norm"))
+    both = [row for row in early + found[1] if isinstance(row, StepRow)]
+    assert values(both) == values(row for row in run("auto") if isinstance(row, StepRow))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -122,18 +150,33 @@ def test_runs_side_by_side_are_the_runs_alone():
 def test_a_run_that_is_cut_and_resumed_is_the_run_bit_for_bit(rule, cut):
     whole = run(rule)
     task = Line()
-    first = learner(task, rule)
-    batches, found = task.train_batches(generator(0, "data")), []
-    for new in train(first, batches, steps=30, eval_every=10, schedule=Schedule("constant", 0, 30), max_loss=1e4):
-        found += new
+    first, found = learner(task, rule), []
+    loop = train([first], serve(task.train_batches(generator(0, "data")), CPU), steps=30, eval_every=10, read=lambda step: step == cut)
+    for new in loop:
+        found += new.get(first, [])
         if first.step == cut:
             break
-    found += first.read()
+    assert not first.unread
     second = learner(task, rule)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    found += rows_of(second, batches)
-    key = lambda item: (item[1], item[0] != "StepRow", str(item))  # noqa: E731
-    assert sorted(values(found)[:-1], key=key) == sorted(values(whole)[:-1], key=key)
+    found += together([second])[0]
+    assert values(found) == values(whole)
+
+
+def test_a_waiting_time_that_other_runs_hide_is_added_again():
+    """Worker processes make a batch every 50 ms. Alone, a run that needs 30 ms would wait 20; beside many others it never does."""
+    span = Span(CPU)
+    with span:
+        pass
+    served = Served(None, span, interval=0.05)
+    assert served.wait(own=0.03) == pytest.approx(0.02)
+    assert served.wait(own=0.08) == span.seconds < 1e-3
+
+
+def test_batches_that_end_are_a_mistake_of_the_tasks():
+    task = Line()
+    with pytest.raises(UserError, match="train_batches ended"):
+        list(train([learner(task)], serve(iter([next(task.train_batches(generator(0, "data")))]), CPU), steps=30, eval_every=10))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged():
@@ -170,7 +213,7 @@ def test_bf16_trains():
     task = Line()
     one = learner(task)
     one.autocast = torch.autocast("cpu", torch.bfloat16)
-    rows = rows_of(one, task.train_batches(generator(0, "data")), steps=60)
+    rows = together([one], steps=60)[0]
     losses = [row.loss for row in rows if isinstance(row, StepRow)]
     assert losses[-1] < losses[0] / 2
 
