@@ -27,7 +27,7 @@ LINE_EVERY = 60.0  # seconds between lines on how far the sweep is, in a log
 @contextmanager
 def board() -> Iterator[Say]:
     """A function to be told the state now and then, and each run that ends with its row."""
-    console, pace = Console(stderr=True, highlight=False), Pace()
+    console, pace = Console(stderr=True, highlight=False, markup=False), Pace()
     if not console.is_terminal:
         yield _Lines(pace)
         return

@@ -28,6 +28,9 @@ clipbench: should I clip, how, at what level, and does it matter?
   clipbench plot results/                                   the figures of a results folder
   clipbench list                                            tasks, optimizers and clipping types with their formulas
   clipbench prepare task=voc scale=full                     fetch or check a data set
+  clipbench status results/                                 what is done, failed or unfinished
+  clipbench rm results/ status=failed                       runs out of a results folder
+  clipbench completion bash                                 TAB completion; also zsh and fish
 
   clipbench COMMAND --help   what it takes; for run and sweep, every key with its default
   clipbench --version
@@ -74,6 +77,9 @@ def _warnings_as_messages() -> Iterator[None]:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     commands = {"run": run, "sweep": sweep, "plot": plot, "list": list_everything, "prepare": prepare}
+    commands |= {"status": status, "rm": rm, "completion": completion}
+    if name == "complete":  # what the shells' scripts call
+        return complete
     if name not in commands:
         raise UserError(f"Unknown command '{name}'.{nearest(name, commands)} Known: {', '.join(commands)}. See clipbench --help.")
     return commands[name]
@@ -96,6 +102,7 @@ def _overrides(command: str, what: str, argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own with task/<name>.yaml, optim/<name>.yaml …")
     if command == "sweep":
         parser.add_argument("-m", "--multirun", action="store_true", help="accepted and implied")
+        parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it should take; start nothing")
     options, rest = parser.parse_known_args(argv)
     if options.help:
         from clipbench.listing import keys
@@ -119,9 +126,13 @@ def run(argv: list[str]) -> int:
     options = _overrides("run", "Make one run, record it and show its result.", argv)
     _loading()
     from clipbench import show
+    from clipbench.grid import split_launcher
     from clipbench.run import make_plan
 
-    plan = make_plan(options.overrides, options.config_dir)
+    words, launcher = split_launcher(options.overrides)
+    if launcher:
+        raise UserError(f"{launcher[0]}: a launcher makes a sweep. For one run: clipbench sweep optim.clipping_type=auto seed=0 …")
+    plan = make_plan(words, options.config_dir)
     if (row := show.finished_row(plan)) is None:
         row = _make(plan)
     else:
@@ -160,10 +171,21 @@ def _make(plan: Plan) -> dict[str, Any] | None:
 def sweep(argv: list[str]) -> int:
     options = _overrides("sweep", "Make every run of a grid that is not finished yet.", argv)
     _loading()
-    from clipbench.grid import make_plans
+    from clipbench.grid import make_plans, split_launcher
     from clipbench.sweep import make_runs
 
-    return make_runs(make_plans(options.overrides, options.config_dir))
+    words, launcher = split_launcher(options.overrides)
+    plans = make_plans(words, options.config_dir)
+    if options.dry_run:
+        from clipbench import estimate
+
+        estimate.show(plans, launcher)
+        return DONE
+    if launcher:
+        from clipbench.launch import launch
+
+        return launch(plans, launcher, options.config_dir)
+    return make_runs(plans)
 
 
 def prepare(argv: list[str]) -> int:
@@ -185,6 +207,48 @@ def plot(argv: list[str]) -> int:
 
     for path in draw(options.results, options.out or options.results / "figures"):
         print(path)
+    return DONE
+
+
+def status(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench status", description="What is done, failed, unfinished or being made.", allow_abbrev=False)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="a results folder (results)")
+    options = parser.parse_args(argv)
+    from clipbench.status import show
+
+    show(options.results)
+    return DONE
+
+
+def rm(argv: list[str]) -> int:
+    from clipbench.remove import FILTER, remove
+
+    parser = _Parser(prog="clipbench rm", description="Remove runs from the three tables, with their checkpoints.", allow_abbrev=False)
+    parser.epilog, parser.formatter_class = FILTER, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("results", type=Path, help="a results folder; it comes first")
+    parser.add_argument("filters", metavar="FILTER", nargs="*", help="which runs: see below")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    options = parser.parse_intermixed_args(argv)
+    remove(options.results, options.filters, options.yes)
+    return DONE
+
+
+def completion(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench completion", description="Print the script that makes TAB complete clipbench's words.")
+    parser.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
+    options = parser.parse_args(argv)
+    from clipbench.completion import script
+
+    print(script(options.shell), end="")
+    return DONE
+
+
+def complete(argv: list[str]) -> int:
+    if not 3 <= len(argv) <= 4:
+        raise UserError("`clipbench complete` is for the shells. The script that makes them ask: clipbench completion bash")
+    from clipbench.completion import answer
+
+    print("".join(f"{line}\n" for line in answer(*argv)), end="")
     return DONE
 
 

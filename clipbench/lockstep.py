@@ -156,7 +156,7 @@ class Pause:
 
 def _member(plan: Plan, task: Task, device: torch.device) -> Member:
     """At its first step, or where its last checkpoint left it."""
-    plan.work.note({"label": plan.label, "overrides": plan.overrides, "steps": plan.settings.steps, "started": now()})
+    plan.work.note({"label": plan.label, "overrides": plan.words, "steps": plan.settings.steps, "started": now()})
     while True:
         member = Member(plan, build_learner(plan.settings, plan.rule, task, device), Rows())
         try:

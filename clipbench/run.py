@@ -41,8 +41,12 @@ class Plan:
     @property
     def command(self) -> str:
         """What makes this run alone."""
-        own = ["--config-dir", str(self.config_dir)] if self.config_dir else []
-        return shlex.join(["clipbench", "run", *own, *self.overrides])
+        return shlex.join(["clipbench", "run", *self.words])
+
+    @property
+    def words(self) -> list[str]:
+        """What asks for it on a command line."""
+        return [*(["--config-dir", str(self.config_dir)] if self.config_dir else []), *self.overrides]
 
     @property
     def folder(self) -> Path:
@@ -125,7 +129,7 @@ def record(plan: Plan, rows: Rows, facts: dict[str, Any], device: torch.device) 
         **facts,
         "ended": now(),
         "config": settings.as_json(),
-        "overrides": json.dumps(plan.overrides),
+        "overrides": json.dumps(plan.words),
         **environment(device),
     }
     results.write_rows(plan.folder, "steps", plan.run, (asdict(item) for item in rows))

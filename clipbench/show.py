@@ -16,6 +16,7 @@ from rich.table import Table
 from clipbench import results
 from clipbench.plot import draw_run
 from clipbench.run import Plan
+from clipbench.status import ending
 from clipbench.train import EvalRow, Row, StepRow
 
 Watch = Callable[[Sequence[Row]], None]
@@ -80,7 +81,7 @@ def _print_lines(state: _State, rows: Sequence[Row], plan: Plan) -> None:
 def outcome(row: dict[str, Any]) -> str:
     """ "mcc 0.71 on test, done after 1500 steps, 28 s of training"; of a failed run, the end of its traceback."""
     if row["status"] == "failed":
-        return f"failed: {(row['error'].strip().splitlines() or [''])[-1]}"
+        return f"failed: {ending(row['error'], 1)}"
     value = "no value" if pd.isna(row.get("final_test")) else f"{row['final_test']:.3f}"
     return f"{row['headline']} {value} on test, {row['status']} after {row['steps']} steps, {row['seconds']:.0f} s of training"
 
@@ -109,7 +110,7 @@ def result(plan: Plan, row: dict[str, Any]) -> None:
     table.add_row("data", row["data"] + _full_scale(plan))
     table.add_row("rows", f"{plan.folder}/{{steps,evals,runs}}/{plan.run}.parquet")
     table.add_row("figure", str(draw_run(plan.folder, plan.run, plan.folder / "figures")))
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
 
 
 def _headline(row: dict[str, Any], evals: pd.DataFrame) -> str:
@@ -150,5 +151,5 @@ def summary(folder: Path, runs: Sequence[str]) -> None:
             str(diverged),
             text,
         )
-    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
     print(f"The figures: clipbench plot {folder}")

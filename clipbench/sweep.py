@@ -6,7 +6,7 @@ import heapq
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
@@ -27,20 +27,30 @@ DEATHS = 2  # so often may a run's worker die without the run getting any furthe
 def groups_of(plans: Iterable[Plan], most: int, slots: int) -> list[list[Plan]]:
     """Runs that can go side by side, at most `most` of them, the largest group first; split further where slots would else wait.
 
-    That is: until the slots, each taking the next group when it is free, end within a tenth of each other.
+    That is: until the slots, each taking the next group when it is free, are done within a tenth of what single runs would need.
     """
     together: dict[str, list[Plan]] = {}
     for plan in plans:
         together.setdefault(lockstep.key(plan), []).append(plan)
     groups = [part for group in together.values() for part in _parts(group, -(-len(group) // most))]
+    singly = _makespan(sorted(([plan] for group in groups for plan in group), key=_cost, reverse=True), slots)
     while groups:
         groups.sort(key=_cost, reverse=True)
-        total, largest = sum(map(_cost, groups)), max(groups, key=len)
-        if len(largest) == 1 or _makespan(groups, slots) <= 1.1 * total / slots:
+        largest = max(groups, key=len)
+        if len(largest) == 1 or _makespan(groups, slots) <= 1.1 * singly:
             break
         groups.remove(largest)
         groups += _parts(largest, 2)
     return groups
+
+
+def arrange(todo: Sequence[Plan]) -> tuple[list[list[Plan]], list[Slot]]:
+    """What would go side by side, and the slots there are, by the settings that all plans share."""
+    settings = todo[0].settings
+    places = slots(settings.device, settings.threads, settings.sweep["workers_per_device"])
+    setting = settings.sweep["lockstep"]
+    most = setting if type(setting) is int else len(todo) if setting else 1
+    return groups_of(todo, most, len(places)), places
 
 
 def _parts(group: list[Plan], count: int) -> list[list[Plan]]:
@@ -78,12 +88,8 @@ class Sweep:
     """Hands groups to workers and hears what becomes of them, until nothing is left to do."""
 
     def __init__(self, plans: Sequence[Plan], todo: Sequence[Plan], say: Say) -> None:
-        settings = plans[0].settings
         self.folder, self.say = plans[0].folder, say
-        places = slots(settings.device, settings.threads, settings.sweep["workers_per_device"])
-        setting = settings.sweep["lockstep"]
-        most = setting if type(setting) is int else len(todo) if setting else 1
-        groups = groups_of(todo, most, len(places))
+        groups, places = arrange(todo)
         before = results.statuses(self.folder, [plan.run for plan in plans])
         status = {run: status for run, status in before.items() if status != "failed"}
         self.state = State({plan.run: plan for plan in plans}, places, status, deque(groups), already=len(status))
@@ -200,27 +206,39 @@ class Sweep:
 
 def make_runs(plans: Sequence[Plan]) -> int:
     """Make the runs that are not finished, show the table of all, and return the exit code."""
+    todo = unfinished(plans)
+    if not todo:
+        return conclude(plans, {})
+    with first_interrupt("Finishing the steps at hand and keeping everything.") as interrupted, board() as say:
+        sweep = Sweep(plans, todo, say)
+        sweep.make(interrupted)
+    return say_interrupted(plans, sweep.state.status) if sweep.state.stopping else conclude(plans, sweep.state.status, sweep.mistakes)
+
+
+def unfinished(plans: Sequence[Plan]) -> list[Plan]:
+    """Those that have no row or a failed one; a line says how many. UserError where the folder cannot be written."""
     folder = plans[0].folder
     results.check_writable(folder)
     status = results.statuses(folder, [plan.run for plan in plans])
     todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
     print(f"{len(plans)} runs, {len(plans) - len(todo)} of them finished already, {len(todo)} to do, into {folder}", flush=True)
-    failed: list[Plan] = []
-    if todo:
-        with first_interrupt("Finishing the steps at hand and keeping everything.") as interrupted, board() as say:
-            sweep = Sweep(plans, todo, say)
-            sweep.make(interrupted)
-        state = sweep.state
-        failed = [plan for plan in plans if state.status.get(plan.run) == "failed"]
-        if state.stopping:
-            done = sum(status in ("done", "diverged") for status in state.status.values())
-            message = f"clipbench: Interrupted, {done} of {len(plans)} runs are done. Nothing is lost: the same command goes on from there."
-            print(message, file=sys.stderr)
-            return 130
-    show.summary(folder, [plan.run for plan in plans])
+    return todo
+
+
+def conclude(plans: Sequence[Plan], status: Mapping[str, str], mistakes: Sequence[str] = ()) -> int:
+    """The table of all runs, the commands of those that failed, and the exit code. UserError with the mistakes, if there are any."""
+    show.summary(plans[0].folder, [plan.run for plan in plans])
+    failed = [plan for plan in plans if status.get(plan.run) == "failed"]
     for plan in failed:
         print(f"failed: {plan.command}", file=sys.stderr)
-    if todo and sweep.mistakes:
-        missing = sum(status == "not made" for status in state.status.values())
-        raise UserError(" ".join(sweep.mistakes) + f" ({missing} of {len(plans)} runs were not made; the same command goes on from there.)")
+    if mistakes:
+        missing = sum(status.get(plan.run, "not made") == "not made" for plan in plans)
+        raise UserError(" ".join(mistakes) + f" ({missing} of {len(plans)} runs were not made; the same command goes on from there.)")
     return 1 if failed else 0
+
+
+def say_interrupted(plans: Sequence[Plan], status: Mapping[str, str]) -> int:
+    done = sum(status.get(plan.run) in ("done", "diverged") for plan in plans)
+    message = f"clipbench: Interrupted, {done} of {len(plans)} runs are done. Nothing is lost: the same command goes on from there."
+    print(message, file=sys.stderr)
+    return 130

@@ -8,7 +8,6 @@ import os
 import pickle
 import queue
 import signal
-import tempfile
 import threading
 import time
 import traceback
@@ -16,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,10 +59,11 @@ class Worker:
         context: Any = multiprocessing.get_context(method)
         context.set_forkserver_preload(["clipbench.workers", *modules])
         self.connection, theirs = context.Pipe()
-        self.crash = Path(tempfile.mkstemp(prefix="clipbench-crash-")[1])
-        self.process = context.Process(target=_main, args=(theirs, slot, os.getcwd(), str(self.crash)), name=f"clipbench {slot.name}")
+        self.trace, last_words = context.Pipe(duplex=False)  # what a crash leaves: the Python lines it happened in
+        self.process = context.Process(target=_main, args=(theirs, last_words, slot, os.getcwd()), name=f"clipbench {slot.name}")
         self.process.start()
         theirs.close()
+        last_words.close()
 
     def make(self, group: Sequence[Plan]) -> None:
         self.group = list(group)
@@ -86,7 +85,7 @@ class Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        self.crash.unlink(missing_ok=True)
+        self.trace.close()
 
     def told(self) -> list[tuple[Any, ...]]:
         messages = []
@@ -105,11 +104,11 @@ class Worker:
         code = self.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = " (the system does so when memory runs out)" if code == -signal.SIGKILL else ""
-        trace = self.crash.read_text(errors="replace") if self.crash.exists() else ""
+        trace = os.read(self.trace.fileno(), 1 << 16).decode(errors="replace") if self.trace.poll() else ""
         return f"The worker process on {self.slot.name} {how}{hint}.\n{trace}".rstrip()
 
 
-def _main(connection: Connection, slot: Slot, folder: str, crash: str) -> None:
+def _main(connection: Connection, last_words: Connection, slot: Slot, folder: str) -> None:
     """The worker: groups come in, news goes out. It stops with a checkpoint when told, and when whoever would hear its news is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the sweep decides
     stopped, inbox = threading.Event(), queue.Queue()  # type: ignore[var-annotated]
@@ -120,10 +119,9 @@ def _main(connection: Connection, slot: Slot, folder: str, crash: str) -> None:
     if slot.device.startswith("cuda:"):
         torch.cuda.set_device(slot.device)
     threading.Thread(target=_listen, args=(connection, inbox, stopped), daemon=True).start()
-    with open(crash, "w") as file:
-        faulthandler.enable(file)
-        while not stopped.is_set() and (message := inbox.get()) is not None:
-            _make(connection, message, stopped)
+    faulthandler.enable(last_words.fileno())
+    while not stopped.is_set() and (message := inbox.get()) is not None:
+        _make(connection, message, stopped)
 
 
 def _listen(connection: Connection, inbox: queue.Queue, stopped: threading.Event) -> None:

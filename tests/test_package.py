@@ -38,7 +38,7 @@ def test_the_version_is_the_projects():
         ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.errors"}),
         ("tasks", {"clipbench.task", "clipbench.tasks", "clipbench.errors", "clipbench.loading"}),
         ("clipbench/task.py", {"clipbench.errors"}),
-        ("clipbench/train.py", {"clipbench.optim", "clipbench.seeds", "clipbench.task"}),
+        ("clipbench/train.py", {"clipbench.optim", "clipbench.seeds", "clipbench.task", "clipbench.errors"}),
         ("clipbench/results.py", {"clipbench.errors"}),
     ],
 )

@@ -1,0 +1,180 @@
+"""What runs side by side cost: the wall time of 16 over that of one, and over 16 one by one. A table in Markdown.
+
+python scripts/bench_lockstep.py [--steps 30] [--runs 16] [--repeats 3] [--device auto] [--only TEXT]
+
+The clock runs while the steps are made, the run is evaluated once and its tables are written; imports and loading the data are left
+out, since a real run has many more steps. One thread a run. The three ways take turns, and medians are shown: first in one worker,
+then, where the machine has several, in the workers that a sweep has by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clipbench import lockstep
+from clipbench.build import find_device
+from clipbench.grid import make_plans
+from clipbench.run import Plan
+from clipbench.sweep import groups_of
+from clipbench.workers import Slot, slots
+
+WORKLOADS = {
+    "imagenet (mini)": "task=imagenet",
+    "voc (mini)": "task=voc",
+    "cola (mini)": "task=cola",
+    "reddit (mini)": "task=reddit",
+    "JPEG files, ResNet18 at 64 px": "task=imagenet scale=full task.data={folder}/images task.size=64 batch_size=64",
+    "sampling in a graph of 2 million edges": "task=large_graph batch_size=1024",
+}
+LARGE_GRAPH = '''
+from functools import cache, cached_property
+import torch
+from clipbench.tasks.reddit import Batch, Graph, MiniReddit, communities
+
+@cache
+def data():
+    return communities(nodes=100_000, features=100, edges=1_000_000)
+
+@cache
+def graph(device):
+    return Graph(data().x.to(device), data().edge_index.to(device))
+
+class LargeGraph(MiniReddit):
+    """Loaded once a process; evaluated on a sample, so that the clock sees training."""
+    source = "a larger generated community graph"
+    loaded = cached_property(lambda self: data())
+    graph = cached_property(lambda self: graph(self.device))
+
+    def eval_batches(self, split):
+        nodes = self.nodes[split][:1024].to(self.device)
+        hops = self.graph.sample(nodes, self.fanouts, torch.Generator(self.device).manual_seed(0))
+        yield Batch(self.graph.x, hops, hops[-1].targets, self.labels[nodes])
+'''
+TASK = "name: large_graph\n_target_: large_graph.LargeGraph\nbatch_size: ${batch_size}\ndevice: ${device}\nfanouts: [10, 10]\nhidden: 128\n"
+
+
+def prepare(folder: Path) -> None:
+    """Images of 256 pixels as an ImageNet folder, some 20 kB each, and the task of the larger graph."""
+    rng = np.random.default_rng(0)
+    for i in range(1400):
+        path = folder / "images" / ("val" if i < 100 else "train") / f"class{i % 10}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shapes = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
+        noisy = np.asarray(shapes) + rng.normal(0, 12, (256, 256, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=85)
+    (folder / "task").mkdir()
+    (folder / "task" / "large_graph.yaml").write_text(TASK)
+    (folder / "large_graph.py").write_text(LARGE_GRAPH)
+
+
+def seconds_of_group(plans: Sequence[Plan]) -> float:
+    """From the moment when all are loaded until the last is recorded."""
+    loading, started = {plan.run for plan in plans}, 0.0
+    for news in lockstep.work(plans):
+        if news.row and news.row["status"] != "done":
+            raise SystemExit(f"{news.plan.label} has {news.row['status']}: {news.row['error']}")
+        if loading:
+            loading.discard(news.plan.run)
+            started = time.perf_counter()
+    return time.perf_counter() - started
+
+
+def seconds_of_slot(job: tuple[tuple[int, ...], list[list[Plan]]]) -> float:
+    """Its groups, one after the other. In a process of the pool."""
+    cores, groups = job
+    if cores:
+        os.sched_setaffinity(0, cores)
+    return sum(map(seconds_of_group, groups))
+
+
+class Bench:
+    """Processes that stay, so that imports are paid once, and a fresh results folder for every measurement."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder, self.fresh = folder, count()
+        self.several = slots(device, 1, None)
+        self.all_cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+        spawn = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(len(self.several), spawn, sys.path.insert, (0, str(folder)))
+
+    def plans(self, words: str, runs: int, steps: int, device: str) -> list[Plan]:
+        levels = ",".join(f"{0.5 + i / 10:.1f}" for i in range(runs))
+        shared = [f"steps={steps}", f"eval_every={steps}", "threads=1", f"device={device}", "optim.clipping_type=norm"]
+        return make_plans(
+            [*words.format(folder=self.folder).split(), *shared, f"optim.clipping_level={levels}", "seed=choice(0)"], self.folder
+        )
+
+    def seconds(self, plans: Sequence[Plan], side_by_side: bool, places: Sequence[Slot]) -> float:
+        results = str(self.folder / f"results{next(self.fresh)}")
+        plans = [replace(plan, settings=replace(plan.settings, results=results, device=places[0].device)) for plan in plans]
+        groups = groups_of(plans, len(plans) if side_by_side else 1, len(places))
+        jobs = [(place.cores or self.all_cores, groups[i :: len(places)]) for i, place in enumerate(places)]
+        return max(self.pool.map(seconds_of_slot, jobs))
+
+    def row(self, plans: Sequence[Plan], repeats: int) -> list[str]:
+        """The cells of one workload."""
+        single = [replace(self.several[0], cores=None)]
+        ways: dict[str, Any] = {"one": (plans[:1], True, single), "side": (plans, True, single), "by one": (plans, False, single)}
+        if len(self.several) > 1:
+            ways |= {"side, several": (plans, True, self.several), "by one, several": (plans, False, self.several)}
+        self.seconds(plans[: len(self.several)], False, self.several)  # what happens once a process
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(repeats):
+            for way, asked in ways.items():
+                times[way].append(self.seconds(*asked))
+        median = {way: statistics.median(values) for way, values in times.items()}
+        cells = [f"{median['one']:.2f} s", f"{median['side']:.2f} s", f"{median['side'] / median['one']:.1f}"]
+        cells.append(f"{median['side'] / median['by one']:.2f}")
+        return cells + ([f"{median['side, several'] / median['by one, several']:.2f}"] if len(self.several) > 1 else [])
+
+
+def machine(device: str) -> str:
+    """ "NVIDIA H100, AMD EPYC 9654, 16 cores, torch 2.11.0"."""
+    kind = find_device(device)
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = [torch.cuda.get_device_name(kind)] if kind.type == "cuda" else []
+    return ", ".join([*gpu, *(names or [platform.processor()])[:1], f"{cores} cores", f"torch {torch.__version__}"])
+
+
+def main(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
+        bench = Bench(Path(folder), options.device)
+        n, several = options.runs, len(bench.several)
+        head = ["workload", "one run", f"{n} side by side", f"{n} side by side / one", f"{n} side by side / one by one"]
+        head += [f"the same in {several} workers"] if several > 1 else []
+        print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
+        for name in [name for name in WORKLOADS if options.only in name]:
+            plans = bench.plans(WORKLOADS[name], n, options.steps, options.device)
+            print(f"| {' | '.join([name, *bench.row(plans, options.repeats)])} |", flush=True)
+        print(f"\n{options.steps} steps, one thread a run, medians of {options.repeats}. {machine(options.device)}.")
+        bench.pool.shutdown()
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes in the pool
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help=f"the workloads with TEXT in their name, of: {'; '.join(WORKLOADS)}")
+    for name, value in (("steps", 30), ("runs", 16), ("repeats", 3)):
+        parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{value} by default")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    main(parser.parse_args())
