@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clipbench.errors import Unreadable
-from clipbench.lease import Lease
+from clipbench.lease import Lease, holder
 from clipbench.results import whole
 from clipbench.train import EvalRow, Learner, Row, StepRow
 
@@ -73,7 +73,13 @@ class Work:
         """Replace the checkpoint. UserError where it cannot be written; then the one before is still there."""
         path = self.folder / f"checkpoint-{learner.step:09}.pt"
         with whole(path) as partial:
-            torch.save({"learner": learner.state_dict(), "rows": rows.state_dict()}, partial)
+            try:
+                with open(partial, "wb") as file:
+                    torch.save({"learner": learner.state_dict(), "rows": rows.state_dict()}, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # what the disk said, which torch's writer hides
+                    raise error.__context__ from None
+                raise
         for older in checkpoints(self.folder)[:-1]:
             older.unlink(missing_ok=True)
 
@@ -99,6 +105,11 @@ class Work:
         with suppress(Exception):  # none, or one that `load` will name
             rows.load_state_dict(torch.load(checkpoints(self.folder)[-1], map_location="cpu", weights_only=True)["rows"])
         return rows
+
+    def clear_left_over(self) -> None:
+        """Of a finished run whose process ended before it cleared, or stalled while another finished the run."""
+        if self.folder.exists() and holder(self.folder) is None:
+            self.clear()
 
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -28,17 +28,21 @@ class Lease:
     def acquire(self) -> str | None:
         """None once it is ours, else who holds it: "process 71 on host a, last heard of 3 s ago"."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        number, current = _newest(self.folder)
-        if current and (owner := living_owner(current)):
+        if owner := holder(self.folder):
             return owner
-        mine = self.folder / f"lease.{number + 1}"
+        older = _leases(self.folder)
+        mine = self.folder / f"lease.{max(older, default=0) + 1}"
         try:
             with open(mine, "x", encoding="utf-8") as file:
                 json.dump(_identity(), file)
         except FileExistsError:
             return f"another process, which took {mine} at this moment"
-        for older in range(1, number + 1):
-            (self.folder / f"lease.{older}").unlink(missing_ok=True)
+        for path in _leases(self.folder).values():
+            if path != mine and (owner := living_owner(path)):  # who came while we looked at one who was gone
+                mine.unlink()
+                return owner
+        for path in older.values():
+            path.unlink(missing_ok=True)
         self.path = mine
         return None
 
@@ -86,15 +90,15 @@ class Heartbeat:
 
 def holder(folder: Path) -> str | None:
     """Who makes the run whose folder this is, if anybody."""
-    current = _newest(folder)[1]
-    return living_owner(current) if current else None
+    leases = _leases(folder)
+    return living_owner(leases[max(leases)]) if leases else None
 
 
 def living_owner(path: Path) -> str | None:
     """The lease's owner in words; None where the lease has expired, or the owner was a process of this machine that has ended."""
     try:
         silent = _now(path.parent) - path.stat().st_mtime
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     if silent > EXPIRES:
@@ -108,9 +112,9 @@ def living_owner(path: Path) -> str | None:
     return f"process {owner['pid']} on {owner['host']}, last heard of {max(0, silent):.0f} s ago"
 
 
-def _newest(folder: Path) -> tuple[int, Path | None]:
-    numbers = [int(path.suffix[1:]) for path in folder.glob("lease.*") if path.suffix[1:].isdigit()]
-    return (max(numbers), folder / f"lease.{max(numbers)}") if numbers else (0, None)
+def _leases(folder: Path) -> dict[int, Path]:
+    """By their numbers."""
+    return {int(path.suffix[1:]): path for path in folder.glob("lease.*") if path.suffix[1:].isdigit()}
 
 
 def _now(folder: Path) -> float:

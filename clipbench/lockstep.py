@@ -44,6 +44,7 @@ class Member:
     plan: Plan
     learner: Learner
     rows: Rows
+    started: str
 
 
 class TooLarge(Exception):
@@ -100,12 +101,14 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[News]:
     facts = describe(task) | {"lockstep": len(plans)}
     members = {}
     for plan in plans:
+        started = _started(plan)
         try:
-            member = _member(plan, task, device)
+            member = _member(plan, started, task, device)
         except UserError:
             raise
         except Exception:
-            yield _ended(plan, Rows(), facts, End("failed", 0, 0.0, 0, traceback.format_exc()), device)
+            end = End("failed", 0, 0.0, 0, traceback.format_exc())
+            yield _ended(plan, Rows(), facts | {"started": started}, end, device)
         else:
             members[member.learner] = member
             yield News(plan, [*member.rows, *member.rows.evals])
@@ -125,7 +128,7 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[News]:
                     if end.status == "out of memory" and len(plans) > 1:
                         too_large = True
                     else:
-                        yield _ended(member.plan, member.rows, facts, end, device)
+                        yield _ended(member.plan, member.rows, facts | {"started": member.started}, end, device)
             if pause.due or too_large:
                 for member in members.values():
                     _save(member)
@@ -154,11 +157,10 @@ class Pause:
         return self.due
 
 
-def _member(plan: Plan, task: Task, device: torch.device) -> Member:
+def _member(plan: Plan, started: str, task: Task, device: torch.device) -> Member:
     """At its first step, or where its last checkpoint left it."""
-    plan.work.note({"label": plan.label, "overrides": plan.words, "steps": plan.settings.steps, "started": now()})
     while True:
-        member = Member(plan, build_learner(plan.settings, plan.rule, task, device), Rows())
+        member = Member(plan, build_learner(plan.settings, plan.rule, task, device), Rows(), started)
         try:
             plan.work.load(member.learner, member.rows)
             return member
@@ -177,8 +179,7 @@ def _save(member: Member) -> None:
 def _ended(plan: Plan, rows: Rows, facts: dict[str, Any], end: End, device: torch.device) -> News:
     """Write the tables and forget the checkpoint; that of a failed run is kept, so that another try goes on from there."""
     end = replace(end, status="failed") if end.status == "out of memory" else end
-    started = plan.work.note({})["started"]
-    row = record(plan, rows, facts | {"started": started} | outcome(end, rows, facts), device)
+    row = record(plan, rows, facts | outcome(end, rows, facts), device)
     if end.status != "failed":
         plan.work.clear()
     return News(plan, row=row)
@@ -189,5 +190,10 @@ def record_failure(plan: Plan, error: str) -> dict[str, Any]:
     rows = plan.work.rows()
     steps = list(rows)
     end = End("failed", len(steps), steps[-1].seconds if steps else 0.0, sum(row.clip_factor == 0 for row in steps), error)
-    started = plan.work.note({"started": now()})["started"]
-    return record(plan, rows, {"started": started, "lockstep": 1, **asdict(end)}, find_device(plan.settings.device))
+    facts = {"started": _started(plan), "lockstep": 1, **asdict(end)}
+    return record(plan, rows, facts, find_device(plan.settings.device))
+
+
+def _started(plan: Plan) -> str:
+    """When the run was first begun. Notes in its folder what asked for it."""
+    return plan.work.note({"label": plan.label, "overrides": plan.words, "steps": plan.settings.steps, "started": now()})["started"]

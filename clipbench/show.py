@@ -28,7 +28,10 @@ def finished_row(plan: Plan) -> dict[str, Any] | None:
     if not (plan.folder / "runs" / f"{plan.run}.parquet").exists():
         return None
     table = results.read(plan.folder, "runs", runs=[plan.run])
-    return None if table.empty or table["status"][0] == "failed" else dict(table.iloc[0])
+    if table.empty or table["status"][0] == "failed":
+        return None
+    plan.work.clear_left_over()
+    return dict(table.iloc[0])
 
 
 @contextmanager

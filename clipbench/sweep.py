@@ -220,7 +220,12 @@ def unfinished(plans: Sequence[Plan]) -> list[Plan]:
     folder = plans[0].folder
     results.check_writable(folder)
     status = results.statuses(folder, [plan.run for plan in plans])
-    todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
+    todo = []
+    for plan in plans:
+        if status.get(plan.run, "failed") == "failed":
+            todo.append(plan)
+        else:
+            plan.work.clear_left_over()
     print(f"{len(plans)} runs, {len(plans) - len(todo)} of them finished already, {len(todo)} to do, into {folder}", flush=True)
     return todo
 
