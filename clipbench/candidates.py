@@ -66,7 +66,7 @@ class Line:
         folders = [value for key, _, value in pairs if key == "--config-dir" and value]
         folders += [folder for word, folder in pairwise(words) if word == "--config-dir"]
         self.config_dir = next((path for folder in folders if (path := Path(folder).expanduser()).is_dir()), None)
-        self.roots = listing._folders(self.config_dir)
+        self.roots = listing.folders_of(self.config_dir)
         self.chosen = {key: value.split(",") for key, _, value in pairs if value}
         default = re.findall(r"^  - (\w+): (\w+)", (self.roots[0] / "run.yaml").read_text(encoding="utf-8"), re.MULTILINE)
         self.chosen = {group: [name] for group, name in default} | self.chosen
@@ -121,7 +121,7 @@ class Line:
         return dict.fromkeys(("true", "false") if note.split(" ")[0] in ("true", "false") else (), "")
 
     def choices(self, group: str) -> Words:
-        return {name: lines[0] for name, lines in listing._choices(group, self.config_dir).items()}
+        return {name: lines[0] for name, lines in listing.choices(group, self.config_dir).items()}
 
     def filters(self, current: str, folder: Path) -> Words:
         """For `rm`: columns of `runs`, values of those that have few, and the ids in the folder once one is begun."""

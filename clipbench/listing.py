@@ -13,25 +13,20 @@ PRIVATE = {"clipping"}  # included by the optimizers' files, no choice of its ow
 
 def everything(config_dir: Path | None = None) -> str:
     """Tasks, optimizers and clipping types, a line or two each."""
-    rows = {**_choices("task", config_dir)}
+    rows = {**choices("task", config_dir)}
     text = "Tasks (task=NAME; scale=mini is embedded and quick, scale=full the published setting)\n" + _table(rows)
-    text += "\nOptimizers (optim=NAME)\n" + _table(_choices("optim", config_dir))
+    text += "\nOptimizers (optim=NAME)\n" + _table(choices("optim", config_dir))
     text += "\nClipping types (optim.clipping_type=NAME, or module:Class for a rule of your own)\n" + _table(clipping_types())
     return text
 
 
 def keys(config_dir: Path | None = None) -> str:
     """Every key with its default, from the configuration files."""
-    folders = _folders(config_dir)
-    text = (
-        "Groups: "
-        + " · ".join(f"{group}={'|'.join(_choices(group, config_dir))}" for group in ("task", "optim", "scale", "schedule"))
-        + "\n"
-    )
-    text = text.replace(" · schedule=", "")
+    folders = folders_of(config_dir)
+    text = "Groups: " + " · ".join(f"{group}={'|'.join(choices(group, config_dir))}" for group in ("task", "optim", "scale")) + "\n"
     text += "\nKeys of every run, with their defaults\n" + _body(folders[0] / "run.yaml")
     text += "\nKeys of every optimizer: optim.KEY=VALUE\n" + _body(folders[0] / "optim" / "clipping.yaml")
-    for name in _choices("optim", config_dir):
+    for name in choices("optim", config_dir):
         text += f"\nKeys of optim={name}: optim.KEY=VALUE\n" + _body(_find(folders, "optim", name))
     for path in sorted(path for folder in folders for path in (folder / "task_scale").glob("*.yaml")):
         name, _, scale = path.stem.rpartition("_")
@@ -80,10 +75,10 @@ def _fields(name: str, classes: dict[str, ast.ClassDef]) -> list[str]:
     return inherited + own
 
 
-def _choices(group: str, config_dir: Path | None) -> dict[str, list[str]]:
+def choices(group: str, config_dir: Path | None) -> dict[str, list[str]]:
     """{name: [the file's first comment]}."""
     found = {}
-    for folder in _folders(config_dir):
+    for folder in folders_of(config_dir):
         for path in sorted((folder / group).glob("*.yaml")):
             if path.stem not in PRIVATE:
                 comments = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
@@ -91,7 +86,7 @@ def _choices(group: str, config_dir: Path | None) -> dict[str, list[str]]:
     return found
 
 
-def _folders(config_dir: Path | None) -> list[Path]:
+def folders_of(config_dir: Path | None) -> list[Path]:
     if config_dir and not config_dir.is_dir():
         raise UserError(f"--config-dir {config_dir} is not a folder. It must hold task/<name>.yaml and the like.")
     spec = find_spec("clipbench.conf")

@@ -107,8 +107,8 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[News]:
         except UserError:
             raise
         except Exception:
-            end = End("failed", 0, 0.0, 0, traceback.format_exc())
-            yield _ended(plan, Rows(), facts | {"started": started}, end, device)
+            failure = End("failed", 0, 0.0, 0, traceback.format_exc())
+            yield _ended(plan, Rows(), facts | {"started": started}, failure, device)
         else:
             members[member.learner] = member
             yield News(plan, [*member.rows, *member.rows.evals])

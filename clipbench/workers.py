@@ -60,8 +60,15 @@ class Worker:
         context.set_forkserver_preload(["clipbench.workers", *modules])
         self.connection, theirs = context.Pipe()
         self.trace, last_words = context.Pipe(duplex=False)  # what a crash leaves: the Python lines it happened in
-        self.process = context.Process(target=_main, args=(theirs, last_words, slot, os.getcwd()), name=f"clipbench {slot.name}")
-        self.process.start()
+        arguments = (theirs, last_words, slot, os.getcwd())
+        for tries_left in reversed(range(3)):
+            self.process = context.Process(target=_main, args=arguments, name=f"clipbench {slot.name}")
+            try:
+                self.process.start()
+                break
+            except (EOFError, OSError):  # the process that forks workers was killed at this moment: the next try starts another
+                if not tries_left:
+                    raise
         theirs.close()
         last_words.close()
 
