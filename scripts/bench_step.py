@@ -34,7 +34,7 @@ OPTIMIZERS: dict[
     "SGD": (torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9}, 24),
     "AdamW": (torch.optim.AdamW, {"lr": 1e-3}, 32),
 }
-TORCH_CLIP = {  # its names, and what its types need
+TORCH_CLIP: dict[str, dict[str, Any]] = {  # its names, and what its types need
     "none": {"clipping_type": "no_clip"},
     "norm": {"clipping_type": "norm", "clipping_level": 1.0},
     "linear_rand_norm": {"clipping_type": "linear_rand_norm", "clipping_level": 1.0, "beta": 0.85},
@@ -101,7 +101,7 @@ class Ways:
             "torch value, foreach": then(lambda: clip_grad_value_(self.params, 0.1), foreach),
         }
 
-    def build(self, **implementation: bool) -> torch.optim.Optimizer:
+    def build(self, **implementation: Any) -> torch.optim.Optimizer:
         return self.cls(self.params, **self.keywords, **implementation)
 
     def of(self, rule: str) -> dict[str, Callable[[], Any]]:
