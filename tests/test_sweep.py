@@ -274,8 +274,11 @@ def test_a_full_results_folder_is_read_once_a_run(own):
 
 
 PUBLISHED = {  # {task: [(optimizer, lr, type, level, p)]}: torch-clip's figures
-    "cola": [("sgd", 2e-3, "norm", level, None) for level in (0.5, 1, 2, 3)]
-    + [("adam", 5e-5, "none", None, None), ("sgd", 1e-3, "none", None, None)],
+    "cola": [
+        *(("sgd", 2e-3, "norm", level, None) for level in (0.5, 1, 2, 3)),
+        ("adam", 5e-5, "none", None, None),
+        ("sgd", 1e-3, "none", None, None),
+    ],
     "imagenet": [
         ("sgd", 0.01, "linear_rand_auto", None, 0.25),
         ("sgd", 0.01, "quadratic_rand_auto", None, 0.75),
@@ -284,8 +287,13 @@ PUBLISHED = {  # {task: [(optimizer, lr, type, level, p)]}: torch-clip's figures
         ("adam", 1e-4, "none", None, None),
         ("sgd", 0.01, "none", None, None),
     ],
-    "voc": [("sgd", 0.05, "norm", 1, None), ("sgd", 0.05, "auto", None, 0.25), ("sgd", 0.05, "layer_wise", 1, None)]
-    + [("sgd", 0.01, "none", None, None), ("adam", 1e-3, "none", None, None)],
+    "voc": [
+        ("sgd", 0.05, "norm", 1, None),
+        ("sgd", 0.05, "auto", None, 0.25),
+        ("sgd", 0.05, "layer_wise", 1, None),
+        ("sgd", 0.01, "none", None, None),
+        ("adam", 1e-3, "none", None, None),
+    ],
 }
 
 
