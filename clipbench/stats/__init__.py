@@ -4,6 +4,7 @@ interval.py    an estimate with its interval and n: mean, median, share
 paired.py      two methods at the same seeds; a family of methods against none
 aggregate.py   several tasks on one scale: bootstrap, interquartile mean, optimality gap, profiles
 curves.py      time to a target, best so far against budget
+tails.py       is a sample heavy-tailed: skewness, ρ_mR, the index of the tail, Hill, fits
 
 A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks and shares count it so,
 and a mean that it takes part in does not exist, so its interval is infinite and its p is 1.
@@ -34,15 +35,18 @@ from clipbench.stats.paired import (
     sign_flip,
     sign_flip_floor,
 )
+from clipbench.stats.tails import Tail, hill, rho_mr, skewness, tail, tail_index
 
 __all__ = [
     "Band",
     "Comparison",
     "Interval",
+    "Tail",
     "best_so_far",
     "bootstrap_probability",
     "compare",
     "expected_best",
+    "hill",
     "holm",
     "interquartile_mean",
     "median",
@@ -52,12 +56,16 @@ __all__ = [
     "paired_t",
     "performance_profile",
     "probability_of_improvement",
+    "rho_mr",
     "scaled",
     "seed_correlation",
     "share_interval",
     "sign_flip",
     "sign_flip_floor",
+    "skewness",
     "stratified_bootstrap",
     "t_interval",
+    "tail",
+    "tail_index",
     "time_to_target",
 ]
