@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +20,9 @@ COLOURS = {"normal": style.GREY, "chi": "#0072B2", "lognormal": "#D55E00", "expo
 DASHES: dict[str, style.Dash] = {"normal": style.DASHES[1], "exponential": style.DASHES[2], "pareto": style.DASHES[3]}
 NAMES = {"chi": "χ", "pareto": "Pareto"}
 
+NOISE = r"‖∇f$_\mathrm{B}$ − ∇f‖"
+ROUNDING = 1e-5  # of a gradient in float32
+
 
 def draw_tails(rows: pd.DataFrame, path: Path) -> Path:
     """Write the figure of one run's rows of `tails`. UserError where it cannot be written."""
@@ -37,6 +39,8 @@ def samples(rows: pd.DataFrame) -> dict[int, Tail]:
     """{step: the analysis of ‖∇f_B − ∇f‖}. UserError where the batches do not differ."""
     found = {}
     for step, part in rows.groupby("step"):
+        if part["noise_norm"].max() <= ROUNDING * part["grad_norm"].max():
+            raise UserError(f"Step {step}: the batches have the same gradient, so there is no noise. Take a smaller batch_size.")
         try:
             found[int(step)] = stats.tail(part["noise_norm"])  # type: ignore[call-overload]
         except ValueError as error:
@@ -51,7 +55,7 @@ def figure(rows: pd.DataFrame) -> Figure:
     parts = np.atleast_1d(fig.subfigures(len(tails), 1))  # type: ignore[arg-type]
     for i, (part, (step, tail)) in enumerate(zip(parts, tails.items(), strict=True)):
         at = rows[rows["step"] == step]
-        words = f"{numbers(step, tail)}   ‖∇f‖ {at['full_norm'].iloc[0]:.3g}, median ‖∇f_B − ∇f‖ {np.median(tail.values):.3g}"
+        words = f"{numbers(step, tail)}   ‖∇f‖ {at['full_norm'].iloc[0]:.3g}, median {NOISE} {np.median(tail.values):.3g}"
         part.suptitle(f"{words}\n{conclusion(tail)}", x=0.005, ha="left", fontsize=6.5)
         panels = part.subplots(1, 4)
         for number, (draw, ax) in enumerate(zip((_density, _ccdf, _quantiles, _hill), panels, strict=True)):
@@ -77,17 +81,15 @@ def conclusion(tail: Tail) -> str:
     """What these batches allow to be said, and no more."""
     n, low, high = len(tail.values), tail.index.low, tail.index.high
     if tail.verdict == "heavy":
-        variance = (
-            "the variance is finite" if high < 0.5 else "an infinite variance is not excluded" if low < 0.5 else "of infinite variance"
-        )
-        return f"Heavy tail: ξ is above 0, so the noise decays more slowly than exponentially; {variance} (that would take ξ ≥ ½)."
-    bound = f"a power tail, if any, has α above {1 / high:.1f}" if 0 < high < math.inf else "there is no power tail"
+        variance = "its variance is finite" if high < 0.5 else "its variance may be infinite" if low < 0.5 else "its variance is infinite"
+        return f"Heavy tail: ξ is above 0, so the noise falls off more slowly than exponentially; {variance} (ξ ≥ ½ would be)."
+    bound = "a power tail is excluded" if high <= 0 else f"a power tail would have α above {1 / high:.1f}"
+    if high >= 0.5:
+        bound = f"{n} batches are too few to exclude a power tail, even one of infinite variance"
+    far = f"far values {tail.rho.estimate:.2g} times as frequent as under a normal, where Gaussian noise (χ) has {tail.rho_chi:.2g}"
     if tail.verdict == "outliers":
-        far = (
-            f"Far values are {tail.rho.estimate:.2g} times as frequent as under a normal; Gaussian noise (χ) would give {tail.rho_chi:.2g}"
-        )
-        return f"Skewed, no heavy tail shown. {far}. ξ does not exclude an exponential tail: {bound}."
-    return f"No sign of a heavy tail in {n} batches: far values are no more frequent than Gaussian noise (χ) would have them, and {bound}."
+        return f"Skewed, not shown to be heavy: {far}, but ξ may be 0; {bound}."
+    return f"No sign of a heavy tail: {far}, which these batches do not tell apart; {bound}."
 
 
 def _words(interval: Interval) -> str:
@@ -99,7 +101,7 @@ def _density(ax: Axes, tail: Tail) -> str:
     ax.hist(tail.values, bins="fd" if len(tail.values) < 5000 else 80, density=True, color="#d9d9d9")
     for name in ("normal", "chi", "lognormal"):
         ax.plot(x, tail.fits[name].pdf(x), color=COLOURS[name], linestyle=DASHES.get(name, "-"))
-    ax.set(yticks=[], xlabel="‖∇f_B − ∇f‖", ylim=(0, None))
+    ax.set(yticks=[], xlabel=NOISE, ylim=(0, None))
     ax.spines["left"].set_visible(False)
     return "density"
 
@@ -113,7 +115,7 @@ def _ccdf(ax: Axes, tail: Tail) -> str:
         ax.plot(x, tail.ccdf(name, x), color=COLOURS[name], linestyle=DASHES.get(name, "-"), label=NAMES.get(name, name), linewidth=0.9)
     ax.set(xscale="log", yscale="log", ylim=(0.4 / n, 1.6), xlabel="x")
     _few_ticks(ax)
-    return "P(‖∇f_B − ∇f‖ ≥ x)"
+    return f"P({NOISE} ≥ x)"
 
 
 def _quantiles(ax: Axes, tail: Tail) -> str:
@@ -138,15 +140,16 @@ def _hill(ax: Axes, tail: Tail) -> str:
     ax.annotate(
         "variance infinite below",
         (1, 2),
-        (0, 1.5),
+        (0, -1.5),
         ("axes fraction", "data"),
         "offset points",
         ha="right",
+        va="top",
         fontsize=5,
         color=COLOURS["pareto"],
     )
     ax.axvline(max(5, int(stats.tails.TAIL * len(tail.values))), color=style.GREY, linewidth=0.5)
-    ax.set(xscale="log", yscale="log", xlabel="k largest", ylim=(min(1.5, float(low[finite].min())), None))
+    ax.set(xscale="log", yscale="log", xlabel="k largest", ylim=(min(1.4, float(low[finite].min())), None))
     _few_ticks(ax)
     return "Hill's α, 95 % band"
 
