@@ -17,6 +17,7 @@ OPTIONS = {
     "run": ("--config-dir", "--help"),
     "sweep": ("--config-dir", "--dry-run", "--multirun", "--help"),
     "prepare": ("--config-dir", "--help"),
+    "tails": ("--at", "--batches", "--config-dir", "--help"),
     "plot": ("--out", "--help"),
     "list": ("--config-dir", "--help"),
     "status": ("--help",),
@@ -48,7 +49,7 @@ def _all(before: Sequence[str], current: str, after: Sequence[str]) -> Words:
     if current.startswith("-"):
         return dict.fromkeys(OPTIONS.get(command, ()), "")
     line = Line([*rest, *after])
-    if command in ("run", "sweep", "prepare"):
+    if command in ("run", "sweep", "prepare", "tails"):
         return line.overrides(current, command == "sweep")
     places = [word for previous, word in pairwise(before) if not word.startswith("-") and previous not in WITH_FOLDER]
     if command in ("plot", "status", "rm") and not places:

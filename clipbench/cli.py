@@ -26,6 +26,7 @@ clipbench: should I clip, how, at what level, and does it matter?
   clipbench run task=cola optim.clipping_type=auto          one run, with its result
   clipbench sweep optim.clipping_type=none,norm seed=0,1    a grid of runs; finished ones are not repeated
   clipbench plot results/                                   the figures of a results folder
+  clipbench tails task=cola --at 0,100,500                  is the gradient's noise heavy-tailed
   clipbench list                                            tasks, optimizers and clipping types with their formulas
   clipbench prepare task=voc scale=full                     fetch or check a data set
   clipbench status results/                                 what is done, failed or unfinished
@@ -76,7 +77,7 @@ def _warnings_as_messages() -> Iterator[None]:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"run": run, "sweep": sweep, "plot": plot, "list": list_everything, "prepare": prepare}
+    commands = {"run": run, "sweep": sweep, "plot": plot, "list": list_everything, "prepare": prepare, "tails": tails}
     commands |= {"status": status, "rm": rm, "completion": completion}
     if name == "complete":  # what the shells' scripts call
         return complete
@@ -103,6 +104,13 @@ def _overrides(command: str, what: str, argv: list[str]) -> argparse.Namespace:
     if command == "sweep":
         parser.add_argument("-m", "--multirun", action="store_true", help="accepted and implied")
         parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it should take; start nothing")
+    if command == "tails":
+        parser.add_argument(
+            "--at", default="0", metavar="STEPS", help="training steps after which to measure, as 0,100,500 (0: before training)"
+        )
+        parser.add_argument(
+            "--batches", type=int, default=1000, metavar="N", help="batches to measure, in whole passes where these are shorter (1000)"
+        )
     options, rest = parser.parse_known_args(argv)
     if options.help:
         from clipbench.listing import keys
@@ -195,6 +203,25 @@ def prepare(argv: list[str]) -> int:
 
     settings = config.load(options.overrides, options.config_dir)
     print(build_task(settings, find_device("cpu")).prepare())
+    return DONE
+
+
+def tails(argv: list[str]) -> int:
+    options = _overrides("tails", "Measure the gradient's noise over batches at fixed weights, and draw its tail.", argv)
+    _loading()
+    from clipbench import show
+    from clipbench.plot.tails import conclusion, draw_tails, numbers, samples
+    from clipbench.run import make_plan
+    from clipbench.tails import make, parse_steps
+
+    plan = make_plan(options.overrides, options.config_dir)
+    at = parse_steps(options.at, plan.settings.steps)
+    with show.counting(plan.label) as tick:
+        rows = make(plan, at, options.batches, tick)
+    for step, tail in samples(rows).items():
+        print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
+    name = f"{plan.settings.task['name']}_{plan.settings.scale}_{plan.run}_tails.png"
+    print(draw_tails(rows, plan.folder / "figures" / name))
     return DONE
 
 

@@ -3,6 +3,9 @@
 results/steps/<run>.parquet   one row per training step
 results/evals/<run>.parquet   one row per evaluation, split and metric
 results/runs/<run>.parquet    one row, written last: its existence means that the run is complete
+
+and, of `clipbench tails` alone:
+results/tails/<run>.parquet   one row per batch at fixed weights
 """
 
 from __future__ import annotations
@@ -39,6 +42,20 @@ SCHEMAS = {
         }
     ),
     "evals": pa.schema({"run": TEXT, "step": INT, "seconds": REAL, "split": TEXT, "metric": TEXT, "value": REAL}),
+    "tails": pa.schema(
+        {
+            "run": TEXT,
+            "label": TEXT,
+            "data": TEXT,
+            "step": INT,
+            "batch": INT,
+            "passes": REAL,
+            "loss": REAL,
+            "grad_norm": REAL,
+            "full_norm": REAL,
+            "noise_norm": REAL,
+        }
+    ),
     "runs": pa.schema(
         {
             "run": TEXT,
