@@ -44,7 +44,7 @@ def draw(results: Path, out: Path) -> list[Path]:
 
 def draw_run(results: Path, run: str, out: Path) -> Path:
     """Write the comparison figure that `run` stands in, among all runs of its task, scale and optimizer, and return its path."""
-    return next(_write(group, "comparison", out) for group in read_groups(results) if any(run in method.runs for method in group.methods))
+    return next(_write(group, "comparison", out) for group in read_groups(results, run))
 
 
 def _write(group: Group, name: str, out: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy import stats
 
 from clipbench import results as tables
@@ -81,14 +82,25 @@ class Group:
     def steps_of(self, *methods: Method) -> pd.DataFrame:
         return self.steps[self.steps["run"].isin([run for method in methods for run in method.runs])]
 
+    def curve(self, column: str) -> pd.DataFrame:
+        """A column of `steps` against step, one column per run; NaN after a run's end. (steps, runs)"""
+        codes = self.steps["run"].cat.codes.to_numpy()
+        at, row = np.unique(self.steps["step"].to_numpy(), return_inverse=True)
+        table = np.full((len(at), len(self.steps["run"].cat.categories)), np.nan)
+        table[row, codes] = self.steps[column].to_numpy()
+        return pd.DataFrame(table, pd.Index(at, name="step"), self.steps["run"].cat.categories)
+
     def metric(self, split: str) -> pd.DataFrame:
         """The headline metric against step, one column per run. (evaluations, runs)"""
         rows = self.evals[(self.evals["metric"] == self.headline) & (self.evals["split"] == split)]
         return rows.pivot(index="step", columns="run", values="value")
 
 
-def read_groups(folder: Path) -> list[Group]:
-    """Every group of a results folder, by name. UserError where no run has finished."""
+def read_groups(folder: Path, run: str | None = None) -> Iterator[Group]:
+    """Every group of a results folder, by name, or the one that holds `run`; each is read when it is asked for.
+
+    UserError where no run has finished.
+    """
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/."
@@ -97,8 +109,9 @@ def read_groups(folder: Path) -> list[Group]:
     if not runs["status"].isin(["done", "diverged"]).any():
         failed = f" (failed: {len(runs)})" if len(runs) else ""
         raise UserError(f"{folder} holds no finished run{failed}. Train one first: clipbench run results={folder}")
-    groups = runs.fillna({"scale": ""}).groupby(["task", "scale", "optimizer"])
-    return [_group(folder, part) for _, part in groups if (part["status"] != "failed").any()]
+    for _, part in runs.fillna({"scale": ""}).groupby(["task", "scale", "optimizer"]):
+        if (part["status"] != "failed").any() and (run is None or run in set(part["run"])):
+            yield _group(folder, part)
 
 
 def _group(folder: Path, runs: pd.DataFrame) -> Group:
@@ -118,11 +131,20 @@ def _group(folder: Path, runs: pd.DataFrame) -> Group:
         optimizer=first["optimizer"],
         headline=first["headline"],
         methods=tuple(methods),
-        steps=tables.read(folder, "steps", ["run", "step", "loss", "grad_norm", "clipped_norm", "clip_factor"], latest["run"]),
+        steps=_steps(folder, latest["run"]),
         evals=tables.read(folder, "evals", ["run", "step", "split", "metric", "value"], latest["run"]),
         higher_is_better=bool(first["higher_is_better"]),
         notes=tuple(f"runs left out: {count} {why}" for why, count in left_out.items() if count),
     )
+
+
+def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
+    """Only what is drawn, with `run` as a category: as text it would be most of the memory."""
+    columns = ["step", "seconds", "loss", "grad_norm", "clipped_norm", "clip_factor"]
+    parts = dict(tables.read_parts(folder, "steps", columns, runs))
+    empty = pa.schema([tables.SCHEMAS["steps"].field(name) for name in columns]).empty_table()
+    names = pd.Categorical.from_codes(np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()]), list(parts))
+    return pa.concat_tables([empty, *parts.values()]).to_pandas().assign(run=names)
 
 
 def _methods(runs: pd.DataFrame) -> Iterator[Method]:
