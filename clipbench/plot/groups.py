@@ -19,7 +19,7 @@ from clipbench.errors import UserError
 from clipbench.plot import style
 
 RESOLVED = ("clipping_type", "clipping_level", "p_autoclip", "beta", "lr")  # columns of `runs`: null where the type has no use for it
-APART = {"seed", "device", "threads", "results", "task.name", "task.device", "task.workers"}  # what may differ among the runs of a method
+APART = {"seed", "device", "threads", "results", "checkpoint_every", "task.name", "task.device", "task.workers"}  # what may differ among the runs of a method
 SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
 
 Settings = Mapping[str, Any]
@@ -36,6 +36,8 @@ class Method:
     finals: np.ndarray  # (len(done),)
     colour: str
     dash: style.Dash
+    name: str  # the type, or what a study calls the method
+    role: str  # in a study "final" or "default", else ""
 
     @property
     def type(self) -> str:
@@ -64,15 +66,19 @@ class Group:
     evals: pd.DataFrame
     higher_is_better: bool
     notes: tuple[str, ...]  # which runs are not drawn
+    study: str  # "" outside one
+    runs: pd.DataFrame  # of the methods, by run
+    tuning: pd.DataFrame  # a study's trials, by run: never drawn or judged together with the others
+    failed: pd.DataFrame
 
     @property
     def stem(self) -> str:
-        return re.sub(r"[^\w.-]+", "-", f"{self.task}_{self.scale}_{self.optimizer}")
+        return re.sub(r"[^\w.-]+", "-", "_".join(filter(None, [self.task, self.scale, self.optimizer, self.study])))
 
     def title(self, methods: int) -> str:
         """What the figure shows, how many of the methods, and which runs it leaves out."""
         cut = [f"the best {methods} of {len(self.methods)} methods"] * (methods < len(self.methods))
-        return "   ·   ".join([" ".join(filter(None, [self.task, self.scale, self.optimizer])), *cut, *self.notes])
+        return "   ·   ".join([" ".join(filter(None, [self.task, self.scale, self.optimizer, self.study])), *cut, *self.notes])
 
     @property
     def shown(self) -> tuple[Method, ...]:
@@ -109,7 +115,9 @@ def read_groups(folder: Path, run: str | None = None) -> Iterator[Group]:
     if not runs["status"].isin(["done", "diverged"]).any():
         failed = f" (failed: {len(runs)})" if len(runs) else ""
         raise UserError(f"{folder} holds no finished run{failed}. Train one first: clipbench run results={folder}")
-    for _, part in runs.fillna({"scale": ""}).groupby(["task", "scale", "optimizer"]):
+    runs = runs.assign(**{name: runs.get(name, pd.Series(index=runs.index, dtype=object)) for name in ("study", "role", "method", "trial")})
+    runs = runs.fillna({"scale": "", "study": "", "role": "", "method": ""})
+    for _, part in runs.groupby(["task", "scale", "optimizer", "study"]):
         if (part["status"] != "failed").any() and (run is None or run in set(part["run"])):
             yield _group(folder, part)
 
@@ -118,23 +126,32 @@ def _group(folder: Path, runs: pd.DataFrame) -> Group:
     finished = runs[runs["status"] != "failed"].sort_values(["started", "run"])
     settings = [_settings(row) for row in finished.to_dict("records")]
     number: dict[frozenset, int] = {}
-    finished = finished.assign(settings=settings, method=[number.setdefault(frozenset(each.items()), len(number)) for each in settings])
+    keys = [
+        frozenset([*each.items(), *row.items()])
+        for each, row in zip(settings, finished[["role", "method", "trial"]].fillna(-1).to_dict("records"), strict=True)
+    ]
+    finished = finished.assign(settings=settings, number=[number.setdefault(key, len(number)) for key in keys])
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further seed.
-    latest = finished.drop_duplicates(["method", "seed"], keep="last").sort_values(["seed", "run"])
+    latest = finished.drop_duplicates(["number", "seed"], keep="last").sort_values(["seed", "run"])
     left_out = {"failed": len(runs) - len(finished), "repeated later": len(finished) - len(latest)}
+    tuned = latest["role"] == "tune"
     first = latest.iloc[0]
     best = -1 if first["higher_is_better"] else 1
-    methods = sorted(_methods(latest), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label))
+    methods = sorted(_methods(latest[~tuned]), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label))
     return Group(
         task=first["task"],
         scale=first["scale"],
         optimizer=first["optimizer"],
         headline=first["headline"],
         methods=tuple(methods),
-        steps=_steps(folder, latest["run"]),
-        evals=tables.read(folder, "evals", ["run", "step", "split", "metric", "value"], latest["run"]),
+        steps=_steps(folder, latest[~tuned]["run"]),
+        evals=tables.read(folder, "evals", ["run", "step", "seconds", "split", "metric", "value"], latest[~tuned]["run"]),
         higher_is_better=bool(first["higher_is_better"]),
         notes=tuple(f"runs left out: {count} {why}" for why, count in left_out.items() if count),
+        study=first["study"],
+        runs=latest[~tuned].set_index("run"),
+        tuning=latest[tuned].set_index("run"),
+        failed=runs[runs["status"] == "failed"].set_index("run"),
     )
 
 
@@ -148,21 +165,24 @@ def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
 
 
 def _methods(runs: pd.DataFrame) -> Iterator[Method]:
-    kinds = dict(zip(runs["method"], runs["settings"], strict=True))
+    kinds = dict(zip(runs["number"], runs["settings"], strict=True))
     hues = style.hues({kind["clipping_type"] for kind in kinds.values()})
     for name, hue in hues.items():
         peers = {number: kind for number, kind in kinds.items() if kind["clipping_type"] == name}
         for variant, number in enumerate(sorted(peers, key=lambda number: _order(kinds[number]))):
-            rows, kind = runs[runs["method"] == number], kinds[number]
+            rows, kind = runs[runs["number"] == number], kinds[number]
             done = rows[rows["status"] == "done"]
+            role, method = rows["role"].iloc[0], rows["method"].iloc[0]
             yield Method(
-                label=_label(kind, peers.values(), kinds.values()),
+                label=_label(kind, peers.values(), kinds.values()) + " (default)" * (role == "default"),
                 settings=kind,
                 done=tuple(done["run"]),
                 diverged=tuple(rows[rows["status"] == "diverged"]["run"]),
                 finals=done["final"].to_numpy(float),
                 colour=style.shade(hue, variant, len(peers)),
                 dash=style.dash(name, variant),
+                name=method or name,
+                role=role,
             )
 
 
@@ -171,7 +191,9 @@ def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
     resolved = {name: None if pd.isna(run[name]) else run[name] for name in RESOLVED}
     hidden = APART | {f"optim.{name}" for name in RESOLVED}
     return resolved | {
-        key: value for key, value in _flat(json.loads(run["config"] or "{}")) if key not in hidden and not key.startswith("task.lr.")
+        key: value
+        for key, value in _flat(json.loads(run["config"] or "{}"))
+        if key not in hidden and not key.startswith(("task.lr.", "sweep.", "tag."))
     }
 
 
