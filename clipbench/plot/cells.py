@@ -11,7 +11,7 @@ from clipbench.plot.arms import Arm, Section
 from clipbench.plot.verdict import amount, p_value
 from clipbench.stats import Comparison, sign_flip_floor
 
-WIDTH, HEIGHT = 110, 16  # of the interval drawn in a cell, pixels
+WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
 
 
 def COLUMNS(section: Section) -> dict[str, str]:  # noqa: N802
@@ -71,9 +71,9 @@ def _compared(section: Section, comparison: Comparison | None) -> list[tuple[flo
         rest = [(math.nan, "diverged"), (math.nan, ""), (math.nan, ""), (math.nan, "")]
     else:
         bounded = math.isfinite(found.low)
-        ends = f" <small>{amount(section, found.low, found)} to {amount(section, found.high, found)}</small>" if bounded else ""
+        ends = f"<small>{amount(section, found.low, found)} to {amount(section, found.high, found)}</small>" if bounded else ""
         floor = sign_flip_floor(found.n)
-        exact = f"{p_value(comparison.sign_p)}" + (" <small>floor</small>" if comparison.sign_p <= floor * 1.001 else "")
+        exact = f"{p_value(comparison.sign_p)}" + ("<small>floor</small>" if comparison.sign_p <= floor * 1.001 else "")
         rest = [
             (found.estimate, amount(section, found.estimate, found, signed=True) + ends),
             (found.estimate, forest(section, comparison)),
@@ -84,7 +84,7 @@ def _compared(section: Section, comparison: Comparison | None) -> list[tuple[flo
         ]
     return [
         *rest,
-        (share.estimate, f"{share.estimate:.2f} <small>{share.low:.2f} to {share.high:.2f}</small>"),
+        (share.estimate, f"{share.estimate:.2f}<small>{share.low:.2f} to {share.high:.2f}</small>"),
         (correlation, "–" if math.isnan(correlation) else f"{correlation:.2f}".replace("-", "−")),
     ]
 

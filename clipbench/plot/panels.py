@@ -16,8 +16,8 @@ from clipbench.plot.arms import CLIPPED, Arm, Section
 from clipbench.plot.comparison import smooth, thinned
 from clipbench.plot.groups import mean_interval
 
-SIZE = (3.6, 2.3)  # inches
-MARGINS = (0.52, 0.1, 0.4, 0.1)
+SIZE = (3.05, 2.15)  # inches
+MARGINS = (0.5, 0.08, 0.4, 0.08)
 RC = style.RC | {
     "font.size": 7.5,
     "axes.labelsize": 7.5,
@@ -30,6 +30,7 @@ RC = style.RC | {
     "path.simplify_threshold": 0.3,
 }
 POINTS = 120  # of a line
+BANDS = 4  # methods; of more than that only none and the best keep theirs
 BINS = 48  # of time, for what clipping did
 
 Drawing = tuple[str, Figure]  # what it shows, and it
@@ -52,7 +53,7 @@ def curves(section: Section) -> Iterator[Drawing]:
     }
     for name, (values, seconds) in tables.items():
         yield f"{name}, against step", _curve(section, values, "step", name)
-        yield f"{name}, against time", _curve(section, _on_seconds(section, values, seconds), "seconds of training, evaluation left out", name)
+        yield f"{name}, against time", _curve(section, _on_seconds(section, values, seconds), "seconds of training", name)
 
 
 def _curve(section: Section, table: Any, xlabel: str, ylabel: str) -> Figure:
@@ -63,16 +64,22 @@ def _curve(section: Section, table: Any, xlabel: str, ylabel: str) -> Figure:
     style.log_if_wide(ax, "y", every)
     style.fit(ax, every)
     for arm in reversed(section.arms):  # the best on top
-        _mean(ax, tables[arm.name], arm)
+        _mean(ax, tables[arm.name], arm, arm in banded(section))
     return fig
 
 
-def _mean(ax: Axes, table: pd.DataFrame, arm: Arm) -> None:
+def banded(section: Section) -> list[Arm]:
+    """The arms that have a band: more of them would hide the lines."""
+    arms = section.arms
+    return [arm for arm in arms if len(arms) <= BANDS or arm is section.none or arm is arms[0]]
+
+
+def _mean(ax: Axes, table: pd.DataFrame, arm: Arm, band: bool) -> None:
     done = table[[run for run in arm.method.done if run in table]]
     if not done.empty:
         mean, half = mean_interval(done.to_numpy(float))
         ax.plot(done.index, mean, color=arm.method.colour, linestyle=arm.method.dash)
-        if done.shape[1] > 1:
+        if band and done.shape[1] > 1:
             ax.fill_between(done.index, mean - half, mean + half, color=arm.method.colour, alpha=0.12, linewidth=0)
     for run in arm.method.diverged:
         if run in table and len(line := table[run].dropna()):
@@ -102,7 +109,7 @@ def clipping(section: Section) -> Iterator[Drawing]:
     arms = [arm for arm in section.arms if arm.method.type != "none" and arm.method.role != "default"]
     if not arms or section.group.steps.empty:
         return
-    factor, factors = panel("step", "clip factor, median and 10 to 90 %")
+    factor, factors = panel("step", "clip factor")
     share, shares = panel("step", "steps clipped, %")
     width = -(-int(section.group.steps["step"].max()) // BINS)
     for arm in reversed(arms):
@@ -114,7 +121,8 @@ def clipping(section: Section) -> Iterator[Drawing]:
         at, (low, middle, high) = style.binned(bins[there], values[there], (0.1, 0.5, 0.9))
         x = (at + 0.5) * width
         look = {"color": arm.method.colour, "linestyle": arm.method.dash}
-        factors.fill_between(x, low, high, color=arm.method.colour, alpha=0.12, linewidth=0)
+        if arm in banded(section):
+            factors.fill_between(x, low, high, color=arm.method.colour, alpha=0.12, linewidth=0)
         factors.plot(x, middle, **look)
         clipped = np.bincount(bins[there], values[there] < CLIPPED)[at] / np.bincount(bins[there])[at]
         shares.plot(x, 100 * clipped, **look)

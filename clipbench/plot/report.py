@@ -20,7 +20,7 @@ from clipbench.plot.verdict import Verdict, judge
 
 BADGES = {"helps": "helps", "hurts": "hurts", "mixed": "depends", "same": "no difference", "few": "too few seeds", "diverged": "diverged"}
 BLOCKS: dict[str, tuple[Callable[[Section], Iterable[Drawing]], str]] = {
-    "Training": (panels.curves, "Mean over seeds with its 95 % t-interval; ✕ ends a run that diverged, which is no part of the mean."),
+    "Training": (panels.curves, "Mean over seeds with its 95 % t-interval, evaluation not timed; ✕ ends a run that diverged, which is no part of the mean."),
     "Sensitivity": (sensitivity, "Points are runs, ✕ those that diverged; shaded red, half of the runs or more diverge."),
     "Budget": (panels.budget, "Validation, tuning runs only: the final runs above are others, on other seeds."),
     "What clipping did": (panels.clipping, "Over all seeds. A factor of 1 leaves the gradient alone."),
@@ -83,7 +83,9 @@ def _badge(verdict: Verdict) -> str:
 def _section(section: Section, verdict: Verdict, anchor: str) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in verdict.notes)
     with matplotlib.rc_context(panels.RC):
-        blocks = [_block(name, list(make(section)), words) for name, (make, words) in BLOCKS.items()] if section.arms else []
+        cut = len(section.arms) > panels.BANDS
+        bands = f" Of more than {panels.BANDS} methods only none and {section.arms[0].name} keep their bands." if cut else ""
+        blocks = [_block(name, list(make(section)), words + bands * (name == "Training")) for name, (make, words) in BLOCKS.items()] if section.arms else []
     return f"""<section id="{anchor}">
 <h2>{escape(section.title)}</h2>
 <p class="verdict">{_badge(verdict)} {escape(verdict.sentence)}</p>

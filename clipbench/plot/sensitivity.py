@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from clipbench.plot import style
 from clipbench.plot.arms import NO_EDGE, Arm, Section
 from clipbench.plot.groups import mean_interval
-from clipbench.plot.panels import Drawing, panel
+from clipbench.plot.panels import Drawing, banded, panel
 
 GRID = 8  # values of a setting that are places of their own; more are put into bins of trials
 NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "p_autoclip"}
@@ -26,7 +26,7 @@ def sensitivity(section: Section) -> Iterator[Drawing]:
     if runs["lr"].nunique() > 1:
         fig, ax = _panel(section, runs, "lr")
         for arm in reversed(section.judged):
-            _line(ax, section, runs[runs["name"] == arm.name], "lr", arm)
+            _line(ax, section, runs[runs["name"] == arm.name], "lr", arm, arm in banded(section))
         yield f"learning rate: {how}", fig
     for arm in section.judged:
         own = runs[runs["name"] == arm.name]
@@ -34,7 +34,7 @@ def sensitivity(section: Section) -> Iterator[Drawing]:
             if own[setting].nunique() > 1:
                 fig, ax = _panel(section, own, setting)
                 _reference(ax, section, runs)
-                _line(ax, section, own, setting, arm)
+                _line(ax, section, own, setting, arm, True)
                 yield f"{arm.name}: {NAMES[setting]}", fig
 
 
@@ -113,7 +113,7 @@ def _region(ax: Axes, runs: pd.DataFrame, setting: str) -> None:
             ax.axvspan(float(back(low)), float(back(high)), color=RED, alpha=0.1, linewidth=0, label="half of the runs or more diverge")
 
 
-def _line(ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arm: Arm) -> None:
+def _line(ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arm: Arm, band: bool) -> None:
     """Points are runs, ✕ those that diverged, at the losing edge; the line is a mean with its 95 % t-interval."""
     runs = runs[runs[setting].notna()]
     if runs.empty:
@@ -129,7 +129,8 @@ def _line(ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arm: Arm
     rows = [(place, *_summary(section, part)) for place, part in runs.groupby(at)]
     places, means, halves = np.array(rows, float).T
     ax.plot(places, means, color=colour, linestyle=arm.method.dash)
-    ax.fill_between(places, means - halves, means + halves, color=colour, alpha=0.12, linewidth=0)
+    if band:
+        ax.fill_between(places, means - halves, means + halves, color=colour, alpha=0.12, linewidth=0)
 
 
 def _summary(section: Section, runs: pd.DataFrame) -> tuple[float, float]:

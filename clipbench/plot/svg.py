@@ -23,10 +23,10 @@ def text(figure: Figure) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)  # not the numbers that one reads
     svg = re.sub(r' d="([^"]*)"', lambda found: f' d="{_short(found[1])}"', svg)
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", FONT, svg)
-    return re.sub(r">\s+<", "><", svg).replace('"', "'") if "'" not in svg else re.sub(r">\s+<", "><", svg)
+    return re.sub(r">\s+<", "><", svg)
 
 
 def _short(path: str) -> str:

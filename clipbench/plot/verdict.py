@@ -107,7 +107,8 @@ def amount(section: Section, value: float, found: Interval, signed: bool = False
         return "−∞" if value < 0 else "∞"
     scale = 100 if section.in_points else 1
     size = scale * (found.half if math.isfinite(found.half) else abs(found.estimate))
-    digits = 1 if size == 0 or section.in_points and size >= 0.5 else max(0, min(6, 1 - math.floor(math.log10(size))))
+    first = -math.floor(math.log10(size)) if size else 0  # the decimal that its first digit stands at
+    digits = max(1, min(first, 4)) if section.in_points else max(0, min(first + 1, 8))
     text = f"{scale * value:.{digits}f}"
     if float(text) == 0:
         return text.lstrip("-")
