@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from clipbench.stats.interval import Interval, check_level
 
@@ -76,8 +76,8 @@ def stratified_bootstrap(
     """`statistic(scores)` with the interval of its values over resamples: seeds drawn with replacement within each task, rows as a whole.
 
     So methods that stand side by side in a task's columns stay paired: {task: (seeds, methods)} and a statistic of the columns.
-    The percentiles are expanded, so that few seeds do not make the interval too narrow. n is the fewest seeds of a task, and with one
-    the interval is infinite. The tasks are fixed: nothing is said on tasks that were not run.
+    The percentiles are expanded for few seeds: 95 % covers some 92 to 95 % from n = 3 on, where plain percentiles cover 84 %. n is the
+    fewest seeds of a task, and with one the interval is infinite. The tasks are fixed: nothing is said on tasks that were not run.
     Source: Agarwal et al. 2021, section 4.1; Hesterberg 2014 (arXiv 1411.5279), section 4.
     """
     estimate, low, high, n = _bootstrap(scores, lambda part: np.array([statistic(part)]), rng, repeats, level)
@@ -126,7 +126,7 @@ def _bootstrap(
     if n == 1:
         return estimate, np.full(estimate.shape, -math.inf), np.full(estimate.shape, math.inf), 1
     drawn = [statistic({task: part[rng.integers(len(part), size=len(part))] for task, part in parts.items()}) for _ in range(repeats)]
-    tail = float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - level) / 2, free)))
+    tail = float(special.ndtr(math.sqrt(n / (n - 1)) * special.stdtrit(free, (1 - level) / 2)))
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="inverted_cdf")  # no mean of −inf and a number
     return estimate, low, high, n
 

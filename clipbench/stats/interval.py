@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 SAME = 1e-12  # relative to the size of the values: differences below are rounding
 
@@ -46,7 +46,7 @@ def mean_interval(x: np.ndarray, size: float, level: float) -> Interval:
     if not np.isfinite(x).all():
         return Interval(math.nan, -math.inf, math.inf, len(x))
     mean, error = float(x.mean()), standard_error(x, size)
-    half = math.inf if error == 0 else float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * error
+    half = math.inf if error == 0 else float(special.stdtrit(len(x) - 1, (1 + level) / 2)) * error
     return Interval(mean, mean - half, mean + half, len(x))
 
 
