@@ -125,7 +125,7 @@ def show_outcome(arenas: Sequence[Arena], plans: Sequence[Plan]) -> None:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in ("method", "chosen", "validation, tuning", "test, mean (min to max)", "n", "test at the defaults", "n"):
             table.add_column(name, justify="right" if name == "n" else "left")
-        for row in _of(best, arena).itertuples():
+        for row in _of(best, arena).set_index("method", drop=False).loc[list(arena.study.methods)].itertuples():
             shown = [
                 f"{name}={value:g}" + (f" ({row.edge[name]} tried)" if name in row.edge else "") for name, value in row.numbers.items()
             ]

@@ -30,6 +30,8 @@ FIGURES = {"comparison": comparison, "levels": levels, "norms": distribution, "c
 def draw(results: Path, out: Path) -> list[Path]:
     """Write `<task>_<scale>_<optimizer>_<figure>.png` into `out`, four for each such group of runs, and return their paths.
 
+    A study's final runs and defaults form a group, `<task>_<scale>_<optimizer>_<study>`; its tuning runs are not drawn.
+
     `levels` is left out where no run clips. Files of `results` that cannot be read are skipped with a warning (results.Unreadable).
     UserError where `results` holds no finished run or `out` cannot be written.
     """
@@ -44,7 +46,11 @@ def draw(results: Path, out: Path) -> list[Path]:
 
 def draw_run(results: Path, run: str, out: Path) -> Path:
     """Write the comparison figure that `run` stands in, among all runs of its task, scale and optimizer, and return its path."""
-    return next(_write(group, "comparison", out) for group in read_groups(results) if any(run in method.runs for method in group.methods))
+    return next(
+        _write(group, "comparison", out)
+        for group in read_groups(results, tuning=True)
+        if any(run in method.runs for method in group.methods)
+    )
 
 
 def _write(group: Group, name: str, out: Path) -> Path:

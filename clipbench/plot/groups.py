@@ -18,8 +18,19 @@ from clipbench.errors import UserError
 from clipbench.plot import style
 
 RESOLVED = ("clipping_type", "clipping_level", "p_autoclip", "beta", "lr")  # columns of `runs`: null where the type has no use for it
-APART = {"seed", "device", "threads", "results", "task.name", "task.device", "task.workers"}  # what may differ among the runs of a method
-SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
+APART = {
+    "seed",
+    "tag.study",
+    "tag.method",
+    "tag.trial",
+    "device",
+    "threads",
+    "results",
+    "task.name",
+    "task.device",
+    "task.workers",
+}  # what may differ among the runs of a method
+SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr=", "tag.role": ""}
 
 Settings = Mapping[str, Any]
 
@@ -57,6 +68,7 @@ class Group:
     task: str
     scale: str
     optimizer: str
+    study: str  # "" of runs of none
     headline: str
     methods: tuple[Method, ...]
     steps: pd.DataFrame
@@ -66,12 +78,12 @@ class Group:
 
     @property
     def stem(self) -> str:
-        return re.sub(r"[^\w.-]+", "-", f"{self.task}_{self.scale}_{self.optimizer}")
+        return re.sub(r"[^\w.-]+", "-", "_".join([self.task, self.scale, self.optimizer, *([self.study] if self.study else [])]))
 
     def title(self, methods: int) -> str:
         """What the figure shows, how many of the methods, and which runs it leaves out."""
         cut = [f"the best {methods} of {len(self.methods)} methods"] * (methods < len(self.methods))
-        return "   ·   ".join([" ".join(filter(None, [self.task, self.scale, self.optimizer])), *cut, *self.notes])
+        return "   ·   ".join([" ".join(filter(None, [self.task, self.scale, self.optimizer, self.study])), *cut, *self.notes])
 
     @property
     def shown(self) -> tuple[Method, ...]:
@@ -87,8 +99,11 @@ class Group:
         return rows.pivot(index="step", columns="run", values="value")
 
 
-def read_groups(folder: Path) -> list[Group]:
-    """Every group of a results folder, by name. UserError where no run has finished."""
+def read_groups(folder: Path, tuning: bool = False) -> list[Group]:
+    """Every group of a results folder, by name; the runs that a study tuned with form groups of their own, if at all.
+
+    UserError where no run has finished.
+    """
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/."
@@ -97,7 +112,8 @@ def read_groups(folder: Path) -> list[Group]:
     if not runs["status"].isin(["done", "diverged"]).any():
         failed = f" (failed: {len(runs)})" if len(runs) else ""
         raise UserError(f"{folder} holds no finished run{failed}. Train one first: clipbench run results={folder}")
-    groups = runs.fillna({"scale": ""}).groupby(["task", "scale", "optimizer"])
+    runs = runs.fillna({"scale": "", "study": ""}).assign(tuning=runs["role"] == "tune")
+    groups = runs[~runs["tuning"] | tuning].groupby(["task", "scale", "optimizer", "study", "tuning"])
     return [_group(folder, part) for _, part in groups if (part["status"] != "failed").any()]
 
 
@@ -116,6 +132,7 @@ def _group(folder: Path, runs: pd.DataFrame) -> Group:
         task=first["task"],
         scale=first["scale"],
         optimizer=first["optimizer"],
+        study=first["study"] + " tuning" * bool(first["tuning"]),
         headline=first["headline"],
         methods=tuple(methods),
         steps=tables.read(folder, "steps", ["run", "step", "loss", "grad_norm", "clipped_norm", "clip_factor"], latest["run"]),
