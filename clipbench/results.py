@@ -51,6 +51,10 @@ SCHEMAS = {
             "p_autoclip": REAL,
             "beta": REAL,
             "seed": INT,
+            "study": TEXT,
+            "role": TEXT,
+            "method": TEXT,
+            "trial": INT,
             "status": TEXT,
             "headline": TEXT,
             "higher_is_better": FLAG,
@@ -81,7 +85,7 @@ SCHEMAS = {
 }
 """Explicit, because a reader of the folder takes the first file's columns and would drop what only later files have."""
 
-LATER = {"lockstep", "driver"}
+LATER = {"lockstep", "driver", "study", "role", "method", "trial"}
 """Columns that files of earlier versions lack; they are read as null."""
 
 

@@ -36,6 +36,7 @@ FORMATS = ("png", "svg", "pdf")
 def draw(results: Path, out: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Write `report.html` and, for each group of runs, `<task>_<scale>_<optimizer>_<figure>.<format>` into `out`; return all paths.
 
+    A study's final runs and defaults form a group, `<task>_<scale>_<optimizer>_<study>`; its tuning runs are in the report alone.
     `levels` is left out where no run clips. Files of `results` that cannot be read are skipped with a warning (results.Unreadable).
     UserError where `results` holds no finished run, `out` cannot be written or a format is not one of FORMATS.
     """

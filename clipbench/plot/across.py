@@ -89,9 +89,9 @@ def profile(found: Across) -> Figure:
     fig, ax = panel("scaled score τ (0: none, 1: best seen)", "share of runs above τ")
     for row in reversed(found.rows):
         band = stats.performance_profile(found.scores[row.arm.name], TAUS, np.random.default_rng(0), REPEATS // 4)
-        ax.plot(band.at, band.estimate, color=row.arm.method.colour, linestyle=row.arm.method.dash)
+        ax.plot(band.at, band.estimate, color=row.arm.colour, linestyle=row.arm.dash)
         if np.isfinite(band.low).all():
-            ax.fill_between(band.at, band.low, band.high, color=row.arm.method.colour, alpha=0.1, linewidth=0)
+            ax.fill_between(band.at, band.low, band.high, color=row.arm.colour, alpha=0.1, linewidth=0)
     for at in (0, 1):
         ax.axvline(at, color=style.GREY, linewidth=0.5)
     ax.set_ylim(-0.02, 1.02)

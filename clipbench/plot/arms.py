@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from clipbench import stats
+from clipbench.plot import style
 from clipbench.plot.groups import RESOLVED, SYMBOLS, Group, Method
 from clipbench.stats import Comparison, Interval
 
@@ -29,6 +30,8 @@ class Arm:
     scores: pd.Series
     clipped: float  # share of steps
     ms_per_step: float
+    colour: str
+    dash: style.Dash
 
     @property
     def name(self) -> str:
@@ -131,7 +134,8 @@ def sections(group: Group) -> list[Section]:
     common = frozenset.intersection(*contexts) if contexts else frozenset()
     found = []
     for context, methods in contexts.items():
-        arms = tuple(_arm(group, method, tried, split, shares) for method, tried in _chosen(group, methods))
+        hues = style.hues({method.type for method in methods})
+        arms = tuple(_arm(group, method, tried, split, shares, hues[method.type]) for method, tried in _chosen(group, methods))
         words = "  ".join(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(context - common, key=str))
         found.append(Section(group, words, tuple(sorted(arms, key=lambda arm: _order(arm, group))), tuple(methods), split))
     return found or [Section(group, "", (), (), split)]
@@ -164,7 +168,7 @@ def _chosen(group: Group, methods: Iterable[Method]) -> list[tuple[Method, list[
     return chosen
 
 
-def _arm(group: Group, method: Method, tried: list[Mapping[str, Any]], split: str, shares: pd.DataFrame) -> Arm:
+def _arm(group: Group, method: Method, tried: list[Mapping[str, Any]], split: str, shares: pd.DataFrame, hue: str) -> Arm:
     runs = group.runs.loc[list(method.runs)]
     scores = runs.set_index("seed")["final_test" if split == "test" else "final"].astype(float)
     there = [run for run in method.runs if run in shares.index]
@@ -177,6 +181,8 @@ def _arm(group: Group, method: Method, tried: list[Mapping[str, Any]], split: st
         scores=scores.where(runs["status"].to_numpy() == "done").sort_index(),
         clipped=float(steps["sum"] / steps["size"]) if steps["size"] else np.nan,
         ms_per_step=float(times.median()),
+        colour=style.shade(hue, 0, 2) if method.role == "default" else hue,
+        dash=style.dash(method.type, 0),
     )
 
 

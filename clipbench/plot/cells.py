@@ -91,9 +91,9 @@ def _compared(section: Section, comparison: Comparison | None) -> list[tuple[flo
 
 def chip(arm: Arm) -> str:
     """The method's line as the figures draw it."""
-    dash = arm.method.dash
+    dash = arm.dash
     pattern = "" if isinstance(dash, str) else f' stroke-dasharray="{" ".join(f"{2 * part:g}" for part in dash[1])}"'
-    line = f'<line x1="0" y1="5" x2="22" y2="5" stroke="{arm.method.colour}" stroke-width="2.5"{pattern}/>'
+    line = f'<line x1="0" y1="5" x2="22" y2="5" stroke="{arm.colour}" stroke-width="2.5"{pattern}/>'
     return f'<svg class="ink" width="22" height="10" viewBox="0 0 22 10" aria-hidden="true">{line}</svg>'
 
 
@@ -107,7 +107,7 @@ def forest(section: Section, comparison: Comparison) -> str:
     def x(value: float) -> float:
         return round(WIDTH / 2 + (WIDTH / 2 - 4) * max(-1.0, min(1.0, value / scale)), 1)
 
-    colour = next(arm.method.colour for arm in section.arms if section.comparisons.get(arm.name) is comparison)
+    colour = next(arm.colour for arm in section.arms if section.comparisons.get(arm.name) is comparison)
     difference, middle = comparison.difference, HEIGHT / 2
     bar = f'<line x1="{x(difference.low)}" x2="{x(difference.high)}" y1="{middle}" y2="{middle}" stroke="{colour}" stroke-width="2"/>'
     return (

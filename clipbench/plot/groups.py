@@ -19,7 +19,8 @@ from clipbench.errors import UserError
 from clipbench.plot import style
 
 RESOLVED = ("clipping_type", "clipping_level", "p_autoclip", "beta", "lr")  # columns of `runs`: null where the type has no use for it
-APART = {"seed", "device", "threads", "results", "checkpoint_every", "task.name", "task.device", "task.workers"}  # what may differ among the runs of a method
+APART = {"seed", "device", "threads", "results", "checkpoint_every", "task.name", "task.device", "task.workers"}
+"""What may differ among the runs of a method."""
 SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
 
 Settings = Mapping[str, Any]
@@ -115,8 +116,10 @@ def read_groups(folder: Path, run: str | None = None) -> Iterator[Group]:
     if not runs["status"].isin(["done", "diverged"]).any():
         failed = f" (failed: {len(runs)})" if len(runs) else ""
         raise UserError(f"{folder} holds no finished run{failed}. Train one first: clipbench run results={folder}")
-    runs = runs.assign(**{name: runs.get(name, pd.Series(index=runs.index, dtype=object)) for name in ("study", "role", "method", "trial")})
     runs = runs.fillna({"scale": "", "study": "", "role": "", "method": ""})
+    tuning = runs["role"] == "tune"
+    if tuning[runs["run"] == run].any():  # one is asked for: then its kind stands by itself
+        runs = runs[tuning].assign(study=runs["study"] + " tuning", role="")
     for _, part in runs.groupby(["task", "scale", "optimizer", "study"]):
         if (part["status"] != "failed").any() and (run is None or run in set(part["run"])):
             yield _group(folder, part)

@@ -58,19 +58,19 @@ def curves(section: Section) -> Iterator[Drawing]:
 
 def _curve(section: Section, table: Any, xlabel: str, ylabel: str) -> Figure:
     fig, ax = panel(xlabel, ylabel)
-    tables = table if isinstance(table, dict) else {arm.name: table for arm in section.arms}
-    done = [tables[arm.name][[run for run in arm.method.done if run in tables[arm.name]]].to_numpy(float).ravel() for arm in section.arms]
+    tables = table if isinstance(table, dict) else {arm.name: table for arm in section.judged}
+    done = [tables[arm.name][[run for run in arm.method.done if run in tables[arm.name]]].to_numpy(float).ravel() for arm in section.judged]
     every = np.concatenate([*done, np.zeros(0)])
     style.log_if_wide(ax, "y", every)
     style.fit(ax, every)
-    for arm in reversed(section.arms):  # the best on top
+    for arm in reversed(section.judged):  # the best on top
         _mean(ax, tables[arm.name], arm, arm in banded(section))
     return fig
 
 
 def banded(section: Section) -> list[Arm]:
     """The arms that have a band: more of them would hide the lines."""
-    arms = section.arms
+    arms = section.judged
     return [arm for arm in arms if len(arms) <= BANDS or arm is section.none or arm is arms[0]]
 
 
@@ -78,19 +78,19 @@ def _mean(ax: Axes, table: pd.DataFrame, arm: Arm, band: bool) -> None:
     done = table[[run for run in arm.method.done if run in table]]
     if not done.empty:
         mean, half = mean_interval(done.to_numpy(float))
-        ax.plot(done.index, mean, color=arm.method.colour, linestyle=arm.method.dash)
+        ax.plot(done.index, mean, color=arm.colour, linestyle=arm.dash)
         if band and done.shape[1] > 1:
-            ax.fill_between(done.index, mean - half, mean + half, color=arm.method.colour, alpha=0.12, linewidth=0)
+            ax.fill_between(done.index, mean - half, mean + half, color=arm.colour, alpha=0.12, linewidth=0)
     for run in arm.method.diverged:
         if run in table and len(line := table[run].dropna()):
-            ax.plot(line.index, line, color=arm.method.colour, linewidth=0.5)
-            style.cross(ax, line.index[-1], line.iloc[-1], arm.method.colour)
+            ax.plot(line.index, line, color=arm.colour, linewidth=0.5)
+            style.cross(ax, line.index[-1], line.iloc[-1], arm.colour)
 
 
 def _on_seconds(section: Section, values: pd.DataFrame, seconds: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Each arm's runs on an even grid of seconds, as long as all of its finished runs lasted."""
     found = {}
-    for arm in section.arms:
+    for arm in section.judged:
         runs = [run for run in arm.method.runs if run in values and run in seconds]
         ends = [seconds[run].max() for run in runs if run in arm.method.done] or [seconds[run].max() for run in runs]
         grid = np.linspace(0, min(ends, default=0), POINTS)
@@ -106,7 +106,7 @@ def _interpolated(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def clipping(section: Section) -> Iterator[Drawing]:
     """What clipping did: the factor over time, and the share of steps that were clipped."""
-    arms = [arm for arm in section.arms if arm.method.type != "none" and arm.method.role != "default"]
+    arms = [arm for arm in section.judged if arm.method.type != "none"]
     if not arms or section.group.steps.empty:
         return
     factor, factors = panel("step", "clip factor")
@@ -120,9 +120,9 @@ def clipping(section: Section) -> Iterator[Drawing]:
             continue
         at, (low, middle, high) = style.binned(bins[there], values[there], (0.1, 0.5, 0.9))
         x = (at + 0.5) * width
-        look = {"color": arm.method.colour, "linestyle": arm.method.dash}
+        look = {"color": arm.colour, "linestyle": arm.dash}
         if arm in banded(section):
-            factors.fill_between(x, low, high, color=arm.method.colour, alpha=0.12, linewidth=0)
+            factors.fill_between(x, low, high, color=arm.colour, alpha=0.12, linewidth=0)
         factors.plot(x, middle, **look)
         clipped = np.bincount(bins[there], values[there] < CLIPPED)[at] / np.bincount(bins[there])[at]
         shares.plot(x, 100 * clipped, **look)
@@ -147,7 +147,7 @@ def budget(section: Section) -> Iterator[Drawing]:
         if trials.notna().any():
             x = np.arange(1, len(trials) + 1)
             expected = stats.expected_best(trials, group.higher_is_better)
-            look = {"color": arm.method.colour, "linestyle": arm.method.dash}
+            look = {"color": arm.colour, "linestyle": arm.dash}
             ax.plot(x, stats.best_so_far(trials, group.higher_is_better), drawstyle="steps-post", linewidth=0.5, alpha=0.7, **look)
             ax.plot(x, expected, **look)
             shown.append(expected)

@@ -77,21 +77,23 @@ class Page:
 
 
 def _badge(verdict: Verdict) -> str:
-    return f'<span class="badge {verdict.kind}">{BADGES.get(verdict.kind, "no verdict")}</span>'
+    picture = verdict.picture and verdict.kind in ("helps", "hurts", "mixed", "same")
+    words = "picture: " * picture + BADGES.get(verdict.kind, "no verdict")
+    return f'<span class="badge {verdict.kind}{" picture" * picture}">{words}</span>'
 
 
 def _section(section: Section, verdict: Verdict, anchor: str) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in verdict.notes)
     with matplotlib.rc_context(panels.RC):
-        cut = len(section.arms) > panels.BANDS
-        bands = f" Of more than {panels.BANDS} methods only none and {section.arms[0].name} keep their bands." if cut else ""
+        cut = len(section.judged) > panels.BANDS
+        bands = f" Of more than {panels.BANDS} methods only none and {section.judged[0].name} keep their bands." if cut else ""
         blocks = [_block(name, list(make(section)), words + bands * (name == "Training")) for name, (make, words) in BLOCKS.items()] if section.arms else []
     return f"""<section id="{anchor}">
 <h2>{escape(section.title)}</h2>
 <p class="verdict">{_badge(verdict)} {escape(verdict.sentence)}</p>
 <ul class="notes">{notes}</ul>
 {_table(section) if section.arms else ""}
-{_legend(section.arms)}
+{_legend(section.judged)}
 {"".join(blocks)}
 {_made(section)}
 </section>

@@ -120,7 +120,7 @@ def _line(ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arm: Arm
         return
     at = _places(ax, runs[setting])
     x = runs[setting].clip(upper=at.max())
-    colour = arm.method.colour
+    colour = arm.colour
     ax.plot(x, runs["value"], "o", markersize=2, markeredgewidth=0, alpha=0.45, color=colour)
     low, high = ax.get_ylim()
     losing = low if section.group.higher_is_better else high
@@ -128,7 +128,7 @@ def _line(ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arm: Arm
         style.cross(ax, place, losing, colour)
     rows = [(place, *_summary(section, part)) for place, part in runs.groupby(at)]
     places, means, halves = np.array(rows, float).T
-    ax.plot(places, means, color=colour, linestyle=arm.method.dash)
+    ax.plot(places, means, color=colour, linestyle=arm.dash)
     if band:
         ax.fill_between(places, means - halves, means + halves, color=colour, alpha=0.12, linewidth=0)
 

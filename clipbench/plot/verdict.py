@@ -15,16 +15,20 @@ FEWEST = 3  # pairs of seeds: an interval from two is wider than anything one wo
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind`: helps, hurts, mixed, same, few, diverged or open; `sentence` says it with its numbers; `notes` are what limits it."""
+    """`kind`: helps, hurts, mixed, same, few, diverged or open; `sentence` says it with its numbers; `notes` are what limits it.
+
+    `picture`: the methods had no equal chance to be tuned, as they have in a study.
+    """
 
     kind: str
     sentence: str
     notes: tuple[str, ...]
+    picture: bool
 
 
 def judge(section: Section) -> Verdict:
     kind, sentence = _verdict(section)
-    return Verdict(kind, sentence, tuple(_notes(section)))
+    return Verdict(kind, sentence, tuple(_notes(section)), not section.equal_budget)
 
 
 def _verdict(section: Section) -> tuple[str, str]:
