@@ -26,7 +26,8 @@ clipbench: should I clip, how, at what level, and does it matter?
   clipbench run task=cola optim.clipping_type=auto          one run, with its result
   clipbench sweep optim.clipping_type=none,norm seed=0,1    a grid of runs; finished ones are not repeated
   clipbench study task=cola study=quick                     tune every method alike, then compare on fresh seeds
-  clipbench plot results/                                   the figures of a results folder
+  clipbench plot results/                                   the report of a results folder, and its figures
+  clipbench table results/ --format latex                   its tables for a paper; also md and csv
   clipbench list                                            tasks, optimizers and clipping types with their formulas
   clipbench prepare task=voc scale=full                     fetch or check a data set
   clipbench status results/                                 what is done, failed or unfinished
@@ -77,7 +78,7 @@ def _warnings_as_messages() -> Iterator[None]:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"run": run, "sweep": sweep, "study": study, "plot": plot, "list": list_everything, "prepare": prepare}
+    commands = {"run": run, "sweep": sweep, "study": study, "plot": plot, "table": table, "list": list_everything, "prepare": prepare}
     commands |= {"status": status, "rm": rm, "completion": completion}
     if name == "complete":  # what the shells' scripts call
         return complete
@@ -217,14 +218,26 @@ def prepare(argv: list[str]) -> int:
 
 
 def plot(argv: list[str]) -> int:
-    parser = _Parser(prog="clipbench plot", description="Draw the figures of a results folder from its tables.", allow_abbrev=False)
+    parser = _Parser(prog="clipbench plot", description="The report and figures of a results folder, from its tables.", allow_abbrev=False)
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder with steps/, evals/ and runs/ (results)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the PNG files go (<results>/figures)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where report.html and the figures go (<results>/figures)")
+    parser.add_argument("--format", default="png", metavar="LIST", help="of the figures: png, svg, pdf, or several as svg,pdf (png)")
     options = parser.parse_args(argv)
     from clipbench.plot import draw
 
-    for path in draw(options.results, options.out or options.results / "figures"):
+    for path in draw(options.results, options.out or options.results / "figures", options.format.split(",")):
         print(path)
+    return DONE
+
+
+def table(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench table", description="Print the report's tables, for a paper.", allow_abbrev=False)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="a results folder (results)")
+    parser.add_argument("--format", default="md", metavar="LIST", help="md, latex (booktabs), csv (every digit), or several as md,csv (md)")
+    options = parser.parse_args(argv)
+    from clipbench.plot.table import tables
+
+    print("\n".join(tables(options.results, options.format.split(",")).values()), end="")
     return DONE
 
 

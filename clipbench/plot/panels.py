@@ -17,7 +17,7 @@ from clipbench.plot.comparison import smooth, thinned
 from clipbench.plot.groups import mean_interval
 
 SIZE = (3.05, 2.15)  # inches
-MARGINS = (0.5, 0.08, 0.4, 0.08)
+MARGINS = (0.56, 0.08, 0.4, 0.08)
 RC = style.RC | {
     "font.size": 7.5,
     "axes.labelsize": 7.5,
@@ -31,6 +31,7 @@ RC = style.RC | {
 }
 POINTS = 120  # of a line
 BANDS = 4  # methods; of more than that only none and the best keep theirs
+LONGEST = 34  # characters along the axis
 BINS = 48  # of time, for what clipping did
 
 Drawing = tuple[str, Figure]  # what it shows, and it
@@ -39,7 +40,7 @@ Drawing = tuple[str, Figure]  # what it shows, and it
 def panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     fig = style.figure("", SIZE[1], SIZE[0], MARGINS)
     ax = fig.subplots()
-    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set(xlabel=xlabel, ylabel=ylabel if len(ylabel) <= LONGEST else ylabel[: LONGEST - 1] + "…")
     return fig, ax
 
 
@@ -138,7 +139,7 @@ def budget(section: Section) -> Iterator[Drawing]:
     tuning, group = section.group.tuning, section.group
     if tuning.empty:
         return
-    fig, ax = panel("tuning trials", f"best validation {group.headline} so far")
+    fig, ax = panel("tuning trials", f"best validation {group.headline}")
     shown = []
     for arm in reversed(section.judged):
         rows = tuning[tuning["method"] == arm.name]

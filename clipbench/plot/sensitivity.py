@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from clipbench.plot import style
 from clipbench.plot.arms import NO_EDGE, Arm, Section
@@ -50,8 +51,9 @@ def _runs(section: Section) -> pd.DataFrame:
     return numbers.assign(name=rows["name"], diverged=rows["status"] == "diverged", value=rows["final"].astype(float).where(rows["status"] == "done"))
 
 
-def _panel(section: Section, runs: pd.DataFrame, setting: str):  # type: ignore[no-untyped-def]
-    fig, ax = panel(NAMES[setting], f"final validation {section.group.headline}")
+def _panel(section: Section, runs: pd.DataFrame, setting: str) -> tuple[Figure, Axes]:
+    """Log axes but for p_autoclip, with ∞ a little beyond the last value; the places of a grid are named."""
+    fig, ax = panel(NAMES[setting], f"validation {section.group.headline}")
     values = runs[setting].dropna()
     finite = np.sort(values[np.isfinite(values)].unique())
     if setting != "p_autoclip":
@@ -62,24 +64,29 @@ def _panel(section: Section, runs: pd.DataFrame, setting: str):  # type: ignore[
         beyond = finite[-1] * ratio**2 if log else finite[-1]
         end = beyond if np.isinf(values).any() else finite[-1]
         ax.set_xlim((finite[0] / ratio, end * ratio) if log else (finite[0] - 0.05, end + 0.05))
-        if len(finite) <= GRID or np.isinf(values).any():
-            ticks = list(finite) if len(finite) <= GRID else list(_decades(finite))
+        grid = _is_grid(section, values)
+        if grid or np.isinf(values).any():
+            ticks = list(finite if grid else _decades(finite))
             infinite = int(np.isinf(values).any())
             ax.set_xticks(ticks + [beyond] * infinite, [f"{tick:g}" for tick in ticks] + ["∞"] * infinite)
             ax.minorticks_off()
     style.fit(ax, runs["value"])
-    _region(ax, runs, setting)
+    _region(ax, runs, setting, _is_grid(section, values))
     return fig, ax
+
+
+def _is_grid(section: Section, values: pd.Series) -> bool:
+    return section.group.tuning.empty and values.nunique() <= GRID
 
 
 def _decades(finite: np.ndarray) -> np.ndarray:
     return 10.0 ** np.arange(np.ceil(np.log10(finite[0])), np.floor(np.log10(finite[-1])) + 1)
 
 
-def _places(ax: Axes, values: pd.Series) -> pd.Series:
+def _places(ax: Axes, values: pd.Series, grid: bool) -> pd.Series:
     """Where each value stands: a grid's at itself, trials at the geometric middle of the bin that they fall into, ∞ behind the last."""
     finite = values[np.isfinite(values)]
-    if values.nunique() <= GRID or finite.empty:
+    if grid or finite.empty:
         return values.clip(upper=_beyond(ax, finite))
     log = ax.get_xscale() == "log"
     x = np.log(finite) if log else finite
@@ -96,12 +103,12 @@ def _beyond(ax: Axes, finite: pd.Series) -> float:
     return float(ticks[-1]) if len(ticks) and len(finite) and ticks[-1] > finite.max() else float(high)
 
 
-def _region(ax: Axes, runs: pd.DataFrame, setting: str) -> None:
+def _region(ax: Axes, runs: pd.DataFrame, setting: str, grid: bool) -> None:
     """Shade the places where at least half of all runs diverged."""
     rows = runs[runs[setting].notna()]
     if not rows["diverged"].any():
         return
-    share = rows["diverged"].groupby(_places(ax, rows[setting])).mean().sort_index()
+    share = rows["diverged"].groupby(_places(ax, rows[setting], grid)).mean().sort_index()
     at = share.index.to_numpy(float)
     log = ax.get_xscale() == "log"
     x = np.log(at) if log else at
@@ -118,10 +125,10 @@ def _line(ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arm: Arm
     runs = runs[runs[setting].notna()]
     if runs.empty:
         return
-    at = _places(ax, runs[setting])
+    at = _places(ax, runs[setting], _is_grid(section, runs[setting]))
     x = runs[setting].clip(upper=at.max())
     colour = arm.colour
-    ax.plot(x, runs["value"], "o", markersize=2, markeredgewidth=0, alpha=0.45, color=colour)
+    ax.plot(x, runs["value"], "o", markersize=2.5, markeredgewidth=0, alpha=0.45, color=colour)
     low, high = ax.get_ylim()
     losing = low if section.group.higher_is_better else high
     for place in x[runs["diverged"]].unique():

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from clipbench.plot.arms import Arm, Section
-from clipbench.stats import Comparison, Interval, sign_flip_floor
+from clipbench.stats import Comparison, Interval, paired_interval, sign_flip_floor
 
 FEWEST = 3  # pairs of seeds: an interval from two is wider than anything one would call a result
 
@@ -113,6 +114,8 @@ def amount(section: Section, value: float, found: Interval, signed: bool = False
     size = scale * (found.half if math.isfinite(found.half) else abs(found.estimate))
     first = -math.floor(math.log10(size)) if size else 0  # the decimal that its first digit stands at
     digits = max(1, min(first, 4)) if section.in_points else max(0, min(first + 1, 8))
+    while digits < 8 and any(end and math.isfinite(end) and round(scale * end, digits) == 0 for end in (found.low, found.high)):
+        digits += 1  # an interval that leaves out 0 must not seem to touch it
     text = f"{scale * value:.{digits}f}"
     if float(text) == 0:
         return text.lstrip("-")
@@ -142,22 +145,42 @@ def _notes(section: Section) -> list[str]:
 def _choice(section: Section) -> list[str]:
     """How the settings were chosen, and what that allows."""
     if section.equal_budget:
-        lost = [
-            name
-            for name, each in section.comparisons.items()
-            if each.difference.high < 0 and any(arm.name == name and arm.tried > 1 for arm in section.arms)
-        ]
-        if lost:
-            return [f"The search was too small: {_list(lost)} lost to none, though clipping at level ∞ (or p=1) is no clipping."]
-        return ["No tuned method lost to none, as it should be: clipping at level ∞ (or p=1) is no clipping."] if section.comparisons else []
+        return [*_infinity(section), *_tuning(section)]
     if section.none is None or len(section.judged) < 2:
         return []
     words = "One learning rate for all: a picture, not a verdict." if len(section.learning_rates) == 1 else "A picture, not a verdict."
     tried = {arm.tried for arm in section.judged}
     if tried != {1}:
         budget = f"{min(tried)} to {max(tried)} settings a method" if len(tried) > 1 else f"{max(tried)} settings a method"
-        words += f" Each method stands at its best by validation on the same seeds, of {budget}; that favours whoever had more."
+        words += f" Each method stands at its best by validation on the same seeds, of {budget}"
+        words += "; that favours whoever had more." if len(tried) > 1 else "."
     return [words + " clipbench study tunes all alike and judges on fresh seeds."]
+
+
+def _infinity(section: Section) -> list[str]:
+    """Clipping at level ∞ is no clipping: a tuned method that stands below none was not searched for well enough."""
+    tuned = [arm.name for arm in section.judged if arm.tried > 1 and arm.name in section.comparisons]
+    lost = [name for name in tuned if section.comparisons[name].difference.high < 0]
+    if lost:
+        which = "its 95 % interval leaves" if len(lost) == 1 else "their 95 % intervals, each by itself, leave"
+        return [
+            f"Check at ∞ failed: {_list(lost)} lost to none ({which} out 0), though level ∞ or p=1, no clipping, is in the space. "
+            "The search was too small."
+        ]
+    return ["Check at ∞ passed: no tuned method lost to none, which it contains as level ∞ or p=1."] if tuned else []
+
+
+def _tuning(section: Section) -> list[str]:
+    """What tuning brought to none: a measure for what clipping brings."""
+    default = next((arm for arm in section.arms if arm.method.role == "default" and arm.method.type == "none"), None)
+    if section.none is None or default is None or default.diverged or section.none.diverged:
+        return []
+    both = pd.concat([section.none.scores, default.scores], axis=1, join="inner").dropna() * section.sign
+    if len(both) < FEWEST:
+        return []
+    found = paired_interval(*both.to_numpy().T)
+    gain = f"{amount(section, found.estimate, found, signed=True)} {'points of ' * section.in_points}{section.group.headline}"
+    return [f"For scale: tuning alone moved none by {gain} from its defaults (positive is better)."]
 
 
 def _runs(section: Section) -> list[str]:
