@@ -171,7 +171,9 @@ def _schema(table: str, columns: Sequence[str]) -> pa.Schema:
 
 def _read_file(path: Path, schema: pa.Schema, stacklevel: int) -> pa.Table | None:
     try:
-        table = pq.ParquetFile(path).read(columns=schema.names, use_threads=False)  # a file is small: threads would cost more than they give
+        table = pq.ParquetFile(path).read(
+            columns=schema.names, use_threads=False
+        )  # a file is small: threads would cost more than they give
         if table.schema.equals(schema):
             return table
         if missing := set(schema.names) - set(table.column_names) - LATER:

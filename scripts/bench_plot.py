@@ -36,7 +36,7 @@ def settings(runs: int) -> Iterator[tuple[str, str, float | None, int]]:
 
 
 def write_run(folder: Path, task: str, name: str, level: float | None, seed: int, steps: int) -> None:
-    """Losses that fall under noise, norms with spikes, a metric that saturates: each method with a gain of its own, each run with its luck."""
+    """A loss that falls under noise, norms with spikes, a metric that saturates; each method with a gain of its own, each run with luck."""
     rng = np.random.default_rng([seed, *f"{task} {name} {level}".encode()])
     headline, limit = TASKS[task]
     run = f"r{rng.bytes(6).hex()}"

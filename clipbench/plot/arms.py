@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,7 +66,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Section:
-    """Arms that differ in nothing but how they clip and the learning rate, best first. What is judged is `split`: test where there is one."""
+    """Arms that differ only in how they clip and in the learning rate, best first. They are judged on `split`: test where there is one."""
 
     group: Group
     context: str  # what sets it apart from the group's other sections
@@ -163,7 +162,8 @@ def _chosen(group: Group, methods: Iterable[Method]) -> list[tuple[Method, list[
         most = max(len(method.runs) for method in family)
         full = [method for method in family if len(method.runs) == most]  # best first, as the group's methods are
         tuned = group.tuning[group.tuning["method"] == name] if role == "final" else group.tuning[:0]
-        tried = [method.settings for method in family] if tuned.empty else [dict(row) for row in tuned.drop_duplicates("trial")["settings"]]
+        trials: Iterable[Mapping[str, Any]] = tuned.drop_duplicates("trial")["settings"]
+        tried = [method.settings for method in family] if tuned.empty else list(trials)
         chosen.append((min(full, key=lambda method: len(method.diverged)), tried))
     return chosen
 
@@ -189,39 +189,3 @@ def _arm(group: Group, method: Method, tried: list[Mapping[str, Any]], split: st
 def _at_edge(value: float | None, tried: list[float | None], no_edge: float | None) -> bool:
     values = {each for each in tried if each is not None}
     return value is not None and value != no_edge and len(values) > 1 and value in (min(values), max(values))
-
-
-def facts(section: Section) -> dict[str, str]:
-    """How the section's runs were made, in words."""
-    group = section.group
-    runs = pd.concat([group.runs, group.tuning])
-    versions = sorted({", ".join(f"{k} {v}" for k, v in json.loads(text or "{}").items()) for text in runs["versions"].fillna("{}")})
-    status = runs["status"].value_counts()
-    counts = [f"{status[name]} {name}" for name in ("done", "diverged") if name in status] + [f"{len(group.failed)} failed"] * bool(len(group.failed))
-    threads = sorted({f"{int(value)}" for value in runs["threads"].dropna()})
-    made = [str(edge(runs[name].dropna(), default=""))[:16].replace("T", " ") for edge, name in ((min, "started"), (max, "ended"))]
-    found = {
-        "runs": f"{len(runs) + len(group.failed)}: {', '.join(counts)}",
-        "budget": _budget(section),
-        "seeds": _seeds("final", group.runs) + ("; " + _seeds("tuning", group.tuning) if len(group.tuning) else ""),
-        "steps": ", ".join(f"{int(value)}" for value in sorted(runs.loc[runs["status"] == "done", "steps"].dropna().unique())),
-        "data": "; ".join(sorted(runs["data"].dropna().unique())),
-        "device": "; ".join(sorted(runs["device"].dropna().unique())) + (f", {' or '.join(threads)} threads" if threads else ""),
-        "platform": "; ".join(sorted(runs["platform"].dropna().unique())),
-        "versions": "; ".join(filter(None, versions)),
-        "revision": "; ".join(filter(None, sorted(runs["git"].dropna().unique()))),
-        "made": f"{made[0]} to {made[1]} UTC" if any(made) else "",
-    }
-    return {name: text for name, text in found.items() if text}
-
-
-def _seeds(what: str, runs: pd.DataFrame) -> str:
-    return f"{what} " + ", ".join(map(str, sorted(runs["seed"].dropna().astype(int).unique())))
-
-
-def _budget(section: Section) -> str:
-    tried = {arm.name: arm.tried for arm in section.judged}
-    if len(set(tried.values())) == 1:
-        number = next(iter(tried.values()))
-        return f"{number} {'trials' if section.group.study else 'setting' + 's' * (number > 1)} for each method"
-    return ", ".join(f"{name} {number}" for name, number in tried.items()) + (" trials" if section.group.study else " settings")

@@ -14,7 +14,7 @@ from clipbench.stats import Comparison, sign_flip_floor
 WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
 
 
-def COLUMNS(section: Section) -> dict[str, str]:  # noqa: N802
+def columns(section: Section) -> dict[str, str]:
     """Heading → what it means."""
     points = ", points" if section.in_points else ""
     return {
@@ -48,7 +48,9 @@ def row(section: Section, arm: Arm) -> str:
         (arm.clipped, "–" if math.isnan(arm.clipped) else f"{100 * arm.clipped:.3g} %"),
         (arm.ms_per_step, "–" if math.isnan(arm.ms_per_step) else f"{arm.ms_per_step:.3g}"),
     ]
-    flags = "".join(f' <span class="flag" title="the best may lie beyond what was tried">{escape(_flag(edge))} at edge</span>' for edge in arm.edges)
+    flags = "".join(
+        f' <span class="flag" title="the best may lie beyond what was tried">{escape(_flag(edge))} at edge</span>' for edge in arm.edges
+    )
     head = f'<th scope="row" class="text">{chip(arm)}<span>{escape(arm.name)}<small>{escape(arm.words)}{flags}</small></span></th>'
     return f"<tr>{head}" + "".join(f'<td data-v="{_sortable(value)}">{text}</td>' for value, text in cells) + "</tr>"
 

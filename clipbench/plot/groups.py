@@ -140,7 +140,9 @@ def _group(folder: Path, runs: pd.DataFrame) -> Group:
     tuned = latest["role"] == "tune"
     first = latest.iloc[0]
     best = -1 if first["higher_is_better"] else 1
-    methods = sorted(_methods(latest[~tuned]), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label))
+    methods = sorted(
+        _methods(latest[~tuned]), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label)
+    )
     return Group(
         task=first["task"],
         scale=first["scale"],

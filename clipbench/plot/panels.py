@@ -121,7 +121,7 @@ def clipping(section: Section) -> Iterator[Drawing]:
             continue
         at, (low, middle, high) = style.binned(bins[there], values[there], (0.1, 0.5, 0.9))
         x = (at + 0.5) * width
-        look = {"color": arm.colour, "linestyle": arm.dash}
+        look: dict[str, Any] = {"color": arm.colour, "linestyle": arm.dash}
         if arm in banded(section):
             factors.fill_between(x, low, high, color=arm.colour, alpha=0.12, linewidth=0)
         factors.plot(x, middle, **look)
@@ -148,7 +148,7 @@ def budget(section: Section) -> Iterator[Drawing]:
         if trials.notna().any():
             x = np.arange(1, len(trials) + 1)
             expected = stats.expected_best(trials, group.higher_is_better)
-            look = {"color": arm.colour, "linestyle": arm.dash}
+            look: dict[str, Any] = {"color": arm.colour, "linestyle": arm.dash}
             ax.plot(x, stats.best_so_far(trials, group.higher_is_better), drawstyle="steps-post", linewidth=0.5, alpha=0.7, **look)
             ax.plot(x, expected, **look)
             shown.append(expected)

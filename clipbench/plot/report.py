@@ -12,19 +12,33 @@ import numpy as np
 
 from clipbench.plot import panels, svg
 from clipbench.plot.across import Across, across, profile
-from clipbench.plot.arms import Arm, Section, facts
-from clipbench.plot.cells import COLUMNS, chip, row
+from clipbench.plot.arms import Arm, Section
+from clipbench.plot.cells import chip, columns, row
+from clipbench.plot.made import facts
 from clipbench.plot.panels import Drawing
 from clipbench.plot.sensitivity import sensitivity
 from clipbench.plot.verdict import Verdict, judge
 
 BADGES = {"helps": "helps", "hurts": "hurts", "mixed": "depends", "same": "no difference", "few": "too few seeds", "diverged": "diverged"}
 BLOCKS: dict[str, tuple[Callable[[Section], Iterable[Drawing]], str]] = {
-    "Training": (panels.curves, "Mean over seeds with its 95 % t-interval, evaluation not timed; ✕ ends a run that diverged, which is no part of the mean."),
+    "Training": (
+        panels.curves,
+        "Mean over seeds with its 95 % t-interval, evaluation not timed; ✕ ends a run that diverged, which is no part of the mean.",
+    ),
     "Sensitivity": (sensitivity, "Points are runs, ✕ those that diverged; shaded red, half of the runs or more diverge."),
     "Budget": (panels.budget, "Validation, tuning runs only: the final runs above are others, on other seeds."),
     "What clipping did": (panels.clipping, "Over all seeds. A factor of 1 leaves the gradient alone."),
 }
+READING = (
+    "Each method is compared with none at none's own best learning rate, seed by seed: at one seed both start from the same weights and see "
+    "the same batches. Intervals are 95 % t-intervals, p is of the paired t-test after Holm's correction over the section's methods, r the "
+    "correlation of the paired seeds. P(better) is the chance that a run of the method beats a run of none, divergence being worse than "
+    "any value. A verdict is given from three paired seeds on, and where the corrected p is at most .05."
+)
+SCALED = (
+    "Scores of each task are scaled so that the mean of none is 0 and the best mean seen is 1; intervals are 95 %, of a bootstrap over "
+    "seeds within tasks. A run that diverged counts as −∞. With so few tasks a ranking is a description, not a law."
+)
 
 
 class Page:
@@ -60,7 +74,8 @@ class Page:
 <body>
 <header><p class="mark">clipbench</p><h1>{escape(self.name)}</h1>{self._summary()}</header>
 <main>
-{"".join(self.parts)}{_across(found) if found else ""}{_reading()}</main>
+{"".join(self.parts)}{_across(found) if found else ""}<section class="reading"><h2>How to read this</h2><p>{escape(READING)}</p></section>
+</main>
 <dialog><figure><img alt=""><figcaption></figcaption></figure></dialog>
 <script>
 {script}</script>
@@ -87,7 +102,11 @@ def _section(section: Section, verdict: Verdict, anchor: str) -> str:
     with matplotlib.rc_context(panels.RC):
         cut = len(section.judged) > panels.BANDS
         bands = f" Of more than {panels.BANDS} methods only none and {section.judged[0].name} keep their bands." if cut else ""
-        blocks = [_block(name, list(make(section)), words + bands * (name == "Training")) for name, (make, words) in BLOCKS.items()] if section.arms else []
+        blocks = (
+            [_block(name, list(make(section)), words + bands * (name == "Training")) for name, (make, words) in BLOCKS.items()]
+            if section.arms
+            else []
+        )
     return f"""<section id="{anchor}">
 <h2>{escape(section.title)}</h2>
 <p class="verdict">{_badge(verdict)} {escape(verdict.sentence)}</p>
@@ -103,7 +122,7 @@ def _section(section: Section, verdict: Verdict, anchor: str) -> str:
 def _table(section: Section) -> str:
     heads = "".join(
         f'<th scope="col"{" class=text" * (not i)}><button title="{escape(note)}">{escape(name)}</button></th>'
-        for i, (name, note) in enumerate(COLUMNS(section).items())
+        for i, (name, note) in enumerate(columns(section).items())
     )
     rows = "".join(row(section, arm) for arm in section.arms)
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -130,7 +149,7 @@ def _figure(caption: str, figure: matplotlib.figure.Figure) -> str:
 def _made(section: Section) -> str:
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts(section).items())
     failed = "".join(
-        f"<li><code>{escape(str(run))}</code> {escape(str(error or '').strip().splitlines()[-1:][0] if error else 'no reason recorded')}</li>"
+        f"<li><code>{escape(str(run))}</code> {escape(((error or '').strip().splitlines() or ['no reason recorded'])[-1])}</li>"
         for run, error in section.group.failed["error"].items()
     )
     failures = f"<dt>failed</dt><dd><ul>{failed}</ul></dd>" if failed else ""
@@ -151,8 +170,7 @@ def _across(found: Across) -> str:
     left = f" Left out: {escape('; '.join(found.left_out))}." if found.left_out else ""
     return f"""<section id="across">
 <h2>Across {len(found.tasks)} tasks</h2>
-<p class="how">Scores of each task are scaled so that the mean of none is 0 and the best mean seen is 1; intervals are 95 %, of a bootstrap over seeds within tasks.
-A run that diverged counts as −∞. With so few tasks a ranking is a description, not a law.{left}</p>
+<p class="how">{SCALED}{left}</p>
 <div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
 {_legend([each.arm for each in found.rows])}{picture}
 </section>
@@ -165,11 +183,3 @@ def _interval(found) -> str:  # type: ignore[no-untyped-def]
 
     ends = f" <small>{number(found.low)} to {number(found.high)}</small>" if np.isfinite([found.low, found.high]).any() else ""
     return f'<td data-v="{found.estimate}">{number(found.estimate)}{ends}</td>'
-
-
-def _reading() -> str:
-    return """<section class="reading"><h2>How to read this</h2>
-<p>Each method is compared with none at none's own best learning rate, seed by seed: at one seed both start from the same weights and see the same batches. Intervals are
-95 % t-intervals, p is of the paired t-test after Holm's correction over the section's methods, r the correlation of the paired seeds. P(better) is the chance that a run of
-the method beats a run of none, divergence being worse than any value. A verdict is given from three paired seeds on and where the corrected p is at most .05.</p></section>
-"""

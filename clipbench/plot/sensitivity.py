@@ -48,7 +48,9 @@ def _runs(section: Section) -> pd.DataFrame:
     else:
         rows = group.tuning.assign(name=group.tuning["method"])
     numbers = rows[["lr", *NO_EDGE]].astype(float)
-    return numbers.assign(name=rows["name"], diverged=rows["status"] == "diverged", value=rows["final"].astype(float).where(rows["status"] == "done"))
+    return numbers.assign(
+        name=rows["name"], diverged=rows["status"] == "diverged", value=rows["final"].astype(float).where(rows["status"] == "done")
+    )
 
 
 def _panel(section: Section, runs: pd.DataFrame, setting: str) -> tuple[Figure, Axes]:
@@ -98,7 +100,7 @@ def _places(ax: Axes, values: pd.Series, grid: bool) -> pd.Series:
 
 
 def _beyond(ax: Axes, finite: pd.Series) -> float:
-    low, high = ax.get_xlim()
+    high = ax.get_xlim()[1]
     ticks = ax.get_xticks()
     return float(ticks[-1]) if len(ticks) and len(finite) and ticks[-1] > finite.max() else float(high)
 
@@ -165,6 +167,8 @@ def _reference(ax: Axes, section: Section, runs: pd.DataFrame) -> None:
         mean, half = (values.max() if section.group.higher_is_better else values.min()), np.nan
     if np.isfinite(mean):
         ax.axhline(float(mean), color=style.GREY, linewidth=0.8)
-        ax.annotate("none", (0.99, float(mean)), (0, 2), ax.get_yaxis_transform(), "offset points", color=style.GREY, fontsize=7, ha="right")
+        ax.annotate(
+            "none", (0.99, float(mean)), (0, 2), ax.get_yaxis_transform(), "offset points", color=style.GREY, fontsize=7, ha="right"
+        )
     if np.isfinite(half):
         ax.axhspan(float(mean - half), float(mean + half), color=style.GREY, alpha=0.15, linewidth=0)

@@ -87,7 +87,7 @@ def grid(fig: Figure, n: int, columns: int, **share: Any) -> list[Axes]:
 
 
 def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """(the bins that hold something, ascending; the quantiles of the values in each: shares × bins). numpy's linear quantile, in one sort."""
+    """(the bins that hold something, ascending; the quantiles of the values in each, shares × bins), as numpy has them, in one sort."""
     order = np.lexsort((values, bins))
     filled, start, count = np.unique(bins[order], return_index=True, return_counts=True)
     place = np.asarray(shares)[:, None] * (count - 1)

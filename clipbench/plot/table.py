@@ -17,6 +17,8 @@ from clipbench.plot.verdict import amount, p_value
 
 HEADS = ("method", "settings", "n", "{split} {headline}", "gain over none{unit}", "p", "diverged", "clipped", "ms/step")
 
+CAPTION = r"Mean $\pm$ 95\,\% $t$-interval over $n$ seeds; gain paired by seed; $p$ after Holm's correction."
+
 
 def tables(results: Path, formats: Iterable[str]) -> dict[str, str]:
     """{format: text} of every section of a results folder. UserError for an unknown format, or where no run has finished."""
@@ -67,7 +69,8 @@ def numbers(section: Section, arm: Arm) -> dict[str, Any]:
             "p_better": comparison.improvement.estimate,
             "correlation": comparison.correlation.estimate,
         }
-    return {key: None if isinstance(value, float) and not math.isfinite(value) and key != "clipping_level" else value for key, value in row.items()}
+    unknown = {key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)} - {"clipping_level"}
+    return {key: None if key in unknown else value for key, value in row.items()}
 
 
 def as_csv(found: list[Section]) -> str:
@@ -104,7 +107,7 @@ def _latex(section: Section) -> str:
         [
             r"\begin{table}",
             r"  \centering",
-            rf"  \caption{{{_tex(section.title)}. Mean $\pm$ 95\,\% $t$-interval over $n$ seeds; gain paired by seed; $p$ after Holm's correction.}}",
+            rf"  \caption{{{_tex(section.title)}. {CAPTION}}}",
             rf"  \begin{{tabular}}{{ll{'r' * (len(HEADS) - 2)}}}",
             r"    \toprule",
             f"    {lines[0]}",

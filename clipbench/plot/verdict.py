@@ -202,6 +202,8 @@ def _runs(section: Section) -> list[str]:
 def _tests(section: Section) -> list[str]:
     """The floor of the exact test, where no number of wins could reach .05."""
     counts = {each.difference.n for each in section.comparisons.values() if np.isfinite(each.difference.estimate)}
-    if counts and FEWEST <= (n := max(counts)) and (floor := sign_flip_floor(n)) > 0.05:
-        return [f"p is of the paired t-test and takes the differences for normal; the exact sign-flip test cannot go below {floor:g} at n={n}."]
+    if counts and (n := max(counts)) >= FEWEST and (floor := sign_flip_floor(n)) > 0.05:
+        return [
+            f"p is of the paired t-test and takes the differences for normal; the exact sign-flip test cannot go below {floor:g} at n={n}."
+        ]
     return []
