@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from clipbench.plot import style
 from clipbench.plot.arms import NO_EDGE, Arm, Section
@@ -23,7 +26,7 @@ def sensitivity(section: Section) -> Iterator[Drawing]:
     """The final validation metric over the learning rate, all methods in one panel, then over each method's level in a panel of its own."""
     runs = _runs(section)
     tuned = not section.group.tuning.empty
-    how = "trials, and the mean of those near each other" if tuned else "each at its best other setting, mean over seeds"
+    how = "trials, and their local mean" if tuned else "each at its best other setting, mean over seeds"
     if runs["lr"].nunique() > 1:
         fig, ax = _panel(section, runs, "lr")
         for arm in reversed(section.judged):
@@ -54,26 +57,23 @@ def _runs(section: Section) -> pd.DataFrame:
 
 
 def _panel(section: Section, runs: pd.DataFrame, setting: str) -> tuple[Figure, Axes]:
-    """Log axes but for p_autoclip, with ∞ a little beyond the last value; the places of a grid are named."""
+    """Log axes but for p_autoclip, with ∞ a little beyond the last value; the values of a grid are named, on other axes round ones."""
     fig, ax = panel(NAMES[setting], f"validation {section.group.headline}")
     values = runs[setting].dropna()
-    finite = np.sort(values[np.isfinite(values)].unique())
-    if setting != "p_autoclip":
-        ax.set_xscale("log")
+    finite = np.sort(values[np.isfinite(values) & (values > 0)].unique())
+    style.fit(ax, runs["value"])
     if len(finite):
-        ratio = max(1.3, (finite[-1] / finite[0]) ** 0.08) if finite[0] > 0 else 1.3
         log = setting != "p_autoclip"
-        beyond = finite[-1] * ratio**2 if log else finite[-1]
-        end = beyond if np.isinf(values).any() else finite[-1]
-        ax.set_xlim((finite[0] / ratio, end * ratio) if log else (finite[0] - 0.05, end + 0.05))
-        grid = _is_grid(section, values)
-        if grid or np.isinf(values).any():
-            ticks = list(finite if grid else _decades(finite))
-            infinite = int(np.isinf(values).any())
+        ratio = max(1.3, (finite[-1] / finite[0]) ** 0.08)
+        infinite = int(np.isinf(values).any())
+        beyond = _beyond(runs, setting)
+        ax.set_xscale("log" if log else "linear")
+        ax.set_xlim((finite[0] / ratio, (beyond if infinite else finite[-1]) * ratio) if log else (finite[0] - 0.05, finite[-1] + 0.05))
+        if log:
+            ticks = list(finite if _is_grid(section, values) else _round(finite[0] / ratio, finite[-1] * ratio))
             ax.set_xticks(ticks + [beyond] * infinite, [f"{tick:g}" for tick in ticks] + ["∞"] * infinite)
             ax.minorticks_off()
-    style.fit(ax, runs["value"])
-    _region(ax, runs, setting, _is_grid(section, values))
+        _region(ax, section, runs, setting)
     return fig, ax
 
 
@@ -81,65 +81,84 @@ def _is_grid(section: Section, values: pd.Series) -> bool:
     return section.group.tuning.empty and values.nunique() <= GRID
 
 
-def _decades(finite: np.ndarray) -> np.ndarray:
-    return 10.0 ** np.arange(np.ceil(np.log10(finite[0])), np.floor(np.log10(finite[-1])) + 1)
+def _beyond(runs: pd.DataFrame, setting: str) -> float:
+    """Where ∞ stands."""
+    finite = runs[setting][np.isfinite(runs[setting]) & (runs[setting] > 0)]
+    return float(finite.max() * max(1.3, (finite.max() / finite.min()) ** 0.08) ** 2) if len(finite) else 1.0
 
 
-def _places(ax: Axes, values: pd.Series, grid: bool) -> pd.Series:
-    """Where each value stands: a grid's at itself, trials at the geometric middle of the bin that they fall into, ∞ behind the last."""
-    finite = values[np.isfinite(values)]
-    if grid or finite.empty:
-        return values.clip(upper=_beyond(ax, finite))
-    log = ax.get_xscale() == "log"
-    x = np.log(finite) if log else finite
-    edges = np.linspace(x.min(), x.max(), int(np.clip(len(x) // 4, 2, 8)) + 1)
-    bins = np.clip(np.digitize(x, edges) - 1, 0, len(edges) - 2)
-    middle = (edges[bins] + edges[bins + 1]) / 2
-    placed = pd.Series(np.exp(middle) if log else middle, finite.index)
-    return placed.reindex(values.index).fillna(_beyond(ax, finite))
+def _round(low: float, high: float) -> list[float]:
+    """Decades between low and high, where they are few 2 and 5 times them too."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    steps = (1,) if np.log10(high / low) > 2 else (1, 2, 5) if np.log10(high / low) < 1 else (1, 3)
+    return [tick for decade in decades for step in steps if low <= (tick := float(f"{step}e{decade}")) <= high]
 
 
-def _beyond(ax: Axes, finite: pd.Series) -> float:
-    high = ax.get_xlim()[1]
-    ticks = ax.get_xticks()
-    return float(ticks[-1]) if len(ticks) and len(finite) and ticks[-1] > finite.max() else float(high)
-
-
-def _region(ax: Axes, runs: pd.DataFrame, setting: str, grid: bool) -> None:
-    """Shade the places where at least half of all runs diverged."""
-    rows = runs[runs[setting].notna()]
+def _region(ax: Axes, section: Section, runs: pd.DataFrame, setting: str) -> None:
+    """Shade where at least half of the runs diverged: at a value of a grid, or among four trials or more that are next to each other."""
+    rows = runs[np.isfinite(runs[setting]) & (runs[setting] > 0)].sort_values(setting)
     if not rows["diverged"].any():
         return
-    share = rows["diverged"].groupby(_places(ax, rows[setting], grid)).mean().sort_index()
-    at = share.index.to_numpy(float)
-    log = ax.get_xscale() == "log"
-    x = np.log(at) if log else at
-    limits = np.log(ax.get_xlim()) if log else np.array(ax.get_xlim())
-    edges = np.concatenate([limits[:1], (x[1:] + x[:-1]) / 2, limits[1:]])
-    back = np.exp if log else np.asarray
-    for low, high, part in zip(edges[:-1], edges[1:], share, strict=True):
-        if part >= 0.5:
+    x = np.log(rows[setting].to_numpy()) if ax.get_xscale() == "log" else rows[setting].to_numpy()
+    values = np.unique(x)
+    count = len(values) if _is_grid(section, rows[setting]) else max(1, min(8, len(values) // 4))
+    parts = np.array_split(values, count)
+    limits = np.log(ax.get_xlim()) if ax.get_xscale() == "log" else np.array(ax.get_xlim())
+    between = [(left[-1] + right[0]) / 2 for left, right in pairwise(parts)]
+    back = np.exp if ax.get_xscale() == "log" else np.asarray
+    for part, (low, high) in zip(parts, pairwise([limits[0], *between, limits[1]]), strict=True):
+        if rows["diverged"].to_numpy()[np.isin(x, part)].mean() >= 0.5:
             ax.axvspan(float(back(low)), float(back(high)), color=RED, alpha=0.1, linewidth=0, label="half of the runs or more diverge")
 
 
 def _line(ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arm: Arm, band: bool) -> None:
-    """Points are runs, ✕ those that diverged, at the losing edge; the line is a mean with its 95 % t-interval."""
-    runs = runs[runs[setting].notna()]
+    """Points are runs, ✕ those that diverged, at the losing edge; the line is a mean with its 95 % interval, over trials a smooth one."""
+    runs = runs[runs[setting] > 0]
     if runs.empty:
         return
-    at = _places(ax, runs[setting], _is_grid(section, runs[setting]))
-    x = runs[setting].clip(upper=at.max())
-    colour = arm.colour
-    ax.plot(x, runs["value"], "o", markersize=2.5, markeredgewidth=0, alpha=0.45, color=colour)
-    low, high = ax.get_ylim()
-    losing = low if section.group.higher_is_better else high
+    x = runs[setting].clip(upper=_beyond(runs, setting))
+    ax.plot(x, runs["value"], "o", markersize=2.5, markeredgewidth=0, alpha=0.45, color=arm.colour)
+    losing = ax.get_ylim()[0 if section.group.higher_is_better else 1]
     for place in x[runs["diverged"]].unique():
-        style.cross(ax, place, losing, colour)
-    rows = [(place, *_summary(section, part)) for place, part in runs.groupby(at)]
-    places, means, halves = np.array(rows, float).T
-    ax.plot(places, means, color=colour, linestyle=arm.dash)
+        style.cross(ax, place, losing, arm.colour)
+    if _is_grid(section, runs[setting]):
+        places, means, halves = np.array([(place, *_summary(section, part)) for place, part in runs.groupby(x)], float).T
+    else:
+        log = ax.get_xscale() == "log"
+        there = runs["value"].notna() & np.isfinite(runs[setting])
+        at, means, halves = smoothed(np.log(x[there]) if log else x[there], runs["value"][there])
+        places = np.exp(at) if log else at
+    ax.plot(places, means, color=arm.colour, linestyle=arm.dash)
     if band:
-        ax.fill_between(places, means - halves, means + halves, color=colour, alpha=0.12, linewidth=0)
+        ax.fill_between(places, means - halves, means + halves, color=arm.colour, alpha=0.12, linewidth=0)
+
+
+def smoothed(x: ArrayLike, y: ArrayLike, width: float | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(places, local mean, half its 95 % interval) of y over x, by local lines under a Gaussian of `width`. (40,) each; empty for n < 5.
+
+    With weights l at a place the mean is l·y and its error σ·‖l‖, σ² from the residuals with n − tr(2L − LLᵀ) degrees of freedom.
+    As `width` grows it becomes the least-squares line with its t-interval. Source: Cleveland and Devlin 1988, JASA 83:596.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if len(x) < 5 or np.ptp(x) == 0:
+        return (np.zeros(0),) * 3
+    width = width or max(0.12, 1.5 / len(x)) * float(np.ptp(x))
+    at = np.linspace(x.min(), x.max(), 40)
+    weights, own = _weights(at, x, width), _weights(x, x, width)
+    freedom = len(x) - float(np.trace(2 * own - own @ own.T))
+    if freedom < 1:
+        return at, weights @ y, np.full(len(at), np.nan)
+    sigma = np.sqrt(np.sum((y - own @ y) ** 2) / freedom)
+    return at, weights @ y, stats.t.ppf(0.975, freedom) * sigma * np.linalg.norm(weights, axis=1)
+
+
+def _weights(at: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
+    """How much each y counts in the local line's value at each place. (places, n)"""
+    distance = x - at[:, None]
+    kernel = np.exp(-0.5 * (distance / width) ** 2)
+    first, second = (kernel * distance).sum(1, keepdims=True), (kernel * distance**2).sum(1, keepdims=True)
+    weights = kernel * (second - distance * first)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def _summary(section: Section, runs: pd.DataFrame) -> tuple[float, float]:
