@@ -1,4 +1,4 @@
-"""Figures from the three tables alone. torch is never imported.
+"""Figures and report from the three tables alone. torch is never imported.
 
 groups.py        tables → what one set of figures shows: methods, best first, with a colour each
 style.py         palette, fonts, axes: what all figures share
@@ -6,6 +6,11 @@ comparison.py    a  loss, training and validation metric against step
 levels.py        b  final metric against clipping level
 distribution.py  c  gradient norms: histogram, density, tail, share of steps clipped
 trajectory.py    d  gradient norm before and after clipping over time
+
+arms.py          groups → methods at their chosen settings, compared with none
+verdict.py       what may be said, in words
+report.py        the page; its small figures: panels.py, sensitivity.py; several tasks: across.py
+table.py         the same for a paper
 """
 
 from __future__ import annotations

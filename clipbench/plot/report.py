@@ -27,16 +27,16 @@ BLOCKS: dict[str, tuple[Callable[[Section], Iterable[Drawing]], str]] = {
     ),
     "Sensitivity": (
         sensitivity,
-        "Points are runs, ✕ those that diverged; lines are means with 95 % bands; shaded red, half of the runs or more diverge.",
+        "Points are runs, ✕ those that diverged; lines are means with 95 % bands; red: half of the runs or more diverge.",
     ),
     "Budget": (panels.budget, "Validation, tuning runs only: the final runs above are others, on other seeds."),
     "What clipping did": (panels.clipping, "Over all seeds. A factor of 1 leaves the gradient alone."),
 }
 READING = (
     "Each method is compared with none at none's own best learning rate, seed by seed: at one seed both start from the same weights and "
-    "see the same batches. Intervals are 95 % t-intervals, p is of the paired t-test after Holm's correction over the section's methods, r the "
-    "correlation of the paired seeds. P(better) is the chance that a run of the method beats a run of none, divergence being worse than "
-    "any value. A verdict is given from three paired seeds on, and where the corrected p is at most .05."
+    "see the same batches. Intervals are 95 % t-intervals, p is of the paired t-test after Holm's correction over the section's methods, "
+    "r the correlation of the paired seeds. P(better) is the chance that a run of the method beats a run of none, divergence being worse "
+    "than any value. A verdict is given from three paired seeds on, and where the corrected p is at most .05."
 )
 SCALED = (
     "Scores of each task are scaled so that the mean of none is 0 and the best mean seen is 1; intervals are 95 %, of a bootstrap over "
