@@ -77,7 +77,7 @@ def toss(factor: Tensor, beta: float, power: int, rng: torch.Generator) -> Tenso
     return torch.where(coin < torch.pow(beta, factor**power), factor, 1.0)
 
 
-def clamp_(grads: Sequence[Tensor], level: float) -> None:
+def clamp_(grads: list[Tensor], level: float) -> None:
     """Each entry into [−level, level], in place: one pass over memory on a CPU, two launches for all tensors elsewhere."""
     if grads[0].device.type == "cpu":
         for grad in grads:
@@ -194,7 +194,7 @@ class Auto(Rule):
     def level(self, norm: Tensor, state: State) -> tuple[Tensor, State]:
         """(η_t, memory with `norm` in the place of the oldest). Costs the same at every step: nothing is sorted anew."""
         norms, ranked, count = state["norms"], state["ranked"], state["count"]
-        slot, finite = count % self.window, torch.isfinite(norm)
+        slot, finite = count % self.window, norm < math.inf
         oldest = norms.take(slot)  # infinite until the window is full; norms[slot] would wait for the device
         newest = torch.where(finite, norm.float(), oldest)  # a non-finite norm changes nothing
         ranked = _exchange(ranked, oldest, newest)
@@ -214,7 +214,7 @@ def _quantile(ranked: Tensor, count: Tensor, p: float) -> Tensor:
     """The p-quantile of the first `count` of ascending `ranked`, interpolated linearly: position p·(count − 1). ()"""
     last = (count - 1).clamp(min=0)
     position = p * last
-    low = position.floor().long()
+    low = position.long()
     a, b = ranked.take(low), ranked.take(torch.minimum(low + 1, last))
     share = position - low
     return torch.where(share > 0, a + share * (b - a), a)
