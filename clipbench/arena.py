@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -13,14 +13,12 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from clipbench import config, space
-from clipbench.build import CLIP_KEYS
-from clipbench.errors import UserError, nearest
+from clipbench.errors import UserError
 from clipbench.grid import expand, later_wins
 from clipbench.run import Plan, make_plan
 from clipbench.space import Axis
-from clipbench.study import Study, read_study
+from clipbench.study import NUMBERS, Study, read_study
 
-NUMBERS = CLIP_KEYS[1:]  # what a study draws besides the learning rate, for the types that use it
 SEVERAL = ("task", "optim")  # what may have several values: an arena for each
 
 
@@ -46,7 +44,7 @@ class Arena:
     @cached_property
     def spaces(self) -> dict[str, dict[str, Axis]]:
         """The axes of each method: the learning rate, and those of its numbers that the study has a space for."""
-        return {method: self._space(method) for method in self.study.methods}
+        return {method: self.study.axes(method) for method in self.study.methods}
 
     @cached_property
     def lr(self) -> float:
@@ -78,7 +76,7 @@ class Arena:
     @cached_property
     def draws(self) -> dict[str, list[list[str]]]:
         """The words of each trial, by method: at trial i all methods have the same point of the axes that they share."""
-        points = space.points(space.names([self.study.space, *self.spaces.values()]), self.study.trials, self.study.draws)
+        points = space.points(space.names([self.study.space, *self.study.own.values()]), self.study.trials, self.study.draws)
         units = {"lr": self.lr}
         return {
             method: [
@@ -91,16 +89,6 @@ class Arena:
     def _plan(self, method: str, seed: int, role: str, words: Sequence[str] = ()) -> Plan:
         tag = (f"tag.study={self.study.name}", f"tag.role={role}", f"tag.method={method}")
         return make_plan([*self.base, f"optim.clipping_type={method}", f"seed={seed}", *tag, *words], self.config_dir, self.composed)
-
-    def _space(self, method: str) -> dict[str, Axis]:
-        own = self.study.own.get(method, {})
-        known = {"lr", *asdict(self._plan(method, self.study.final_seeds[0], "default").rule)}
-        if unknown := sorted(set(own) - known):
-            raise UserError(
-                f"Study '{self.study.name}': own.{method}.{unknown[0]} is a space for nothing.{nearest(unknown[0], known)} "
-                f"{method} has: {', '.join(sorted(known))}."
-            )
-        return {name: axis for name, axis in {**self.study.space, **own}.items() if name in known}
 
 
 def _word(name: str, value: float) -> str:
@@ -115,9 +103,6 @@ def arenas(overrides: Sequence[str], config_dir: Path | None = None) -> list[Are
     composed: dict[tuple[str, ...], Any] = {}
     points = expand(later_wins(["threads=1", *(str(override.input_line) for override in rest)]))
     found = [Arena(study, (*point, *_shortened(point, study, config_dir, composed)), config_dir, composed) for point in points]
-    used = {"lr", *NUMBERS, *(name for axes in found[0].spaces.values() for name in axes)}
-    if unknown := sorted(set(study.space) - used):
-        raise UserError(f"Study '{study.name}': space.{unknown[0]}: no method has such a number.{nearest(unknown[0], used)}")
     return found
 
 

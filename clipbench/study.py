@@ -13,10 +13,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipbench import config, space
+from clipbench.build import CLIP_KEYS
 from clipbench.errors import UserError, nearest
 from clipbench.grid import expand
-from clipbench.optim import ALIASES, RULES
+from clipbench.optim import ALIASES
+from clipbench.optim.make import rule_named
 from clipbench.space import Axis
+
+NUMBERS = CLIP_KEYS[1:]  # what a study draws besides the learning rate, for the types that use it
 
 
 @dataclass(frozen=True)
@@ -33,24 +37,38 @@ class Study:
     space: dict[str, Axis]
     own: dict[str, dict[str, Axis]] = field(default_factory=dict)
 
+    def axes(self, method: str) -> dict[str, Axis]:
+        """What is drawn for a method: the learning rate, and those of its numbers that there is a space for."""
+        known = numbers(method)
+        return {name: axis for name, axis in {**self.space, **self.own.get(method, {})}.items() if name in known}
+
+
+def numbers(method: str) -> set[str]:
+    """The learning rate and the fields of the method's rule. UserError where there is no such rule."""
+    try:
+        return {"lr", *(each.name for each in fields(rule_named(method)))}
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
 
 def read_study(words: Sequence[Override], config_dir: Path | None) -> tuple[Study, list[Override]]:
     """conf/study/NAME.yaml with what the words change in it; and the words that are on its runs.
 
     UserError for a name, key or value that a study does not have.
     """
-    kinds: dict[str, list[Override]] = {"study": [], "numbers": [], "types": [], "rest": []}
+    kinds: dict[str, list[Override]] = {"study": [], "changes": [], "types": [], "rest": []}
     for word in words:
         kind = {"study": "study", "optim.clipping_type": "types"}.get(word.key_or_group, "rest")
-        kinds["numbers" if word.key_or_group.startswith("study.") else kind].append(word)
-    chosen, numbers, types, rest = kinds.values()
-    if several := [word.input_line for word in (*chosen, *numbers) if word.is_sweep_override()]:
+        kinds["changes" if word.key_or_group.startswith("study.") else kind].append(word)
+    chosen, changes, types, rest = kinds.values()
+    if several := [word.input_line for word in (*chosen, *changes) if word.is_sweep_override()]:
         raise UserError(f"{several[0]} has several values, and a study takes one. Lists stand in brackets: study.final_seeds=[0,1,2]")
     path = _file(chosen[-1].value() if chosen else "quick", config_dir)
     methods = [word.split("=", 1)[1] for override in types for [word] in expand([str(override.input_line)])]
+    config.make_importable(config_dir)
     try:
         content = OmegaConf.load(path)
-        for override in numbers:
+        for override in changes:
             OmegaConf.update(content, override.key_or_group.removeprefix("study."), override.value(), merge=False)
         given = OmegaConf.to_container(content, resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -77,12 +95,9 @@ def _checked(path: Path, given: Any, methods: Sequence[str]) -> Study:
     names = list(methods) or given["methods"]
     if not isinstance(names, list) or not all(isinstance(method, str) for method in names):
         raise UserError(f"{where}: methods must be a list of clipping types or module:Class, got {names!r}.")
-    spaces, own = given["space"], given.get("own") or {}
-    if not isinstance(spaces, dict) or "lr" not in spaces or not isinstance(own, dict):
-        raise UserError(f"{where}: space must be a mapping with lr in it and own one of methods, got {spaces!r} and {own!r}.")
-    for method in own:
-        if method not in (RULES.keys() | set(names)):
-            raise UserError(f"{where}: own.{method} is the space of no method.{nearest(str(method), {*RULES, *names})}")
+    names = list(dict.fromkeys(["none", *(ALIASES.get(method, method) for method in names)]))  # the others are compared with none
+    if not isinstance(given["space"], dict) or "lr" not in given["space"]:
+        raise UserError(f"{where}: space must be a mapping with lr in it, got {given['space']!r}.")
     tuning, final = (_seeds(f"{where}: {key}", given[key]) for key in ("tuning_seeds", "final_seeds"))
     if both := sorted(set(tuning) & set(final)):
         raise UserError(f"{where}: the final seeds must be fresh, but {both[0]} is a tuning seed too.")
@@ -91,19 +106,29 @@ def _checked(path: Path, given: Any, methods: Sequence[str]) -> Study:
         raise UserError(f"{where}: length must be a number above 0, a share of the task's steps, got {length!r}.")
     return Study(
         name=path.stem,
-        # none is what the others are compared with
-        methods=tuple(dict.fromkeys(["none", *(ALIASES.get(method, method) for method in names)])),
+        methods=tuple(names),
         trials=_whole(f"{where}: trials", given["trials"], 1),
         tuning_seeds=tuning,
         final_seeds=final,
         length=float(length),
         draws=_whole(f"{where}: draws", given["draws"], 0),
-        space={key: space.read_axis(f"{where}: space.{key}", value) for key, value in spaces.items()},
-        own={
-            method: {key: space.read_axis(f"{where}: own.{method}.{key}", value) for key, value in axes.items()}
-            for method, axes in own.items()
-        },
+        space=_axes(f"{where}: space", given["space"], {"lr", *NUMBERS}.union(*map(numbers, names))),
+        own=_own(f"{where}: own", given.get("own") or {}),
     )
+
+
+def _own(where: str, given: Any) -> dict[str, dict[str, Axis]]:
+    if not isinstance(given, dict):
+        raise UserError(f"{where} must be a mapping of methods to spaces, got {given!r}.")
+    return {ALIASES.get(str(method), str(method)): _axes(f"{where}.{method}", axes, numbers(str(method))) for method, axes in given.items()}
+
+
+def _axes(where: str, given: Any, known: set[str]) -> dict[str, Axis]:
+    if not isinstance(given, dict):
+        raise UserError(f"{where} must be a mapping of numbers to their spaces, got {given!r}. {space.SHAPE}")
+    if unknown := [str(name) for name in given if name not in known]:
+        raise UserError(f"{where}.{unknown[0]}: there is no such number.{nearest(unknown[0], known)} Known: {', '.join(sorted(known))}.")
+    return {name: space.read_axis(f"{where}.{name}", axis) for name, axis in given.items()}
 
 
 def _whole(where: str, value: Any, least: int) -> int:

@@ -75,7 +75,7 @@ def test_the_keys_are_those_of_the_configuration(offered, task, scale, optim):
     plain = OmegaConf.to_container(composed)
     leaves = set(leaf_names(plain))
     closed = {"task.name", "task._target_", "task.batch_size", "optim.name", "optim._target_", "optim.clip"}  # not for a word to set
-    closed |= {name for name in leaves if name.startswith("task.lr")}
+    closed |= {name for name in leaves if name.startswith(("task.lr", "tag."))}
     keys = {word.removesuffix("=") for word in offered(f"clipbench run {' '.join(words)} |")}
     assert keys == (leaves - closed) | {"task", "optim", "scale"}
     for name in keys - {"task", "optim", "scale"}:  # with the values that this line's runs have
