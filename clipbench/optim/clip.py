@@ -158,7 +158,7 @@ class Join:
         if group.get("clipping_level") is None:
             return self.rule
         level = check_level("clipping_level", group["clipping_level"])
-        if isinstance(self.rule, NoClip):
+        if not self.rule.clips:
             return self.rule
         if math.isinf(level):
             return NoClip()

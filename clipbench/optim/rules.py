@@ -47,6 +47,7 @@ class Rule:
     """
 
     elementwise: ClassVar[bool] = False  # changes the gradient's direction within a tensor, so no factor can describe it
+    clips: ClassVar[bool] = True  # False: levels and exemptions mean nothing to it
     spares_last_linear: ClassVar[bool] = False  # its paper leaves the last linear layer unclipped; the bench does so by default
 
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}  # of its own fields: name → (name, value) → the value, or ValueError
@@ -91,6 +92,8 @@ class NoClip(Rule):
 
     Steps with a non-finite gradient are skipped as under every other type.
     """
+
+    clips: ClassVar[bool] = False
 
     def __call__(self, grads, params, state, rng):
         return torch.ones_like(grads.norm), state
