@@ -85,10 +85,22 @@ def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.devi
     )
 
 
+def optimizer_class_of(optim: dict[str, Any]) -> type[Optimizer]:
+    module, _, name = optim["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def check_tie(optim: dict[str, Any], rule: Rule) -> None:
+    if rule.tied_to and not issubclass(optimizer_class_of(optim), rule.tied_to):
+        tied = rule.tied_to.__name__
+        raise UserError(
+            f"optim={optim['name']}: clipping_type '{optim['clipping_type']}' acts on the update of {tied}. Use optim=adam or optim=adamw."
+        )
+
+
 def build_optimizer(optim: dict[str, Any], model: nn.Module, rule: Rule) -> Optimizer:
     """`optim._target_`, any torch optimizer, over the trainable parameters; a key that is null is left to its own default."""
-    module, _, name = optim["_target_"].rpartition(".")
-    optimizer_class = getattr(importlib.import_module(module), name)
+    optimizer_class = optimizer_class_of(optim)
     other = (*CLIP_KEYS, *PATTERN_KEYS, "_target_", "name", "clip", "nonfinite")
     keywords = {key: value for key, value in optim.items() if key not in other and value is not None}
     params = parameter_groups(model, rule, *(optim[key] for key in PATTERN_KEYS))

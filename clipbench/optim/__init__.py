@@ -2,6 +2,7 @@
 
 rules.py       what to do with a gradient: the clipping rules, pure
 adaptive.py    rules whose level follows the weights, the norms so far, or what was cut before
+block_rms.py   clips Adam's update
 checks.py      what a rule's settings may be
 make.py        the table of names; a rule from its name and settings
 memory.py      what a rule remembers, parameter by parameter
@@ -10,8 +11,9 @@ optimizers.py  torch's optimizers with clipping in the constructor
 """
 
 from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
+from clipbench.optim.block_rms import BlockRMS
 from clipbench.optim.clip import ClipStats, clip_gradients, clip_stats
-from clipbench.optim.make import ALIASES, RULES, make_rule
+from clipbench.optim.make import ALIASES, RULES, TIED, make_rule
 from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD, choose_fused
 from clipbench.optim.rules import (
     Auto,
@@ -34,8 +36,10 @@ __all__ = [
     "AGC",
     "ALIASES",
     "RULES",
+    "TIED",
     "AdaGC",
     "Auto",
+    "BlockRMS",
     "ClipStats",
     "ClippedAdam",
     "ClippedAdamW",

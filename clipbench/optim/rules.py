@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from clipbench.optim.checks import SHARED, check_small, check_switch
 
@@ -38,6 +39,11 @@ class Gradients(list[Tensor]):
         return torch.linalg.vector_norm(self.norms)
 
 
+def real(x: Tensor) -> Tensor:
+    """A complex tensor as pairs of reals, which share its memory; any other as it is."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
 @dataclass(frozen=True)
 class Rule:
     """Base of all rules: a frozen dataclass whose fields are the method's hyper-parameters.
@@ -48,6 +54,7 @@ class Rule:
 
     elementwise: ClassVar[bool] = False  # changes the gradient's direction within a tensor, so no factor can describe it
     clips: ClassVar[bool] = True  # False: levels and exemptions mean nothing to it
+    tied_to: ClassVar[type[Optimizer] | None] = None  # acts on the update of this optimizer, in `after_step`
     spares_last_linear: ClassVar[bool] = False  # its paper leaves the last linear layer unclipped; the bench does so by default
 
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}  # of its own fields: name → (name, value) → the value, or ValueError
