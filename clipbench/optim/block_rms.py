@@ -31,13 +31,12 @@ class BlockRMS(Rule):
     def after_step(self, optimizer: Optimizer, group: dict[str, Any], skipped: Tensor) -> tuple[Tensor, Tensor]:
         """Take back, after torch's own step, what of a group's step lies beyond the level. (‖U‖² before, after), both ()"""
         params = [p for p in group["params"] if p.grad is not None]
-        lr = -group["lr"] if group["maximize"] else group["lr"]
         before = after = torch.zeros((), device=skipped.device)
         for p in params:
             update = _update(optimizer.state[p], group)
             size = torch.linalg.vector_norm(update, dtype=torch.promote_types(update.dtype, torch.float32))
             factor = within(self.clipping_level, size / update.numel() ** 0.5)
-            real(p).add_(torch.where(skipped, 0, lr * (1 - factor) * update).to(update.dtype))
+            real(p).add_(torch.where(skipped, 0, group["lr"] * (1 - factor) * update).to(update.dtype))
             before, after = before + size**2, after + (factor * size) ** 2
         return before, after
 
