@@ -8,8 +8,11 @@ make.py        the table of names; a rule from its name and settings
 memory.py      what a rule remembers, parameter by parameter
 clip.py        joins a rule to any torch optimizer
 optimizers.py  torch's optimizers with clipping in the constructor
+acclip.py      ACClip
+laws.py        what every rule owes, for the tests and for `clipbench check`; not imported here
 """
 
+from clipbench.optim.acclip import ACClip
 from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
 from clipbench.optim.block_rms import BlockRMS
 from clipbench.optim.clip import ClipStats, clip_gradients, clip_stats
@@ -37,6 +40,7 @@ __all__ = [
     "ALIASES",
     "RULES",
     "TIED",
+    "ACClip",
     "AdaGC",
     "Auto",
     "BlockRMS",
