@@ -32,7 +32,7 @@ def bare(plan: Plan, device: torch.device) -> Iterator[None]:
     settings = plan.settings
     task = build_task(settings, device)
     model = fresh_model(task, settings.seed).to(device)
-    optimizer = clip_gradients(build_optimizer(settings.optim, model), plan.rule)
+    optimizer = clip_gradients(build_optimizer(settings.optim, model, plan.rule), plan.rule)
     model.train()
     for batch in task.train_batches(generator(settings.seed, "data")):
         moved = move(batch, device)

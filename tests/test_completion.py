@@ -19,7 +19,7 @@ from clipbench import config
 from clipbench.candidates import FOLDERS, OPTIONS, SHELLS
 from clipbench.cli import main
 from clipbench.completion import split
-from clipbench.optim import RULES
+from clipbench.optim import RULES, TIED
 from clipbench.results import SCHEMAS
 
 
@@ -104,12 +104,12 @@ def leaf_names(node, prefix=""):
         ("clipbench run task=l| --config-dir=mine", {"task=line"}),
         ("clipbench run task=l|", set()),
         ("clipbench run --config-dir mine task=line task.|", {"task.noise.kind="}),
-        ("clipbench run optim=|", {"optim=adam", "optim=adamw", "optim=sgd"}),
+        ("clipbench run optim=|", {"optim=acclip", "optim=adam", "optim=adamw", "optim=sgd"}),
         ("clipbench run scale=|", {"scale=full", "scale=mini"}),
         ("clipbench run optim.clipping_l|", {"optim.clipping_level="}),
-        ("clipbench run optim.clipping_type=|", {f"optim.clipping_type={name}" for name in RULES}),
+        ("clipbench run optim.clipping_type=|", {f"optim.clipping_type={name}" for name in RULES | TIED}),
         ("clipbench sweep optim.clipping_type=none,au|", {"optim.clipping_type=none,auto"}),
-        ("clipbench sweep optim.clipping_type=auto,a|", set()),  # there already
+        ("clipbench sweep optim.clipping_type=auto,au|", set()),  # there already
         ("clipbench run optim.clipping_type=auto optim.clip.|", {"optim.clip.window="}),
         ("clipbench run optim.clipping_type=norm optim.clip.|", set()),
         ("clipbench run optim=sgd optim.m|", {"optim.momentum="}),
