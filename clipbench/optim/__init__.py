@@ -5,11 +5,21 @@ checks.py      what the settings that rules share may be
 make.py        a rule from its name and settings
 clip.py        joins a rule to any torch optimizer
 optimizers.py  torch's optimizers with clipping in the constructor
+chain.py       rules one after the other
+spam.py        SPAM, StableSPAM
+sstm.py        ClippedSSTM, and an estimate of the smoothness that it wants
+averaging.py   evaluation at the answer of an averaging optimizer
+restart.py     restarts at the mean of the weights
+baselines.py   Lion, Muon
 """
 
+from clipbench.optim.averaging import evaluation_weights
+from clipbench.optim.baselines import Lion, Muon
+from clipbench.optim.chain import Chain
 from clipbench.optim.clip import ClipStats, clip_gradients, clip_stats
 from clipbench.optim.make import make_rule
 from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD, choose_fused
+from clipbench.optim.restart import OptimizerProperties, Restarter
 from clipbench.optim.rules import (
     ALIASES,
     RULES,
@@ -26,28 +36,42 @@ from clipbench.optim.rules import (
     Rule,
     within,
 )
+from clipbench.optim.spam import SPAM, AdaClip, AdaGN, StableSPAM
+from clipbench.optim.sstm import ClippedSSTM, estimate_smoothness
 
 __all__ = [
     "ALIASES",
     "RULES",
+    "SPAM",
+    "AdaClip",
+    "AdaGN",
     "Auto",
+    "Chain",
     "ClipStats",
     "ClippedAdam",
     "ClippedAdamW",
     "ClippedSGD",
+    "ClippedSSTM",
     "CoordinateWise",
     "Gradients",
     "LayerWise",
     "LinearRandAuto",
     "LinearRandNorm",
+    "Lion",
+    "Muon",
     "NoClip",
     "Norm",
+    "OptimizerProperties",
     "QuadraticRandAuto",
     "QuadraticRandNorm",
+    "Restarter",
     "Rule",
+    "StableSPAM",
     "choose_fused",
     "clip_gradients",
     "clip_stats",
+    "estimate_smoothness",
+    "evaluation_weights",
     "make_rule",
     "within",
 ]

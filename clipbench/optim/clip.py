@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
-from clipbench.optim.rules import Factor, Gradients, Rule
+from clipbench.optim.rules import Factor, Gradients, Rule, State
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 MEMORY = "clipping"  # where `optimizer.state` keeps what must be saved: a string, so that state_dict() carries it as it is
@@ -87,8 +87,8 @@ class Join:
     def attach(self, optimizer: Optimizer) -> None:
         if any(isinstance(hook, Join) for hook in optimizer._optimizer_step_pre_hooks.values()):
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
-        for group in optimizer.param_groups:
-            self._rule_of(group)
+        for index in range(len(optimizer.param_groups)):
+            self._rule_of(optimizer, index)
         optimizer.register_step_pre_hook(self)
         optimizer.register_step_post_hook(self._release)
         optimizer.register_state_dict_pre_hook(self._save_coins)
@@ -114,7 +114,7 @@ class Join:
     @torch.no_grad()
     def clip(self, optimizer: Optimizer) -> None:
         """Measure, apply the rule, remember: no wait for the device, unless nonfinite="raise"."""
-        units = self._units(optimizer)
+        units = [unit for unit in self._units(optimizer) if any(p.grad is not None for p in unit[2])]
         if not units:
             return
         self._release(optimizer)
@@ -132,18 +132,18 @@ class Join:
         self._apply(optimizer, factors, grads, bad)
 
     def _units(self, optimizer: Optimizer) -> list[tuple[str, Rule, list[Tensor]]]:
-        """(name, rule, parameters with a gradient) of whatever is normed together: a group with a level of its own, and all the others."""
+        """(name, rule, parameters) of whatever is normed together: a group with a level of its own, and all the others."""
         units: dict[str, tuple[str, Rule, list[Tensor]]] = {}
         for index, group in enumerate(optimizer.param_groups):
-            rule = self._rule_of(group)
-            name = "all" if rule is self.rule else f"group {index}"
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                units.setdefault(name, (name, rule, []))[2].extend(params)
+            rule = self._rule_of(optimizer, index)
+            shared = group.get("clipping_level") is None and units.get("all", ("", rule))[1] == rule
+            name = "all" if shared else f"group {index}"
+            units.setdefault(name, (name, rule, []))[2].extend(group["params"])
         return list(units.values())
 
-    def _rule_of(self, group: dict[str, Any]) -> Rule:
-        if (level := group.get("clipping_level")) is None:
+    def _rule_of(self, optimizer: Optimizer, index: int) -> Rule:
+        """That of a parameter group, by its index."""
+        if (level := optimizer.param_groups[index].get("clipping_level")) is None:
             return self.rule
         if not hasattr(self.rule, "clipping_level"):
             raise ValueError(f"A parameter group has a clipping_level, but {type(self.rule).__name__} has none.")
@@ -158,7 +158,9 @@ class Join:
             if coins is not None:
                 rng.set_state(coins)  # one coin per step: every unit sees the same
             state = rules[name] if name in rules else rule.init(params)
-            factor, rules[name] = rule(part, params, state, rng)
+            slots = [i for i, p in enumerate(params) if p.grad is not None]
+            factor, new = rule(part, [params[i] for i in slots], _recall(state, rule, slots), rng)
+            rules[name] = _remember(state, new, rule, slots)
             factors.append(factor)
         return factors
 
@@ -190,8 +192,7 @@ class Join:
                 self._hold(optimizer, grad_scale=factors[0].float().reciprocal())
                 return
         for factor, part in zip(factors, grads, strict=True):
-            if factor is not None:
-                torch._foreach_mul_(part, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor))
+            multiply(part, factor)
         if not fuses(optimizer):
             _zero_if(bad, [g for part in grads for g in part])
 
@@ -215,10 +216,11 @@ class Join:
 
     def _check_memory(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         saved = state_dict["state"].get(MEMORY, {}).get("rules", {})
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        shapes = {name: value.shape for name, value in self.rule.init(params).items()}
-        for unit in saved.values():
-            if {name: value.shape for name, value in unit.items()} != shapes:
+        params = {name: params for name, _, params in self._units(optimizer)}
+        everything = [p for group in optimizer.param_groups for p in group["params"]]
+        for name, unit in saved.items():
+            shapes = {entry: value.shape for entry, value in self.rule.init(params.get(name, everything)).items()}
+            if {entry: value.shape for entry, value in unit.items()} != shapes:
                 raise ValueError(
                     f"The checkpoint's clipping memory ({', '.join(unit) or 'none'}) is not one of {self.rule}. Build the optimizer with "
                     f"the rule that was saved, or delete state_dict['state']['{MEMORY}'] to start with a fresh memory."
@@ -245,6 +247,39 @@ def fuses(optimizer: Optimizer) -> bool:
         # with dampening the first step differs from one with a zero buffer, and a skipped first step would leave garbage in it
         and not any(group.get("momentum") and group.get("dampening") for group in groups)
     )
+
+
+def start_afresh(optimizer: Optimizer) -> None:
+    """Empty the optimizer's state, the rule's memory included, as if newly built. Coins and the count of skipped steps go on."""
+    memory = _memory(optimizer) if MEMORY in optimizer.state else {}
+    optimizer.state.clear()
+    if memory:
+        _memory(optimizer).update({key: value for key, value in memory.items() if key != "rules"})
+
+
+def multiply(grads: Gradients, factor: Factor) -> None:
+    """In place; None leaves them as they are."""
+    if factor is not None:
+        torch._foreach_mul_(grads, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor))
+
+
+def _recall(state: State, rule: Rule, slots: list[int]) -> State:
+    """The memory as the rule sees it: of what it keeps per tensor, the entries of the tensors that have a gradient now."""
+    return {name: _picked(value, slots) if name in rule.per_tensor else value for name, value in state.items()}
+
+
+def _remember(state: State, new: State, rule: Rule, slots: list[int]) -> State:
+    """The memory after the step: entries of tensors without a gradient stay as they were."""
+    whole = dict(new)
+    for name in rule.per_tensor:
+        if len(new[name]) < len(old := state[name]):
+            place = {slot: i for i, slot in enumerate(slots)}
+            whole[name] = torch.stack([new[name][place[i]] if i in place else old[i] for i in range(len(old))])
+    return whole
+
+
+def _picked(value: Tensor, slots: list[int]) -> Tensor:
+    return value if len(slots) == len(value) else torch.stack([value[i] for i in slots])
 
 
 def _fill_momentum(optimizer: Optimizer) -> None:

@@ -53,6 +53,11 @@ class Rule:
             if field.name in CHECKS:
                 object.__setattr__(self, field.name, CHECKS[field.name](field.name, getattr(self, field.name)))
 
+    @property
+    def per_tensor(self) -> tuple[str, ...]:
+        """The names of the memory's entries that hold one number for each tensor: (n,), with `__call__` seeing those of its gradients."""
+        return ()
+
     def init(self, params: Sequence[Tensor]) -> State:
         """The memory before the first step: tensors on the device of `params`, by name."""
         return {}
