@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -90,7 +91,8 @@ class AdaGN(Rule):
 
 def _zeros(params: Sequence[Tensor]) -> Tensor:
     """One per tensor, in float32 or wider. (n,)"""
-    return torch.zeros(len(params), dtype=torch.promote_types(_real(params[0]).dtype, torch.float32), device=params[0].device)
+    wide = reduce(torch.promote_types, (_real(p).dtype for p in params), torch.float32)
+    return torch.zeros(len(params), dtype=wide, device=params[0].device)
 
 
 def _unbiased(decay: float, count: Tensor) -> Tensor:
