@@ -13,11 +13,13 @@ from torch.optim import Optimizer
 from clipbench.config import Settings
 from clipbench.errors import UserError
 from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients
+from clipbench.patterns import parameter_groups
 from clipbench.seeds import device_generator, fresh_model
 from clipbench.task import Task
 from clipbench.train import Learner, Schedule
 
 CLIP_KEYS = ("clipping_type", "clipping_level", "p_autoclip", "beta")
+PATTERN_KEYS = ("clip_exempt", "clip_levels")
 
 
 def find_device(name: str) -> torch.device:
@@ -85,16 +87,17 @@ def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.devi
 def build_optimizer(optim: dict[str, Any], model: nn.Module, rule: Rule, coins: torch.Generator) -> Optimizer:
     """`optim._target_`, any torch optimizer, over the trainable parameters, clipping by `rule`; a key that is null is left to its default.
 
-    One that takes a `clipping_type` clips by itself; one with `groups(model)` sorts the parameters itself.
+    One that takes a `clipping_type` clips by itself; one with `groups(model, params)` sorts the parameters by their modules.
     """
     module, _, name = optim["_target_"].rpartition(".")
     optimizer_class = getattr(importlib.import_module(module), name)
-    other = (*CLIP_KEYS, "_target_", "name", "clip", "nonfinite")
+    other = (*CLIP_KEYS, *PATTERN_KEYS, "_target_", "name", "clip", "nonfinite")
     keywords = {key: value for key, value in optim.items() if key not in other and value is not None}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    params = optimizer_class.groups(model) if hasattr(optimizer_class, "groups") else trainable
+    params = parameter_groups(model, rule, *(optim[key] for key in PATTERN_KEYS))
+    if hasattr(optimizer_class, "groups"):
+        params = optimizer_class.groups(model, params)
     takes = inspect.signature(optimizer_class).parameters
-    if "fused" in takes and (fused := choose_fused(trainable)):
+    if "fused" in takes and (fused := choose_fused(params)):
         keywords.setdefault("fused", fused)
     clip = {"nonfinite": optim["nonfinite"], "rng": coins}
     try:

@@ -242,7 +242,8 @@ def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
     Out: device, threads, worker processes, folders; a file or folder among the task's settings counts by what it holds.
     """
     task = {key: fingerprint(value) for key, value in settings.task.items() if key not in ("name", "lr", "device", "workers")}
-    clip_keys = ("name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip")
+    clip_keys = ["name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip"]
+    clip_keys += [] if rule.clips else ["clip_exempt", "clip_levels"]
     optim = {key: value for key, value in settings.optim.items() if key not in clip_keys and value is not None}
     off = () if settings.restart["first"] else ("restart",)
     rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", *MACHINE, *off)}

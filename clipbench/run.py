@@ -24,6 +24,7 @@ from clipbench.config import Settings
 from clipbench.errors import UserError
 from clipbench.optim import ALIASES, Rule, make_rule
 from clipbench.optim.clip import POLICIES
+from clipbench.patterns import check_patterns
 from clipbench.task import Task
 from clipbench.train import End
 
@@ -75,6 +76,7 @@ def make_plan(overrides: Sequence[str], config_dir: Path | None = None, composed
         rule = make_rule(optim["clipping_type"], **{key: optim[key] for key in CLIP_KEYS[1:]}, **(optim["clip"] or {}))
     except ValueError as error:
         raise UserError(str(error)) from error
+    check_patterns(optim, rule)
     if optim["nonfinite"] not in POLICIES:
         raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim['nonfinite']!r}.")
     modules = {type(rule).__module__, settings.task["_target_"].rpartition(".")[0]}

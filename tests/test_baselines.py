@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import set_gradients, small_model, weights
 from test_join import saved
-from test_waits import Counter
 from torch import nn
 
 from clipbench.optim import SPAM, ClippedSSTM, Lion, Muon, Norm, StableSPAM, clip_gradients, clip_stats
+from clipbench.optim.laws import Waits
 
 NEW = {
     "lion": (Lion, {"lr": 0.01, "weight_decay": 0.1}),
@@ -132,9 +132,9 @@ def test_no_step_waits_for_the_device(kind):
     counts = []
     for m, o in ((model, optimizer), (plain, adam)):
         set_gradients(m, 3)
-        with Counter() as counter:
+        with Waits() as counter:
             o.step()
-        counts.append(counter.waits)
+        counts.append(counter.count)
     assert counts[0] <= (counts[1] if kind == "muon" else 0)  # torch's AdamW reads its step counters, which lie on the host
 
 

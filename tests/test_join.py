@@ -37,25 +37,6 @@ def saved(state_dict):
     return torch.load(buffer, weights_only=True)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("name", RULES)
-def test_five_steps_save_load_five_steps_are_ten_steps_bit_for_bit(name, kind, implementation):
-    cls, keywords = CLASSES[kind]
-    keywords = {**keywords, **IMPLEMENTATIONS[implementation], "clipping_type": name}
-    straight = small_model()
-    expected = steps(straight, cls(straight.parameters(), **keywords), range(10))
-    model = small_model()
-    optimizer = cls(model.parameters(), **keywords)
-    steps(model, optimizer, range(5))
-    later = small_model(1)
-    later.load_state_dict(model.state_dict())
-    torch.manual_seed(99)  # a resumed process has another global seed; the coins must not care
-    resumed = cls(later.parameters(), **keywords)
-    resumed.load_state_dict(saved(optimizer.state_dict()))
-    assert all(torch.equal(a, b) for a, b in zip(steps(later, resumed, range(5, 10)), expected, strict=True))
-
-
 @pytest.mark.parametrize("name", ["norm", "auto", "linear_rand_norm", "layer_wise"])
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("kind", CLASSES)

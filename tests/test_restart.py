@@ -177,7 +177,9 @@ def learner(task, first=6, rule="linear_rand_norm"):
 
 @pytest.mark.parametrize("cut", [6, 8, 13])
 def test_a_run_that_is_cut_and_resumed_is_the_run(cut):
-    numbers = [[(row.step, row.loss) for row in rows if isinstance(row, StepRow)] for rows in together([learner(Line()), learner(Line(), None)])]
+    numbers = [
+        [(row.step, row.loss) for row in rows if isinstance(row, StepRow)] for rows in together([learner(Line()), learner(Line(), None)])
+    ]
     assert numbers[0][:6] == numbers[1][:6]
     assert numbers[0][6:] != numbers[1][6:]
     first, found = learner(Line()), []

@@ -1,4 +1,4 @@
-"""SPAM and Stable-SPAM against their formulas in numpy; a planted spike is cut when it should be and not otherwise, also right after a reset."""
+"""SPAM and Stable-SPAM against their formulas in numpy; a spike is cut when it should be and not otherwise, also right after a reset."""
 
 import copy
 import math
@@ -10,7 +10,8 @@ from conftest import set_gradients, small_model, weights
 from test_join import saved
 from torch import nn
 
-from clipbench.optim import SPAM, StableSPAM, clip_stats
+from clipbench.optim import SPAM, AdaClip, AdaGN, Chain, Norm, StableSPAM, clip_stats
+from clipbench.optim.laws import OWED
 
 
 def trajectory(cls, shape, gradients, **settings):
@@ -105,7 +106,12 @@ def seen(optimizer, p, sizes):
 @pytest.mark.parametrize("start", [0, 100, 200])
 def test_spam_cuts_a_spike_to_its_threshold_and_not_in_the_pause(start):
     """Of ones alone, v = 1 − 0.999^k after k steps since the reset: the limit is √(5000·v), 12.2 at k = 30."""
-    for k, size, expected in ((10, 1000.0, 1000.0), (19, 1000.0, 1000.0), (30, 12.0, 12.0), (30, -1000.0, -math.sqrt(5000 * (1 - 0.999**30)))):
+    for k, size, expected in (
+        (10, 1000.0, 1000.0),
+        (19, 1000.0, 1000.0),
+        (30, 12.0, 12.0),
+        (30, -1000.0, -math.sqrt(5000 * (1 - 0.999**30))),
+    ):
         p = nn.Parameter(torch.zeros(4, dtype=torch.float64))
         row = seen(SPAM([p], reset_every=100), p, [1.0] * (start + k) + [size])[-1]
         assert row == pytest.approx([expected, 1, 1, 1], rel=1e-6)
@@ -113,7 +119,7 @@ def test_spam_cuts_a_spike_to_its_threshold_and_not_in_the_pause(start):
 
 @pytest.mark.parametrize("k", [5, 49, 50, 51, 60])
 def test_adaclips_counter_goes_on_over_a_reset(k):
-    """μ̂ after k ones and a spike of M = 1000 is 1 + 999·(1−γ3)/(1−γ3^(k+1)): with Adam's counter, which begins anew at 50, it would be far larger."""
+    """μ̂ after k ones and a spike of M = 1000 is 1 + 999·(1−γ3)/(1−γ3^(k+1)). Adam's counter, begun anew at 50, would give far more."""
     p = nn.Parameter(torch.zeros(4, dtype=torch.float64))
     row = seen(StableSPAM([p], reset_every=50), p, [1.0] * k + [1000.0])[-1]
     bound = 1 + 999 * 0.001 / (1 - 0.999 ** (k + 1))
@@ -124,6 +130,14 @@ def test_a_steady_gradient_keeps_its_direction_at_norm_one():
     p = nn.Parameter(torch.zeros(4, dtype=torch.float64))
     rows = seen(StableSPAM([p], reset_every=50), p, [1.0] * 120)
     assert rows == pytest.approx(np.full_like(rows, 0.5), rel=1e-6)  # â = 2 and √b̂ = 2
+
+
+@pytest.mark.parametrize("law", OWED)
+@pytest.mark.parametrize(
+    "make", [AdaClip, AdaGN, lambda **settings: Chain((AdaClip(), AdaGN(), Norm(0.5)))], ids=["AdaClip", "AdaGN", "Chain"]
+)
+def test_its_rules_owe_what_all_rules_owe(make, law):
+    OWED[law](make)
 
 
 @pytest.mark.parametrize("implementation", [{"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}])
@@ -157,11 +171,11 @@ def test_a_memory_takes_in_nothing_that_is_not_finite(bad):
     optimizer = StableSPAM([p], lr=0.1)
     seen(optimizer, p, [1.0, 2.0, bad])
     before = p.detach().clone()
-    memory = {name: value.clone() for name, value in optimizer.state["clipping"]["rules"]["all"].items()}
+    memory = copy.deepcopy(optimizer.state["clipping"]["rules"]["all"])
     seen(optimizer, p, [bad])
     assert torch.equal(p, before)
-    assert all(torch.equal(value, memory[name]) for name, value in optimizer.state["clipping"]["rules"]["all"].items())
-    assert memory["0.count"].tolist() == [2.0]
+    assert optimizer.state["clipping"]["rules"]["all"] == memory
+    assert [value.tolist() for value in memory["0.count"]] == [2.0]
     assert int(clip_stats(optimizer).skipped) == 2
     for value in (1e200, 1.0):  # its square is not finite
         seen(optimizer, p, [value])
@@ -226,8 +240,8 @@ def test_what_adam_sees_is_what_is_recorded(cls):
         (SPAM, {"reset_every": 0}, "reset_every must be a whole number of at least 1"),
         (SPAM, {"pause": 0.5}, "pause must be a whole number"),
         (SPAM, {"treshold": 3}, "Unknown setting 'treshold'"),
-        (StableSPAM, {"gamma1": 1.0}, "gamma1 is the decay of a running mean, 0 <= gamma1 < 1, got 1.0"),
-        (StableSPAM, {"gamma3": True}, "gamma3 is the decay"),
+        (StableSPAM, {"gamma1": 1.0}, "gamma1 must be at least 0 and below 1, got 1.0"),
+        (StableSPAM, {"gamma3": True}, "gamma3 must be a number, got True"),
     ],
 )
 def test_wrong_settings_are_refused(cls, settings, message):

@@ -1,8 +1,10 @@
 """Clipped optimizers for any training script. Imports torch and nothing else of clipbench.
 
 rules.py       what to do with a gradient: the clipping rules, pure
-checks.py      what the settings that rules share may be
-make.py        a rule from its name and settings
+adaptive.py    rules whose level follows the weights, the norms so far, or what was cut before
+checks.py      what a rule's settings may be
+make.py        the table of names; a rule from its name and settings
+memory.py      what a rule remembers, parameter by parameter
 clip.py        joins a rule to any torch optimizer
 optimizers.py  torch's optimizers with clipping in the constructor
 chain.py       rules one after the other
@@ -13,16 +15,15 @@ restart.py     restarts at the mean of the weights
 baselines.py   Lion, Muon
 """
 
+from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
 from clipbench.optim.averaging import evaluation_weights
 from clipbench.optim.baselines import Lion, Muon
 from clipbench.optim.chain import Chain
 from clipbench.optim.clip import ClipStats, clip_gradients, clip_stats
-from clipbench.optim.make import make_rule
+from clipbench.optim.make import ALIASES, RULES, make_rule
 from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD, choose_fused
 from clipbench.optim.restart import OptimizerProperties, Restarter
 from clipbench.optim.rules import (
-    ALIASES,
-    RULES,
     Auto,
     CoordinateWise,
     Gradients,
@@ -31,19 +32,23 @@ from clipbench.optim.rules import (
     LinearRandNorm,
     NoClip,
     Norm,
+    Normalize,
     QuadraticRandAuto,
     QuadraticRandNorm,
     Rule,
+    Value,
     within,
 )
 from clipbench.optim.spam import SPAM, AdaClip, AdaGN, StableSPAM
 from clipbench.optim.sstm import ClippedSSTM, estimate_smoothness
 
 __all__ = [
+    "AGC",
     "ALIASES",
     "RULES",
     "SPAM",
     "AdaClip",
+    "AdaGC",
     "AdaGN",
     "Auto",
     "Chain",
@@ -61,12 +66,16 @@ __all__ = [
     "Muon",
     "NoClip",
     "Norm",
+    "Normalize",
     "OptimizerProperties",
     "QuadraticRandAuto",
     "QuadraticRandNorm",
     "Restarter",
     "Rule",
     "StableSPAM",
+    "UClip",
+    "Value",
+    "ZClip",
     "choose_fused",
     "clip_gradients",
     "clip_stats",

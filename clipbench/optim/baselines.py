@@ -78,13 +78,18 @@ class Muon(Optimizer):
         super().__init__(as_groups(params), {**defaults, "ns_steps": ns_steps, "use_muon": True})
 
     @staticmethod
-    def groups(model: nn.Module) -> list[dict[str, Any]]:
-        """The trainable parameters of `model` in two groups: for Muon, and for AdamW."""
-        params = [p for p in model.parameters() if p.requires_grad]
+    def groups(model: nn.Module, params: Iterable[Any] | None = None) -> list[dict[str, Any]]:
+        """The trainable parameters of `model`, or `params` of it in groups of their own, each divided in two: for Muon, and for AdamW."""
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        given: list[Any] = trainable if params is None else list(params)
+        groups: list[dict[str, Any]] = given if given and isinstance(given[0], dict) else [{"params": given}]
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-        matrices = [p for p in params if p.ndim >= 2 and id(p) not in embeddings][:-1]
-        chosen = {id(p) for p in matrices}
-        parts = [{"params": matrices, "use_muon": True}, {"params": [p for p in params if id(p) not in chosen], "use_muon": False}]
+        hidden = {id(p) for p in [p for p in trainable if p.ndim >= 2 and id(p) not in embeddings][:-1]}
+        parts = [
+            {**group, "params": [p for p in group["params"] if (id(p) in hidden) == use], "use_muon": use}
+            for group in groups
+            for use in (True, False)
+        ]
         return [part for part in parts if part["params"]]
 
     @torch.no_grad()

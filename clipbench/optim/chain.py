@@ -17,14 +17,11 @@ class Chain(Rule):
     """clip(g) = (… ∘ second ∘ first)(g)
 
     Each rule sees, and measures anew, what the one before left. They edit the gradients in place, so the norm after clipping is measured
-    when somebody asks for it. A parameter group cannot have a level of its own here: there is no telling whose.
+    when somebody asks for it. A parameter group can be exempt, by a level of inf, but have no other level of its own: there is no telling
+    whose.
     """
 
     rules: tuple[Rule, ...] = ()
-
-    @property
-    def per_tensor(self) -> tuple[str, ...]:
-        return tuple(f"{i}.{name}" for i, rule in enumerate(self.rules) for name in rule.per_tensor)
 
     def init(self, params: Sequence[Tensor]) -> State:
         return {f"{i}.{name}": value for i, rule in enumerate(self.rules) for name, value in rule.init(params).items()}

@@ -5,7 +5,7 @@ The order is backward → (all-reduce, accumulation) → unscale → clip → we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
-from clipbench.optim.rules import Factor, Gradients, Rule, State
+from clipbench.optim.checks import check_level
+from clipbench.optim.memory import copied, grown, kept, shapes, taken
+from clipbench.optim.rules import Factor, Gradients, NoClip, Rule
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 MEMORY = "clipping"  # where `optimizer.state` keeps what must be saved: a string, so that state_dict() carries it as it is
@@ -32,9 +34,9 @@ class ClipStats(NamedTuple):
 def clip_gradients(optimizer: AnyOptimizer, rule: Rule, *, nonfinite: str = "skip", rng: torch.Generator | None = None) -> AnyOptimizer:
     """Clip with `rule` at the start of every step of `optimizer`, which is returned.
 
-    The norm is over all parameter groups; a group with a key "clipping_level" of its own is normed and clipped alone. A closure's
-    gradients are clipped after every call of it. `rng` tosses the coins of random rules; it must live on the gradients' device and is
-    seeded from torch's global seed unless given. Memory and coins are part of `optimizer.state_dict()`.
+    The norm is over all parameter groups; a group with a key "clipping_level" of its own is normed and clipped alone, and inf exempts
+    it. A closure's gradients are clipped after every call of it. `rng` tosses the coins of random rules; it must live on the gradients'
+    device and is seeded from torch's global seed unless given. Memory and coins are part of `optimizer.state_dict()`.
 
     A non-finite gradient counts as skipped, whatever the rule (a norm that overflows float32 is one). With `fused=True` the step is
     left out exactly; other optimizers see a gradient of zeros, so momentum and weight decay still act. `nonfinite="raise"` raises
@@ -56,6 +58,19 @@ def clip_stats(optimizer: Optimizer) -> ClipStats:
         grads = Gradients(_real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
         clipped = torch.where(torch.isfinite(memory["grad_norm"]), grads.norm, 0.0)
     return ClipStats(memory["grad_norm"], clipped, memory["skipped"])
+
+
+class Unit(NamedTuple):
+    """What is normed, clipped and remembered together: a parameter group with a level of its own, or all the others."""
+
+    name: str
+    rule: Rule
+    params: list[Tensor]
+
+    @property
+    def places(self) -> list[int]:
+        """Which of `params` have a gradient."""
+        return [i for i, p in enumerate(self.params) if p.grad is not None]
 
 
 @dataclass
@@ -87,8 +102,8 @@ class Join:
     def attach(self, optimizer: Optimizer) -> None:
         if any(isinstance(hook, Join) for hook in optimizer._optimizer_step_pre_hooks.values()):
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
-        for index in range(len(optimizer.param_groups)):
-            self._rule_of(optimizer, index)
+        for group in optimizer.param_groups:
+            self._rule_of(group)
         optimizer.register_step_pre_hook(self)
         optimizer.register_step_post_hook(self._release)
         optimizer.register_state_dict_pre_hook(self._save_coins)
@@ -114,11 +129,11 @@ class Join:
     @torch.no_grad()
     def clip(self, optimizer: Optimizer) -> None:
         """Measure, apply the rule, remember: no wait for the device, unless nonfinite="raise"."""
-        units = [unit for unit in self._units(optimizer) if any(p.grad is not None for p in unit[2])]
+        units = [unit for unit in self._units(optimizer.param_groups) if unit.places]
         if not units:
             return
         self._release(optimizer)
-        grads = [Gradients(_real(p.grad) for p in params if p.grad is not None) for _, _, params in units]
+        grads = [Gradients(_real(p.grad) for p in unit.params if p.grad is not None) for unit in units]
         _check(everything := [g for part in grads for g in part])
         self._unscale(optimizer, everything)
         norm = grads[0].norm if len(grads) == 1 else torch.linalg.vector_norm(torch.stack([part.norm for part in grads]))
@@ -126,41 +141,46 @@ class Join:
         if self.nonfinite == "raise" and bool(bad):
             raise FloatingPointError(f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'.")
         memory = _memory(optimizer)
-        factors = self._factors(memory, units, grads)
+        factors = self._factors(memory, units, grads, bad)
         memory["grad_norm"], memory["clipped_norm"] = norm, _norm_after(factors, grads, bad)
         memory["skipped"] = memory.get("skipped", 0) + bad.long()
         self._apply(optimizer, factors, grads, bad)
 
-    def _units(self, optimizer: Optimizer) -> list[tuple[str, Rule, list[Tensor]]]:
-        """(name, rule, parameters) of whatever is normed together: a group with a level of its own, and all the others."""
-        units: dict[str, tuple[str, Rule, list[Tensor]]] = {}
-        for index, group in enumerate(optimizer.param_groups):
-            rule = self._rule_of(optimizer, index)
-            shared = group.get("clipping_level") is None and units.get("all", ("", rule))[1] == rule
-            name = "all" if shared else f"group {index}"
-            units.setdefault(name, (name, rule, []))[2].extend(group["params"])
+    def _units(self, groups: list[dict[str, Any]]) -> list[Unit]:
+        units: dict[str, Unit] = {}
+        for index, group in enumerate(groups):
+            rule = self._rule_of(group)
+            alike = group.get("clipping_level") is None and units.get("all", Unit("all", rule, [])).rule == rule
+            name = "all" if rule is self.rule or alike else f"group {index}"
+            units.setdefault(name, Unit(name, rule, [])).params.extend(group["params"])
         return list(units.values())
 
-    def _rule_of(self, optimizer: Optimizer, index: int) -> Rule:
-        """That of a parameter group, by its index."""
-        if (level := optimizer.param_groups[index].get("clipping_level")) is None:
+    def _rule_of(self, group: dict[str, Any]) -> Rule:
+        if group.get("clipping_level") is None:
             return self.rule
+        level = check_level("clipping_level", group["clipping_level"])
+        if not self.rule.clips:
+            return self.rule
+        if math.isinf(level):
+            return NoClip()
         if not hasattr(self.rule, "clipping_level"):
-            raise ValueError(f"A parameter group has a clipping_level, but {type(self.rule).__name__} has none.")
+            raise ValueError(
+                f"A parameter group has a clipping_level, but {type(self.rule).__name__} has none. Only inf is allowed, which exempts it."
+            )
         return replace(self.rule, clipping_level=level)  # type: ignore[call-arg]
 
-    def _factors(self, memory: dict[str, Any], units: Sequence[tuple[str, Rule, list[Tensor]]], grads: list[Gradients]) -> list[Factor]:
+    def _factors(self, memory: dict[str, Any], units: list[Unit], grads: list[Gradients], bad: Tensor) -> list[Factor]:
         rules = memory.setdefault("rules", {})
         rng = self._coins(memory, grads[0][0].device)
         coins = rng.get_state() if len(units) > 1 else None
         factors = []
-        for (name, rule, params), part in zip(units, grads, strict=True):
+        for unit, part in zip(units, grads, strict=True):
             if coins is not None:
                 rng.set_state(coins)  # one coin per step: every unit sees the same
-            state = rules[name] if name in rules else rule.init(params)
-            slots = [i for i, p in enumerate(params) if p.grad is not None]
-            factor, new = rule(part, [params[i] for i in slots], _recall(state, rule, slots), rng)
-            rules[name] = _remember(state, new, rule, slots)
+            params = [_real(p) for p in unit.params]
+            old = grown(rules[unit.name], unit.rule, params) if unit.name in rules else unit.rule.init(params)
+            factor, new = unit.rule(part, [params[i] for i in unit.places], taken(old, unit.places), rng)
+            rules[unit.name] = kept(old, new, unit.places, bad)
             factors.append(factor)
         return factors
 
@@ -215,14 +235,16 @@ class Join:
             _memory(optimizer)["coins"] = self.rng.get_state()
 
     def _check_memory(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-        saved = state_dict["state"].get(MEMORY, {}).get("rules", {})
-        params = {name: params for name, _, params in self._units(optimizer)}
-        everything = [p for group in optimizer.param_groups for p in group["params"]]
-        for name, unit in saved.items():
-            shapes = {entry: value.shape for entry, value in self.rule.init(params.get(name, everything)).items()}
-            if {entry: value.shape for entry, value in unit.items()} != shapes:
+        pairs = list(zip(optimizer.param_groups, state_dict["param_groups"], strict=False))
+        if any(len(ours["params"]) != len(theirs["params"]) for ours, theirs in pairs):
+            return  # torch says so itself
+        # the groups' levels are loaded too, so the saved ones say which parameters are remembered together
+        units = {unit.name: unit for unit in self._units([{**theirs, "params": ours["params"]} for ours, theirs in pairs])}
+        for name, saved in state_dict["state"].get(MEMORY, {}).get("rules", {}).items():
+            unit = units.get(name)
+            if unit is None or shapes(saved) != shapes(unit.rule.init([_real(p) for p in unit.params])):
                 raise ValueError(
-                    f"The checkpoint's clipping memory ({', '.join(unit) or 'none'}) is not one of {self.rule}. Build the optimizer with "
+                    f"The checkpoint's clipping memory ({', '.join(saved) or 'none'}) is not one of {self.rule}. Build the optimizer with "
                     f"the rule that was saved, or delete state_dict['state']['{MEMORY}'] to start with a fresh memory."
                 )
 
@@ -231,7 +253,7 @@ class Join:
             return
         device = optimizer.param_groups[0]["params"][0].device
         # load_state_dict moves and copies only what belongs to a parameter
-        memory = optimizer.state[MEMORY] = _copied(_memory(optimizer), device)  # type: ignore[index]
+        memory = optimizer.state[MEMORY] = copied(_memory(optimizer), device)  # type: ignore[index]
         if "coins" in memory:
             memory["coins"] = memory["coins"].cpu()
             if self.rng is not None:
@@ -250,36 +272,22 @@ def fuses(optimizer: Optimizer) -> bool:
 
 
 def start_afresh(optimizer: Optimizer) -> None:
-    """Empty the optimizer's state, the rule's memory included, as if newly built. Coins and the count of skipped steps go on."""
+    """Empty the optimizer's state, the rule's memory included, as if newly built. Coins and the count of skipped steps go on.
+
+    An optimizer that keeps numbers in its groups has a `begin()`, which sets them back.
+    """
     memory = _memory(optimizer) if MEMORY in optimizer.state else {}
     optimizer.state.clear()
     if memory:
         _memory(optimizer).update({key: value for key, value in memory.items() if key != "rules"})
+    if hasattr(optimizer, "begin"):
+        optimizer.begin()
 
 
 def multiply(grads: Gradients, factor: Factor) -> None:
     """In place; None leaves them as they are."""
     if factor is not None:
         torch._foreach_mul_(grads, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor))
-
-
-def _recall(state: State, rule: Rule, slots: list[int]) -> State:
-    """The memory as the rule sees it: of what it keeps per tensor, the entries of the tensors that have a gradient now."""
-    return {name: _picked(value, slots) if name in rule.per_tensor else value for name, value in state.items()}
-
-
-def _remember(state: State, new: State, rule: Rule, slots: list[int]) -> State:
-    """The memory after the step: entries of tensors without a gradient stay as they were."""
-    whole = dict(new)
-    for name in rule.per_tensor:
-        if len(new[name]) < len(old := state[name]):
-            place = {slot: i for i, slot in enumerate(slots)}
-            whole[name] = torch.stack([new[name][place[i]] if i in place else old[i] for i in range(len(old))])
-    return whole
-
-
-def _picked(value: Tensor, slots: list[int]) -> Tensor:
-    return value if len(slots) == len(value) else torch.stack([value[i] for i in slots])
 
 
 def _fill_momentum(optimizer: Optimizer) -> None:
@@ -324,9 +332,3 @@ def _check(grads: list[Tensor]) -> None:
         raise RuntimeError("Clipping needs dense gradients. Use sparse=False in the embedding layers.")
     if len(devices := {g.device for g in grads}) > 1:
         raise RuntimeError(f"The gradients lie on several devices ({', '.join(sorted(map(str, devices)))}). Use one optimizer per device.")
-
-
-def _copied(tree: Any, device: torch.device) -> Any:
-    if isinstance(tree, dict):
-        return {key: _copied(value, device) for key, value in tree.items()}
-    return tree.to(device, copy=True) if isinstance(tree, Tensor) else tree

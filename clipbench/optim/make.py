@@ -8,8 +8,51 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from clipbench.optim.checks import CHECKS
-from clipbench.optim.rules import ALIASES, RULES, Rule
+from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
+from clipbench.optim.checks import SHARED
+from clipbench.optim.rules import (
+    Auto,
+    CoordinateWise,
+    LayerWise,
+    LinearRandAuto,
+    LinearRandNorm,
+    NoClip,
+    Norm,
+    Normalize,
+    QuadraticRandAuto,
+    QuadraticRandNorm,
+    Rule,
+    Value,
+)
+
+RULES: dict[str, type[Rule]] = {
+    "none": NoClip,
+    "norm": Norm,
+    "linear_rand_norm": LinearRandNorm,
+    "quadratic_rand_norm": QuadraticRandNorm,
+    "layer_wise": LayerWise,
+    "coordinate_wise": CoordinateWise,
+    "value": Value,
+    "normalize": Normalize,
+    "auto": Auto,
+    "linear_rand_auto": LinearRandAuto,
+    "quadratic_rand_auto": QuadraticRandAuto,
+    "zclip": ZClip,
+    "adagc": AdaGC,
+    "agc": AGC,
+    "uclip": UClip,
+}
+
+ALIASES = {
+    "no_clip": "none",
+    "auto_clip": "auto",
+    "linear_stoch_norm": "linear_rand_norm",
+    "quadratic_stoch_norm": "quadratic_rand_norm",
+    "linear_rand_autoclip": "linear_rand_auto",
+    "linear_stoch_autoclip": "linear_rand_auto",
+    "quadratic_rand_autoclip": "quadratic_rand_auto",
+    "quadratic_stoch_autoclip": "quadratic_rand_auto",
+}
 
 
 def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
@@ -26,12 +69,12 @@ def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
     for name, value in given.items():
         if name in own:
             continue
-        if name not in CHECKS:
+        if name not in SHARED:
             known = ", ".join(sorted(own)) or "none"
             raise ValueError(
-                f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{_nearest(name, {*own, *CHECKS})} Its settings: {known}."
+                f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{_nearest(name, {*own, *SHARED})} Its settings: {known}."
             )
-        CHECKS[name](name, value)
+        SHARED[name](name, value)
     return rule_class(**{name: value for name, value in given.items() if name in own})
 
 

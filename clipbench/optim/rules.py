@@ -7,17 +7,17 @@ of every parameter group), g_l one of its tensors, ‖·‖ the L2 norm, η the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from clipbench.optim.checks import CHECKS
+from clipbench.optim.checks import SHARED, check_small, check_switch
 
-State = dict[str, Tensor]
+State = dict[str, Any]  # a Tensor, or a list of Tensors: see Rule.init
 Factor = Tensor | Sequence[Tensor] | None
 """() for the whole gradient, (n,) for one factor per tensor, a sequence of n tensors that broadcast against their gradients,
 or None where the rule has edited the gradients in place."""
@@ -47,25 +47,30 @@ class Rule:
     """
 
     elementwise: ClassVar[bool] = False  # changes the gradient's direction within a tensor, so no factor can describe it
+    clips: ClassVar[bool] = True  # False: levels and exemptions mean nothing to it
+    spares_last_linear: ClassVar[bool] = False  # its paper leaves the last linear layer unclipped; the bench does so by default
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}  # of its own fields: name → (name, value) → the value, or ValueError
 
     def __post_init__(self) -> None:
+        checks = {**SHARED, **self.checks}
         for field in fields(self):
-            if field.name in CHECKS:
-                object.__setattr__(self, field.name, CHECKS[field.name](field.name, getattr(self, field.name)))
-
-    @property
-    def per_tensor(self) -> tuple[str, ...]:
-        """The names of the memory's entries that hold one number for each tensor: (n,), with `__call__` seeing those of its gradients."""
-        return ()
+            if field.name in checks:
+                object.__setattr__(self, field.name, checks[field.name](field.name, getattr(self, field.name)))
 
     def init(self, params: Sequence[Tensor]) -> State:
-        """The memory before the first step: tensors on the device of `params`, by name."""
+        """The memory before the first step, by name, on the device of `params`: every parameter, also one that has no gradient yet.
+
+        An entry is a tensor, or a list of one tensor for each of `params`. Of such a list a step hands out and takes back the items
+        of the parameters that have a gradient, in the order of `grads`: a gradient that is missing shifts nothing.
+        """
         return {}
 
     def __call__(self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator) -> tuple[Factor, State]:
-        """(factor, new memory). `rng` lives on the gradients' device.
+        """(factor, new memory) for the parameters that have a gradient. `rng` lives on the gradients' device.
 
-        Where the norm is not finite the step is skipped whatever the factor, but a memory must not take that norm in.
+        Give back new tensors and leave those of `state` as they are: where a gradient is not finite the step is skipped, whatever the
+        factor, and the old memory stays, so that no such norm enters it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, grads, params, state, rng).")
 
@@ -87,6 +92,8 @@ class NoClip(Rule):
 
     Steps with a non-finite gradient are skipped as under every other type.
     """
+
+    clips: ClassVar[bool] = False
 
     def __call__(self, grads, params, state, rng):
         return torch.ones_like(grads.norm), state
@@ -163,11 +170,40 @@ class CoordinateWise(Rule):
 
 
 @dataclass(frozen=True)
+class Value(CoordinateWise):
+    """`coordinate_wise` under torch's name
+
+    torch.nn.utils.clip_grad_value_.
+    """
+
+
+@dataclass(frozen=True)
+class Normalize(Rule):
+    """α = η/(‖g‖ + ε), or with smooth=True η/√(η² + ‖g‖²)
+
+    The first gives every step the same length, so small gradients grow; the second shrinks all of them a little and none beyond η.
+    Zhang et al. 2020, arXiv 1905.11881.
+    """
+
+    clipping_level: float = 1.0
+    smooth: bool = False
+    eps: float = 1e-6
+    checks: ClassVar = {"smooth": check_switch, "eps": check_small}
+
+    def __call__(self, grads, params, state, rng):
+        if math.isinf(self.clipping_level):
+            return torch.ones_like(grads.norm), state
+        if self.smooth:
+            return (1 + (grads.norm / self.clipping_level) ** 2).rsqrt(), state
+        return self.clipping_level / (grads.norm + self.eps), state
+
+
+@dataclass(frozen=True)
 class Auto(Rule):
     """α = min(1, η_t/‖g‖), η_t = p-quantile of the last norms, this step's included
 
     `p_autoclip` is a fraction; the share of steps clipped tends to 1 − p. The quantile is exact (numpy's linear interpolation) over
-    the last `window` finite norms, whose two copies in float32 are the memory: 8·window bytes. Seetharaman et al. 2020,
+    the last `window` norms, whose two copies in float32 are the memory: 8·window bytes. Seetharaman et al. 2020,
     arXiv 2007.14469, who recommend 0.1.
     """
 
@@ -189,11 +225,9 @@ class Auto(Rule):
     def level(self, norm: Tensor, state: State) -> tuple[Tensor, State]:
         """(η_t, memory with `norm` in the place of the oldest). Costs the same at every step: nothing is sorted anew."""
         norms, ranked, count = state["norms"], state["ranked"], state["count"]
-        slot, finite = count % self.window, torch.isfinite(norm)
-        oldest = norms.take(slot)  # infinite until the window is full; norms[slot] would wait for the device
-        newest = torch.where(finite, norm.float(), oldest)  # a non-finite norm changes nothing
-        ranked = _exchange(ranked, oldest, newest)
-        count = count + finite
+        slot, newest = count % self.window, norm.float()
+        ranked = _exchange(ranked, norms.take(slot), newest)  # the oldest is infinite until the window is full; norms[slot] would wait
+        count = count + 1
         state = {
             "norms": torch.where(torch.arange(self.window, device=norm.device) == slot, newest, norms),
             "ranked": ranked,
@@ -248,27 +282,3 @@ class QuadraticRandAuto(Auto):
     def __call__(self, grads, params, state, rng):
         level, state = self.level(grads.norm, state)
         return toss(within(level, grads.norm), self.beta, 2, rng), state
-
-
-RULES: dict[str, type[Rule]] = {
-    "none": NoClip,
-    "norm": Norm,
-    "linear_rand_norm": LinearRandNorm,
-    "quadratic_rand_norm": QuadraticRandNorm,
-    "layer_wise": LayerWise,
-    "coordinate_wise": CoordinateWise,
-    "auto": Auto,
-    "linear_rand_auto": LinearRandAuto,
-    "quadratic_rand_auto": QuadraticRandAuto,
-}
-
-ALIASES = {
-    "no_clip": "none",
-    "auto_clip": "auto",
-    "linear_stoch_norm": "linear_rand_norm",
-    "quadratic_stoch_norm": "quadratic_rand_norm",
-    "linear_rand_autoclip": "linear_rand_auto",
-    "linear_stoch_autoclip": "linear_rand_auto",
-    "quadratic_rand_autoclip": "quadratic_rand_auto",
-    "quadratic_stoch_autoclip": "quadratic_rand_auto",
-}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from clipbench.optim.chain import chain
-from clipbench.optim.checks import check_count, check_level
+from clipbench.optim.checks import check_count, check_level, check_share, check_small
 from clipbench.optim.clip import Join, _memory, _real, multiply
 from clipbench.optim.make import make_rule
 from clipbench.optim.optimizers import ClippedAdamW
@@ -34,26 +33,20 @@ class AdaClip(Rule):
     gamma3: float = 0.999
     elementwise: ClassVar[bool] = True
 
-    def __post_init__(self):
-        object.__setattr__(self, "gamma3", _decay("gamma3", self.gamma3))
-
-    @property
-    def per_tensor(self):
-        return ("mean", "count")
+    checks: ClassVar = {"gamma3": check_share}
 
     def init(self, params):
         return {"mean": _zeros(params), "count": _zeros(params)}
 
     def __call__(self, grads, params, state, rng):
-        largest = torch.stack(torch._foreach_norm(grads, math.inf, dtype=state["mean"].dtype))
-        finite = torch.isfinite(grads.norm)
-        mean = torch.where(finite, state["mean"].lerp(largest, 1 - self.gamma3), state["mean"])
-        count = state["count"] + finite
+        mean, count = torch.stack(state["mean"]), torch.stack(state["count"]) + 1
+        largest = torch.stack(torch._foreach_norm(grads, math.inf, dtype=mean.dtype))
+        mean = mean.lerp(largest, 1 - self.gamma3)
         limits = mean / _unbiased(self.gamma3, count)
         shares = limits / largest
         for g, limit, share in zip(grads, limits.unbind(), shares.unbind(), strict=True):
             g.copy_(torch.where(g.abs() > limit, g * share, g))
-        return None, {"mean": mean, "count": count}
+        return None, {"mean": list(mean.unbind()), "count": list(count.unbind())}
 
 
 @dataclass(frozen=True)
@@ -68,42 +61,32 @@ class AdaGN(Rule):
     gamma2: float = 0.9
     eps: float = 1e-8
 
-    def __post_init__(self):
-        for name in ("gamma1", "gamma2"):
-            object.__setattr__(self, name, _decay(name, getattr(self, name)))
-
-    @property
-    def per_tensor(self):
-        return ("mean", "square", "count")
+    checks: ClassVar = {"gamma1": check_share, "gamma2": check_share, "eps": check_small}
 
     def init(self, params):
-        return {name: _zeros(params) for name in self.per_tensor}
+        return {name: _zeros(params) for name in ("mean", "square", "count")}
 
     def __call__(self, grads, params, state, rng):
-        norms = grads.norms.to(state["mean"].dtype)
-        finite = torch.isfinite(grads.norm) & torch.isfinite(norms.square())
-        mean = torch.where(finite, state["mean"].lerp(norms, 1 - self.gamma1), state["mean"])
-        square = torch.where(finite, state["square"].lerp(norms.square(), 1 - self.gamma2), state["square"])
-        count = state["count"] + finite
+        mean, square, count = (torch.stack(state[name]) for name in ("mean", "square", "count"))
+        norms = grads.norms.to(mean.dtype)
+        finite = torch.isfinite(norms.square())  # which can overflow where the norm does not
+        mean = torch.where(finite, mean.lerp(norms, 1 - self.gamma1), mean)
+        square = torch.where(finite, square.lerp(norms.square(), 1 - self.gamma2), square)
+        count = count + finite
         size = mean / _unbiased(self.gamma1, count) / ((square / _unbiased(self.gamma2, count)).sqrt() + self.eps)
-        return torch.where(norms > 0, size / norms, 1.0), {"mean": mean, "square": square, "count": count}
+        new = {"mean": mean, "square": square, "count": count}
+        return torch.where(norms > 0, size / norms, 1.0), {name: list(value.unbind()) for name, value in new.items()}
 
 
-def _zeros(params: Sequence[Tensor]) -> Tensor:
-    """One per tensor, in float32 or wider. (n,)"""
-    wide = reduce(torch.promote_types, (_real(p).dtype for p in params), torch.float32)
-    return torch.zeros(len(params), dtype=wide, device=params[0].device)
+def _zeros(params: Sequence[Tensor]) -> list[Tensor]:
+    """One for each tensor, in float32 or wider."""
+    wide = reduce(torch.promote_types, (p.dtype for p in params), torch.float32)
+    return [torch.zeros((), dtype=wide, device=p.device) for p in params]
 
 
 def _unbiased(decay: float, count: Tensor) -> Tensor:
     """1 − decay^count, exact also where that is small. The shape of `count`."""
     return -torch.expm1(count * math.log(decay)) if decay else torch.ones_like(count)
-
-
-def _decay(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
-        raise ValueError(f"{name} is the decay of a running mean, 0 <= {name} < 1, got {value!r}.")
-    return float(value)
 
 
 class _Resets(Join):

@@ -10,17 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from clipbench.optim.clip import Join
 from clipbench.optim.optimizers import _Clipped, as_groups
 from clipbench.optim.rules import Rule
 
-TRIANGLES = "triangles"  # where `optimizer.state` keeps k, A_k, α_{k+1} and A_{k+1} of each group, all on the host
-
 
 class Triangle(NamedTuple):
-    """What a group's next step goes by: its number k + 1 is k more than the first, α = α_{k+1}, A = A_k, after the cap."""
+    """What step k + 1 of a group goes by: α = α_{k+1} and A = A_k after the cap, numbers of the host. Kept as `group["triangle"]`."""
 
     k: int
     alpha: float
@@ -35,11 +32,11 @@ class Triangle(NamedTuple):
 class _LevelOverAlpha(Join):
     """λ_{k+1} = B/α_{k+1}. Groups of one α are normed together, a group with another alone. Rules without a level stay as they are."""
 
-    def _rule_of(self, optimizer: Optimizer, index: int) -> Rule:
-        rule = super()._rule_of(optimizer, index)
+    def _rule_of(self, group: dict[str, Any]) -> Rule:
+        rule = super()._rule_of(group)
         if (level := getattr(rule, "clipping_level", None)) is None:
             return rule
-        alpha = optimizer.triangles()[index].alpha  # type: ignore[attr-defined]
+        alpha = _coming(group).alpha
         return replace(rule, clipping_level=level / alpha if alpha else math.inf)  # type: ignore[call-arg]
 
 
@@ -76,14 +73,13 @@ class ClippedSSTM(_Clipped):
             if isinstance(value, bool) or not isinstance(value, Real) or not low < value <= high or math.isinf(value):
                 allowed = {"nu": "0 <= nu <= 1", "cap": "0 < cap <= 1; 1 is no cap"}.get(name, f"{name} > 0")
                 raise ValueError(f"{name} must be a number with {allowed}, got {value!r}.")
-        super().__init__(as_groups(params), {"lr": float(lr), "L": float(L), "nu": float(nu), "cap": float(cap)})
+        super().__init__(as_groups(params), {"lr": float(lr), "L": float(L), "nu": float(nu), "cap": float(cap), "triangle": None})
         self._join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 
-    def triangles(self) -> list[Triangle]:
-        """One for each parameter group: of the step that comes."""
-        state: dict[Any, Any] = self.state
-        kept = [Triangle(*numbers) for numbers in state.get(TRIANGLES, [])]
-        return kept + [_next(group, 0, 0.0) for group in self.param_groups[len(kept) :]]
+    def begin(self) -> None:
+        """Back to k = 0, for a restart."""
+        for group in self.param_groups:
+            group["triangle"] = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -91,12 +87,11 @@ class ClippedSSTM(_Clipped):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        coming = []
-        for group, now in zip(self.param_groups, self.triangles(), strict=True):
+        for group in self.param_groups:
+            now = _coming(group)
             after = _next(group, now.k + 1, now.A + now.alpha)
             self._move(group["params"], now, after)
-            coming.append(tuple(after))
-        self.state[TRIANGLES] = coming  # type: ignore[index, assignment]
+            group["triangle"] = tuple(after)
         return loss
 
     def _move(self, params: list[Tensor], now: Triangle, after: Triangle) -> None:
@@ -110,6 +105,10 @@ class ClippedSSTM(_Clipped):
             torch._foreach_add_([self.state[p]["z"] for p in pushed], [p.grad for p in pushed], alpha=-now.alpha)  # type: ignore
         torch._foreach_lerp_(y, z, now.share)
         torch._foreach_copy_(moving, torch._foreach_lerp(y, z, after.share))
+
+
+def _coming(group: dict[str, Any]) -> Triangle:
+    return Triangle(*group["triangle"]) if group.get("triangle") else _next(group, 0, 0.0)
 
 
 def _next(group: dict[str, Any], k: int, total: float) -> Triangle:
