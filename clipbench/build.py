@@ -84,13 +84,25 @@ def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.devi
     )
 
 
-def build_optimizer(optim: dict[str, Any], model: nn.Module, rule: Rule, coins: torch.Generator) -> Optimizer:
+def optimizer_class_of(optim: dict[str, Any]) -> type[Optimizer]:
+    module, _, name = optim["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def check_tie(optim: dict[str, Any], rule: Rule) -> None:
+    if rule.tied_to and not issubclass(optimizer_class_of(optim), rule.tied_to):
+        tied = rule.tied_to.__name__
+        raise UserError(
+            f"optim={optim['name']}: clipping_type '{optim['clipping_type']}' acts on the update of {tied}. Use optim=adam or optim=adamw."
+        )
+
+
+def build_optimizer(optim: dict[str, Any], model: nn.Module, rule: Rule, coins: torch.Generator | None = None) -> Optimizer:
     """`optim._target_`, any torch optimizer, over the trainable parameters, clipping by `rule`; a key that is null is left to its default.
 
     One that takes a `clipping_type` clips by itself; one with `groups(model, params)` sorts the parameters by their modules.
     """
-    module, _, name = optim["_target_"].rpartition(".")
-    optimizer_class = getattr(importlib.import_module(module), name)
+    optimizer_class: Any = optimizer_class_of(optim)
     other = (*CLIP_KEYS, *PATTERN_KEYS, "_target_", "name", "clip", "nonfinite")
     keywords = {key: value for key, value in optim.items() if key not in other and value is not None}
     params = parameter_groups(model, rule, *(optim[key] for key in PATTERN_KEYS))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from clipbench import config, results
-from clipbench.build import CLIP_KEYS, import_module_of
+from clipbench.build import CLIP_KEYS, check_tie, import_module_of
 from clipbench.checkpoint import Rows, Work
 from clipbench.config import Settings
 from clipbench.errors import UserError
@@ -77,6 +77,7 @@ def make_plan(overrides: Sequence[str], config_dir: Path | None = None, composed
     except ValueError as error:
         raise UserError(str(error)) from error
     check_patterns(optim, rule)
+    check_tie(optim, rule)
     if optim["nonfinite"] not in POLICIES:
         raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim['nonfinite']!r}.")
     modules = {type(rule).__module__, settings.task["_target_"].rpartition(".")[0]}

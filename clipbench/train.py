@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from clipbench.errors import UserError
 from clipbench.optim import Restarter, clip_stats, evaluation_weights
 from clipbench.seeds import RandomState, generator
 from clipbench.task import Batch, Task, move
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5  # how long values may stay on the device before they become rows
 
@@ -142,6 +145,45 @@ def serve(batches: Iterator[Batch], device: torch.device, start: int = 0) -> Gen
             batches.close()  # ends worker processes
 
 
+class Together:
+    """The task's metrics over training batches. Small batches are counted many at a time: an update takes as long for one as for many."""
+
+    MOST, ENTRIES = 32, 2**16  # batches, and entries of their outputs, that may wait
+
+    def __init__(self, metrics: MetricCollection) -> None:
+        self.metrics = metrics
+        self.metrics.persistent(True)
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        if self.waiting and any(new.shape[1:] != old.shape[1:] for new, old in zip((outputs, targets), self.waiting[-1], strict=True)):
+            self._count()
+        self.waiting.append((outputs, targets))
+        if len(self.waiting) >= self.MOST or outputs.numel() * len(self.waiting) >= self.ENTRIES:
+            self._count()
+
+    def _count(self) -> None:
+        if self.waiting:
+            outputs, targets = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*self.waiting, strict=True))
+            self.waiting.clear()
+            self.metrics.update(outputs, targets)
+
+    def taken(self) -> dict[str, float]:
+        """The values so far, and a new start."""
+        self._count()
+        values = {name: float(value) for name, value in self.metrics.compute().items()}
+        self.metrics.reset()
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """With what waits: to count it now would change the order of later sums."""
+        return {"counted": self.metrics.state_dict(), "waiting": list(self.waiting)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.metrics.load_state_dict(state["counted"])
+        self.waiting = [(outputs.to(device), targets.to(device)) for outputs, targets in state["waiting"]]
+
+
 class Learner:
     """One model being trained: everything that a step changes, and so everything that a checkpoint holds."""
 
@@ -163,8 +205,7 @@ class Learner:
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         self.random = RandomState(generator(seed, "dropout").initial_seed(), device)
-        self.metrics = task.metrics().to(device)
-        self.metrics.persistent(True)
+        self.metrics = Together(task.metrics().to(device))
         self.step, self.seconds, self.skipped = 0, 0.0, 0
         self.unread: list[tuple[int, float, Tensor, Span, Served]] = []  # (step, lr, [loss, norm, clipped norm] on the device, …)
 
@@ -174,7 +215,8 @@ class Learner:
             factor = self.schedule(self.step)
             for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
                 group["lr"] = lr * factor
-            self.model.train()
+            if not self.model.training:  # to walk over all modules takes some percent of a small model's step
+                self.model.train()
             self.optimizer.zero_grad()
             with self.random():
                 with self.autocast:
@@ -208,10 +250,7 @@ class Learner:
 
     def train_metrics(self) -> list[EvalRow]:
         """Over the training batches since the last call."""
-        values = self.metrics.compute().items()
-        rows = [EvalRow(self.step, self.seconds, "train", name, float(value)) for name, value in values]
-        self.metrics.reset()
-        return rows
+        return [EvalRow(self.step, self.seconds, "train", *item) for item in self.metrics.taken().items()]
 
     def evaluate(self, split: str) -> dict[str, float]:
         """The task's metrics and the mean loss over a split."""
@@ -221,13 +260,10 @@ class Learner:
                 evaluation.update(move(batch, self.device))
         return evaluation.values()
 
-    @property
-    def parts(self) -> list[str]:
-        return ["model", "optimizer", "metrics", *(["restarter"] if self.restarter else [])]
-
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint: what `load_state_dict` needs to go on bit for bit. Read the steps first."""
-        parts = {name: getattr(self, name).state_dict() for name in self.parts}
+        names = ["model", "optimizer", "metrics", *(["restarter"] if self.restarter else [])]
+        parts = {name: getattr(self, name).state_dict() for name in names}
         return {
             **parts,
             "random": self.random.state,
@@ -237,8 +273,11 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self.parts:
-            getattr(self, name).load_state_dict(state[name])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.metrics.load_state_dict(state["metrics"], self.device)
+        if self.restarter:
+            self.restarter.load_state_dict(state["restarter"])
         self.random.state = [part.cpu() for part in state["random"]]
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from clipbench.optim import ALIASES, RULES, Auto, CoordinateWise, Gradients, make_rule, within
+from clipbench.optim import ALIASES, RULES, TIED, Auto, CoordinateWise, Gradients, make_rule, within
 from clipbench.optim.laws import BOUNDED, HOMOGENEOUS, IDEMPOTENT, OWED, PROPERTIES, SHRINKS, STRAIGHT, clip, gradient
 
 # rule → the properties it claims, beside the laws that hold for all
@@ -27,12 +27,13 @@ CLAIMS = {
     "adagc": {SHRINKS, IDEMPOTENT},
     "agc": {SHRINKS, IDEMPOTENT, HOMOGENEOUS},
     "uclip": {BOUNDED, HOMOGENEOUS},
+    "block_rms": set(),  # it acts on the update
 }
 MAKE = {name: partial(make_rule, name) for name in CLAIMS}
 
 
 def test_every_rule_is_in_the_list():
-    assert CLAIMS.keys() == RULES.keys()
+    assert CLAIMS.keys() == (RULES | TIED).keys()
 
 
 @pytest.mark.parametrize("law", OWED)
@@ -51,7 +52,7 @@ def test_the_smooth_form_of_normalize_shrinks_all_a_little(law):
     PROPERTIES[law](partial(make_rule, "normalize", smooth=True))
 
 
-@pytest.mark.parametrize("name", [name for name in CLAIMS if "p_autoclip" in {field.name for field in fields(RULES[name])}])
+@pytest.mark.parametrize("name", [name for name in CLAIMS if "p_autoclip" in {field.name for field in fields((RULES | TIED)[name])}])
 def test_the_largest_norm_as_level_is_no_clipping(name):
     state = None
     for seed in range(10):

@@ -240,6 +240,7 @@ def test_what_adam_sees_is_what_is_recorded(cls):
         (SPAM, {"reset_every": 0}, "reset_every must be a whole number of at least 1"),
         (SPAM, {"pause": 0.5}, "pause must be a whole number"),
         (SPAM, {"treshold": 3}, "Unknown setting 'treshold'"),
+        (StableSPAM, {"clipping_type": "block_rms"}, "BlockRMS acts on the optimizer's update, so it cannot be one of several rules"),
         (StableSPAM, {"gamma1": 1.0}, "gamma1 must be at least 0 and below 1, got 1.0"),
         (StableSPAM, {"gamma3": True}, "gamma3 must be a number, got True"),
     ],

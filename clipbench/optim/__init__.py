@@ -2,6 +2,7 @@
 
 rules.py       what to do with a gradient: the clipping rules, pure
 adaptive.py    rules whose level follows the weights, the norms so far, or what was cut before
+block_rms.py   clips Adam's update
 checks.py      what a rule's settings may be
 make.py        the table of names; a rule from its name and settings
 memory.py      what a rule remembers, parameter by parameter
@@ -18,9 +19,10 @@ baselines.py   Lion, Muon
 from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
 from clipbench.optim.averaging import evaluation_weights
 from clipbench.optim.baselines import Lion, Muon
+from clipbench.optim.block_rms import BlockRMS
 from clipbench.optim.chain import Chain
 from clipbench.optim.clip import ClipStats, clip_gradients, clip_stats
-from clipbench.optim.make import ALIASES, RULES, make_rule
+from clipbench.optim.make import ALIASES, RULES, TIED, make_rule
 from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD, choose_fused
 from clipbench.optim.restart import OptimizerProperties, Restarter
 from clipbench.optim.rules import (
@@ -47,10 +49,12 @@ __all__ = [
     "ALIASES",
     "RULES",
     "SPAM",
+    "TIED",
     "AdaClip",
     "AdaGC",
     "AdaGN",
     "Auto",
+    "BlockRMS",
     "Chain",
     "ClipStats",
     "ClippedAdam",

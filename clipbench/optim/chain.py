@@ -23,6 +23,11 @@ class Chain(Rule):
 
     rules: tuple[Rule, ...] = ()
 
+    def __post_init__(self) -> None:
+        if tied := [rule for rule in self.rules if rule.tied_to]:
+            name = type(tied[0]).__name__
+            raise ValueError(f"{name} acts on the optimizer's update, so it cannot be one of several rules for the gradient.")
+
     def init(self, params: Sequence[Tensor]) -> State:
         return {f"{i}.{name}": value for i, rule in enumerate(self.rules) for name, value in rule.init(params).items()}
 

@@ -15,7 +15,7 @@ from torch.optim import SGD, Adagrad, Adam, Optimizer
 
 from clipbench.optim.checks import check_level
 from clipbench.optim.memory import copied, grown, kept, shapes, taken
-from clipbench.optim.rules import Factor, Gradients, NoClip, Rule
+from clipbench.optim.rules import Factor, Gradients, NoClip, Rule, real
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 MEMORY = "clipping"  # where `optimizer.state` keeps what must be saved: a string, so that state_dict() carries it as it is
@@ -55,7 +55,7 @@ def clip_stats(optimizer: Optimizer) -> ClipStats:
         raise RuntimeError("clip_stats needs an optimizer that clips and has made a step.")
     clipped = memory["clipped_norm"]
     if clipped is None:  # the rule edited entries: only the gradients themselves know
-        grads = Gradients(_real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        grads = Gradients(real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
         clipped = torch.where(torch.isfinite(memory["grad_norm"]), grads.norm, 0.0)
     return ClipStats(memory["grad_norm"], clipped, memory["skipped"])
 
@@ -102,9 +102,14 @@ class Join:
     def attach(self, optimizer: Optimizer) -> None:
         if any(isinstance(hook, Join) for hook in optimizer._optimizer_step_pre_hooks.values()):
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
+        if (tied := self.rule.tied_to) and not isinstance(optimizer, tied):
+            name = type(self.rule).__name__
+            raise ValueError(f"{name} acts on the update of {tied.__name__} and of its subclasses, not of {type(optimizer).__name__}.")
         for group in optimizer.param_groups:
             self._rule_of(group)
         optimizer.register_step_pre_hook(self)
+        if tied:
+            optimizer.register_step_post_hook(self._after_step)  # before the release: it asks what was skipped
         optimizer.register_step_post_hook(self._release)
         optimizer.register_state_dict_pre_hook(self._save_coins)
         optimizer.register_load_state_dict_pre_hook(self._check_memory)
@@ -133,7 +138,7 @@ class Join:
         if not units:
             return
         self._release(optimizer)
-        grads = [Gradients(_real(p.grad) for p in unit.params if p.grad is not None) for unit in units]
+        grads = [Gradients(real(p.grad) for p in unit.params if p.grad is not None) for unit in units]
         _check(everything := [g for part in grads for g in part])
         self._unscale(optimizer, everything)
         norm = grads[0].norm if len(grads) == 1 else torch.linalg.vector_norm(torch.stack([part.norm for part in grads]))
@@ -177,7 +182,7 @@ class Join:
         for unit, part in zip(units, grads, strict=True):
             if coins is not None:
                 rng.set_state(coins)  # one coin per step: every unit sees the same
-            params = [_real(p) for p in unit.params]
+            params = [real(p) for p in unit.params]
             old = grown(rules[unit.name], unit.rule, params) if unit.name in rules else unit.rule.init(params)
             factor, new = unit.rule(part, [params[i] for i in unit.places], taken(old, unit.places), rng)
             rules[unit.name] = kept(old, new, unit.places, bad)
@@ -216,6 +221,19 @@ class Join:
         if not fuses(optimizer):
             _zero_if(bad, [g for part in grads for g in part])
 
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        memory = _memory(optimizer)
+        if "grad_norm" not in memory:
+            return
+        norm = memory["grad_norm"]
+        skipped = (optimizer.found_inf > 0).reshape(()) if fuses(optimizer) else torch.zeros_like(norm, dtype=torch.bool)  # type: ignore
+        groups = [(rule, group) for group in optimizer.param_groups if (rule := self._rule_of(group)).tied_to]
+        sizes = [torch.stack(rule.after_step(optimizer, group, skipped)) for rule, group in groups]  # type: ignore[attr-defined]
+        before, after = torch.stack(sizes).sum(0) if sizes else torch.ones(2)
+        share = torch.where(before > 0, after / before, 1.0).sqrt()
+        memory["clipped_norm"] = torch.where(torch.isfinite(norm), norm * share, 0.0)
+
     def _hold(self, optimizer: Optimizer, **borrowed: Tensor) -> None:
         for name, value in borrowed.items():
             self.held.setdefault(name, getattr(optimizer, name, MISSING))
@@ -242,7 +260,7 @@ class Join:
         units = {unit.name: unit for unit in self._units([{**theirs, "params": ours["params"]} for ours, theirs in pairs])}
         for name, saved in state_dict["state"].get(MEMORY, {}).get("rules", {}).items():
             unit = units.get(name)
-            if unit is None or shapes(saved) != shapes(unit.rule.init([_real(p) for p in unit.params])):
+            if unit is None or shapes(saved) != shapes(unit.rule.init([real(p) for p in unit.params])):
                 raise ValueError(
                     f"The checkpoint's clipping memory ({', '.join(saved) or 'none'}) is not one of {self.rule}. Build the optimizer with "
                     f"the rule that was saved, or delete state_dict['state']['{MEMORY}'] to start with a fresh memory."
@@ -321,10 +339,6 @@ def _zero_if(bad: Tensor, grads: list[Tensor]) -> None:
 def _memory(optimizer: Optimizer) -> dict[str, Any]:
     state: dict[Any, Any] = optimizer.state  # typed as by tensors, but state_dict() carries other keys as they are
     return state.setdefault(MEMORY, {})
-
-
-def _real(grad: Tensor) -> Tensor:
-    return torch.view_as_real(grad) if grad.is_complex() else grad
 
 
 def _check(grads: list[Tensor]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
+from clipbench.optim.block_rms import BlockRMS
 from clipbench.optim.checks import SHARED
 from clipbench.optim.rules import (
     Auto,
@@ -42,6 +43,11 @@ RULES: dict[str, type[Rule]] = {
     "agc": AGC,
     "uclip": UClip,
 }
+
+TIED: dict[str, type[Rule]] = {
+    "block_rms": BlockRMS,
+}
+"""Rules for some optimizers only: their `tied_to`."""
 
 ALIASES = {
     "no_clip": "none",
@@ -85,12 +91,12 @@ def rule_named(clipping_type: str) -> type[Rule]:
     if ":" in clipping_type:
         return _imported(clipping_type)
     name = ALIASES.get(clipping_type, clipping_type)
-    if name not in RULES:
-        known = ", ".join(RULES)
+    if name not in (rules := {**RULES, **TIED}):
+        known = ", ".join(rules)
         raise ValueError(
-            f"Unknown clipping_type '{clipping_type}'.{_nearest(clipping_type, {*RULES, *ALIASES})} Known: {known}; or 'module:Class'."
+            f"Unknown clipping_type '{clipping_type}'.{_nearest(clipping_type, {*rules, *ALIASES})} Known: {known}; or 'module:Class'."
         )
-    return RULES[name]
+    return rules[name]
 
 
 def _imported(path: str) -> type[Rule]:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.optim import Optimizer
 
 from clipbench.optim.checks import SHARED, check_small, check_switch
 
@@ -38,6 +40,11 @@ class Gradients(list[Tensor]):
         return torch.linalg.vector_norm(self.norms)
 
 
+def real(x: Tensor) -> Tensor:
+    """A complex tensor as pairs of reals, which share its memory; any other as it is."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
 @dataclass(frozen=True)
 class Rule:
     """Base of all rules: a frozen dataclass whose fields are the method's hyper-parameters.
@@ -48,6 +55,7 @@ class Rule:
 
     elementwise: ClassVar[bool] = False  # changes the gradient's direction within a tensor, so no factor can describe it
     clips: ClassVar[bool] = True  # False: levels and exemptions mean nothing to it
+    tied_to: ClassVar[type[Optimizer] | None] = None  # acts on the update of this optimizer, in `after_step`
     spares_last_linear: ClassVar[bool] = False  # its paper leaves the last linear layer unclipped; the bench does so by default
 
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}  # of its own fields: name → (name, value) → the value, or ValueError
@@ -84,6 +92,16 @@ def toss(factor: Tensor, beta: float, power: int, rng: torch.Generator) -> Tenso
     """`factor` with probability β^(factor^power), else 1. One coin for the whole gradient: its direction stays. ()"""
     coin = torch.rand((), generator=rng, device=factor.device)
     return torch.where(coin < torch.pow(beta, factor**power), factor, 1.0)
+
+
+def clamp_(grads: list[Tensor], level: float) -> None:
+    """Each entry into [−level, level], in place: one pass over memory on a CPU, two launches for all tensors elsewhere."""
+    if grads[0].device.type == "cpu":
+        for grad in grads:
+            grad.clamp_(-level, level)
+    else:
+        torch._foreach_clamp_min_(grads, -level)
+        torch._foreach_clamp_max_(grads, level)
 
 
 @dataclass(frozen=True)
@@ -164,8 +182,7 @@ class CoordinateWise(Rule):
     elementwise: ClassVar[bool] = True
 
     def __call__(self, grads, params, state, rng):
-        torch._foreach_clamp_min_(grads, -self.clipping_level)
-        torch._foreach_clamp_max_(grads, self.clipping_level)
+        clamp_(grads, self.clipping_level)
         return None, state
 
 
@@ -225,32 +242,24 @@ class Auto(Rule):
     def level(self, norm: Tensor, state: State) -> tuple[Tensor, State]:
         """(η_t, memory with `norm` in the place of the oldest). Costs the same at every step: nothing is sorted anew."""
         norms, ranked, count = state["norms"], state["ranked"], state["count"]
-        slot, newest = count % self.window, norm.float()
+        slot, newest, count = count % self.window, norm.float(), count + 1
         ranked = _exchange(ranked, norms.take(slot), newest)  # the oldest is infinite until the window is full; norms[slot] would wait
-        count = count + 1
-        state = {
-            "norms": torch.where(torch.arange(self.window, device=norm.device) == slot, newest, norms),
-            "ranked": ranked,
-            "count": count,
-        }
+        state = {"norms": norms.scatter(0, slot.unsqueeze(0), newest.unsqueeze(0)), "ranked": ranked, "count": count}
         return _quantile(ranked, count.clamp(max=self.window), self.p_autoclip), state
 
 
 def _exchange(ranked: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """Ascending `ranked` (k,) without one `old` and with `new`, both ()."""
-    index = torch.arange(len(ranked), device=ranked.device)
-    left = torch.searchsorted(ranked, old)
-    entry = torch.searchsorted(ranked, new) - (old < new).long()
-    source = index - (index > entry).long()  # where each rank comes from, counted without `old` …
-    source = source + (source >= left).long()  # … and with it
-    return torch.where(index == entry, new, ranked[source.clamp(max=len(ranked) - 1)])
+    rest = torch.where(ranked[:-1] < old, ranked[:-1], ranked[1:])
+    # what ends at rank i lies between the neighbours there: it is one of them, or `new` where that is between
+    return torch.clamp(new, min=pad(rest, (1, 0), value=-math.inf), max=pad(rest, (0, 1), value=math.inf))
 
 
 def _quantile(ranked: Tensor, count: Tensor, p: float) -> Tensor:
     """The p-quantile of the first `count` of ascending `ranked`, interpolated linearly: position p·(count − 1). ()"""
     last = (count - 1).clamp(min=0)
     position = p * last
-    low = position.floor().long()
+    low = position.long()
     a, b = ranked.take(low), ranked.take(torch.minimum(low + 1, last))
     share = position - low
     return torch.where(share > 0, a + share * (b - a), a)

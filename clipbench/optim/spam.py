@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 
 from clipbench.optim.chain import chain
 from clipbench.optim.checks import check_count, check_level, check_share, check_small
-from clipbench.optim.clip import Join, _memory, _real, multiply
+from clipbench.optim.clip import Join, _memory, multiply
 from clipbench.optim.make import make_rule
 from clipbench.optim.optimizers import ClippedAdamW
-from clipbench.optim.rules import Factor, Gradients, NoClip, Rule
+from clipbench.optim.rules import Factor, Gradients, NoClip, Rule, real
 
 STEPS = "steps"  # where `optimizer.state` counts calls of step(), on the host
 
@@ -142,7 +142,7 @@ class _Spikes(_Resets):
             if age % group["reset_every"] >= group["pause"]:
                 known = [p for p in group["params"] if p.grad is not None and p in optimizer.state]
                 if known:
-                    _cut([_real(p.grad) for p in known], [_real(optimizer.state[p]["exp_avg_sq"]) for p in known], group["threshold"])
+                    _cut([real(p.grad) for p in known], [real(optimizer.state[p]["exp_avg_sq"]) for p in known], group["threshold"])
         _memory(optimizer)["clipped_norm"] = None  # to be measured
         super()._apply(optimizer, [None] * len(grads), grads, bad)
 
