@@ -22,6 +22,8 @@ from clipbench.completion import split
 from clipbench.optim import RULES, TIED
 from clipbench.results import SCHEMAS
 
+OPTIMIZERS = ("acclip", "adam", "adamw", "lion", "muon", "sgd", "spam", "sstm", "stable_spam")
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -104,7 +106,7 @@ def leaf_names(node, prefix=""):
         ("clipbench run task=l| --config-dir=mine", {"task=line"}),
         ("clipbench run task=l|", set()),
         ("clipbench run --config-dir mine task=line task.|", {"task.noise.kind="}),
-        ("clipbench run optim=|", {"optim=acclip", "optim=adam", "optim=adamw", "optim=sgd"}),
+        ("clipbench run optim=|", {f"optim={name}" for name in OPTIMIZERS}),
         ("clipbench run scale=|", {"scale=full", "scale=mini"}),
         ("clipbench run optim.clipping_l|", {"optim.clipping_level="}),
         ("clipbench run optim.clipping_type=|", {f"optim.clipping_type={name}" for name in RULES | TIED}),
