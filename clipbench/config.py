@@ -29,6 +29,7 @@ RESULTS_VERSION = 1
 
 CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16")}
 ROLES = ("tune", "final", "default")
+OPTIONAL = ("channels_last", "compile")  # part of a run's identity where they are on
 MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep")  # where and how fast, not what
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
 
@@ -48,6 +49,8 @@ class Settings:
     warmup: int
     max_loss: float
     precision: str
+    channels_last: bool
+    compile: bool
     tag: dict[str, Any]
     device: str
     threads: int
@@ -62,6 +65,9 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value % 1 == 0 or value < least:
                 raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
             object.__setattr__(self, name, int(value))
+        for name in OPTIONAL:
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -262,7 +268,7 @@ def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
     clip_keys = ["name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip"]
     clip_keys += [] if rule.clips else ["clip_exempt", "clip_levels"]
     optim = {key: value for key, value in settings.optim.items() if key not in clip_keys and value is not None}
-    off = () if settings.restart["first"] else ("restart",)
+    off = [name for name in OPTIONAL if not getattr(settings, name)] + ([] if settings.restart["first"] else ["restart"])
     rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", "tag", *MACHINE, *off)}
     defined = {
         "version": RESULTS_VERSION,
