@@ -10,7 +10,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from clipbench.errors import UserError
-from clipbench.optim import clip_stats
+from clipbench.optim import Restarter, clip_stats, evaluation_weights
 from clipbench.seeds import RandomState, generator
 from clipbench.task import Batch, Task, move
 
@@ -198,9 +198,10 @@ class Learner:
         precision: str,
         schedule: Callable[[int], float],
         max_loss: float,
+        restarter: Restarter | None = None,
     ) -> None:
         self.task, self.model, self.optimizer, self.device = task, model, optimizer, device
-        self.schedule, self.max_loss = schedule, max_loss
+        self.schedule, self.max_loss, self.restarter = schedule, max_loss, restarter
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         self.random = RandomState(generator(seed, "dropout").initial_seed(), device)
@@ -224,6 +225,8 @@ class Learner:
                 loss.backward()
                 self.optimizer.step()
             stats = clip_stats(self.optimizer)
+            if self.restarter:
+                self.restarter.step(self.optimizer)
             self.metrics.update(outputs.detach().float(), targets)
             self.step += 1
             values = torch.stack([loss.detach().float(), stats.grad_norm.float(), stats.clipped_norm.float()])
@@ -252,13 +255,15 @@ class Learner:
     def evaluate(self, split: str) -> dict[str, float]:
         """The task's metrics and the mean loss over a split."""
         evaluation = Evaluation(self)
-        for batch in self.task.eval_batches(split):
-            evaluation.update(move(batch, self.device))
+        with evaluation_weights(self.optimizer):
+            for batch in self.task.eval_batches(split):
+                evaluation.update(move(batch, self.device))
         return evaluation.values()
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint: what `load_state_dict` needs to go on bit for bit. Read the steps first."""
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "metrics")}
+        names = ["model", "optimizer", "metrics", *(["restarter"] if self.restarter else [])]
+        parts = {name: getattr(self, name).state_dict() for name in names}
         return {
             **parts,
             "random": self.random.state,
@@ -271,12 +276,14 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.metrics.load_state_dict(state["metrics"], self.device)
+        if self.restarter:
+            self.restarter.load_state_dict(state["restarter"])
         self.random.state = [part.cpu() for part in state["random"]]
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
 
 
 class Evaluation:
-    """A learner's metrics and mean loss over batches, in evaluation mode."""
+    """A learner's metrics and mean loss over batches, in evaluation mode. To be used within the optimizer's `evaluation_weights`."""
 
     def __init__(self, learner: Learner) -> None:
         self.learner, self.metrics = learner, learner.task.metrics().to(learner.device)
@@ -370,9 +377,11 @@ def train(
 def _evaluate(turns: Turns, learners: Sequence[Learner], split: str) -> None:
     """One pass over the split for all of them."""
     evaluations = {learner: Evaluation(learner) for learner in learners if learner in turns.active}
-    for batch in learners[0].task.eval_batches(split):
-        moved = move(batch, learners[0].device)
-        turns.each(lambda learner: evaluations[learner].update(moved), learners)  # noqa: B023 (called at once)
+    with ExitStack() as stack:
+        turns.each(lambda learner: stack.enter_context(evaluation_weights(learner.optimizer)), learners)
+        for batch in learners[0].task.eval_batches(split):
+            moved = move(batch, learners[0].device)
+            turns.each(lambda learner: evaluations[learner].update(moved), learners)  # noqa: B023 (called at once)
 
     def rows(learner: Learner) -> list[Row]:
         return [EvalRow(learner.step, learner.seconds, split, *item) for item in evaluations[learner].values().items()]

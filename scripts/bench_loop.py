@@ -18,7 +18,6 @@ import torch
 from bench_step import machine
 
 from clipbench.build import build_learner, build_optimizer, build_task, find_device
-from clipbench.optim import clip_gradients
 from clipbench.run import Plan, make_plan
 from clipbench.seeds import fresh_model, generator
 from clipbench.task import move
@@ -32,7 +31,7 @@ def bare(plan: Plan, device: torch.device) -> Iterator[None]:
     settings = plan.settings
     task = build_task(settings, device)
     model = fresh_model(task, settings.seed).to(device)
-    optimizer = clip_gradients(build_optimizer(settings.optim, model, plan.rule), plan.rule)
+    optimizer = build_optimizer(settings.optim, model, plan.rule)
     model.train()
     for batch in task.train_batches(generator(settings.seed, "data")):
         moved = move(batch, device)

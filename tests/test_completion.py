@@ -22,6 +22,8 @@ from clipbench.completion import split
 from clipbench.optim import RULES, TIED
 from clipbench.results import SCHEMAS
 
+OPTIMIZERS = ("acclip", "adam", "adamw", "lion", "muon", "sgd", "spam", "sstm", "stable_spam")
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -75,7 +77,7 @@ def test_the_keys_are_those_of_the_configuration(offered, task, scale, optim):
     plain = OmegaConf.to_container(composed)
     leaves = set(leaf_names(plain))
     closed = {"task.name", "task._target_", "task.batch_size", "optim.name", "optim._target_", "optim.clip"}  # not for a word to set
-    closed |= {name for name in leaves if name.startswith("task.lr")}
+    closed |= {name for name in leaves if name.startswith(("task.lr", "tag."))}
     keys = {word.removesuffix("=") for word in offered(f"clipbench run {' '.join(words)} |")}
     assert keys == (leaves - closed) | {"task", "optim", "scale"}
     for name in keys - {"task", "optim", "scale"}:  # with the values that this line's runs have
@@ -104,7 +106,7 @@ def leaf_names(node, prefix=""):
         ("clipbench run task=l| --config-dir=mine", {"task=line"}),
         ("clipbench run task=l|", set()),
         ("clipbench run --config-dir mine task=line task.|", {"task.noise.kind="}),
-        ("clipbench run optim=|", {"optim=acclip", "optim=adam", "optim=adamw", "optim=sgd"}),
+        ("clipbench run optim=|", {f"optim={name}" for name in OPTIMIZERS}),
         ("clipbench run scale=|", {"scale=full", "scale=mini"}),
         ("clipbench run optim.clipping_l|", {"optim.clipping_level="}),
         ("clipbench run optim.clipping_type=|", {f"optim.clipping_type={name}" for name in RULES | TIED}),
@@ -127,6 +129,9 @@ def leaf_names(node, prefix=""):
         ("clipbench sweep --config-dir=m|", {FOLDERS}),
         ("clipbench plot |", {FOLDERS}),
         ("clipbench plot results --out |", {FOLDERS}),
+        ("clipbench plot results --format |", {"png", "svg", "pdf"}),
+        ("clipbench table --format md,|", {"md,latex", "md,csv"}),
+        ("clipbench table |", {FOLDERS}),
         ("clipbench status re|", {FOLDERS}),
         ("clipbench rm |", {FOLDERS}),
         ("clipbench rm results/ cl|", {"clipping_type=", "clipping_level="}),

@@ -10,12 +10,14 @@ import torch
 from conftest import set_gradients, small_model, weights
 from torch import nn
 
-from clipbench.optim import RULES, ClippedAdam, ClippedAdamW, ClippedSGD, Norm, clip_gradients, clip_stats, make_rule
+from clipbench.optim import RULES, SPAM, ClippedAdam, ClippedAdamW, ClippedSGD, Norm, StableSPAM, clip_gradients, clip_stats, make_rule
 
 CLASSES = {
     "sgd": (ClippedSGD, {"lr": 0.1, "momentum": 0.9}),
     "adam": (ClippedAdam, {"lr": 0.01}),
     "adamw": (ClippedAdamW, {"lr": 0.01}),
+    "spam": (SPAM, {"lr": 0.01}),
+    "stable_spam": (StableSPAM, {"lr": 0.01}),
 }
 IMPLEMENTATIONS = {"fused": {"fused": True}, "foreach": {"foreach": True}, "loop": {"foreach": False, "fused": False}}
 

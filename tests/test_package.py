@@ -35,7 +35,8 @@ def test_the_version_is_the_projects():
     ("part", "allowed"),
     [
         ("clipbench/optim", {"clipbench.optim"}),
-        ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.errors"}),
+        ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.stats", "clipbench.errors"}),
+        ("clipbench/stats", {"clipbench.stats"}),
         ("tasks", {"clipbench.task", "clipbench.tasks", "clipbench.errors", "clipbench.loading"}),
         ("clipbench/task.py", {"clipbench.errors"}),
         ("clipbench/train.py", {"clipbench.optim", "clipbench.seeds", "clipbench.task", "clipbench.errors"}),

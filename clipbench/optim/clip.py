@@ -100,22 +100,24 @@ class Join:
             self.rng.set_state(coins)
 
     def attach(self, optimizer: Optimizer) -> None:
-        if any(isinstance(hook, Join) for hook in optimizer._optimizer_step_pre_hooks.values()):
+        if any(hasattr(hook, "clipping") for hook in optimizer._optimizer_step_pre_hooks.values()):
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
         if (tied := self.rule.tied_to) and not isinstance(optimizer, tied):
             name = type(self.rule).__name__
             raise ValueError(f"{name} acts on the update of {tied.__name__} and of its subclasses, not of {type(optimizer).__name__}.")
         for group in optimizer.param_groups:
             self._rule_of(group)
-        optimizer.register_step_pre_hook(self)
+        before = torch.compiler.disable(self.before)  # a compiled step calls it as it is: to trace it gains nothing and loses `held`
+        before.clipping = self
+        optimizer.register_step_pre_hook(before)
         if tied:
-            optimizer.register_step_post_hook(self._after_step)  # before the release: it asks what was skipped
-        optimizer.register_step_post_hook(self._release)
+            optimizer.register_step_post_hook(torch.compiler.disable(self._after_step))  # before the release: it asks what was skipped
+        optimizer.register_step_post_hook(torch.compiler.disable(self._release))
         optimizer.register_state_dict_pre_hook(self._save_coins)
         optimizer.register_load_state_dict_pre_hook(self._check_memory)
         optimizer.register_load_state_dict_post_hook(self._loaded)
 
-    def __call__(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         self._release(optimizer)  # a step that raised never came to its post-hook
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -155,7 +157,8 @@ class Join:
         units: dict[str, Unit] = {}
         for index, group in enumerate(groups):
             rule = self._rule_of(group)
-            name = "all" if rule is self.rule else f"group {index}"
+            alike = group.get("clipping_level") is None and units.get("all", Unit("all", rule, [])).rule == rule
+            name = "all" if rule is self.rule or alike else f"group {index}"
             units.setdefault(name, Unit(name, rule, [])).params.extend(group["params"])
         return list(units.values())
 
@@ -216,8 +219,7 @@ class Join:
                 self._hold(optimizer, grad_scale=factors[0].float().reciprocal())
                 return
         for factor, part in zip(factors, grads, strict=True):
-            if factor is not None:
-                torch._foreach_mul_(part, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor))
+            multiply(part, factor)
         if not fuses(optimizer):
             _zero_if(bad, [g for part in grads for g in part])
 
@@ -287,6 +289,25 @@ def fuses(optimizer: Optimizer) -> bool:
         # with dampening the first step differs from one with a zero buffer, and a skipped first step would leave garbage in it
         and not any(group.get("momentum") and group.get("dampening") for group in groups)
     )
+
+
+def start_afresh(optimizer: Optimizer) -> None:
+    """Empty the optimizer's state, the rule's memory included, as if newly built. Coins and the count of skipped steps go on.
+
+    An optimizer that keeps numbers in its groups has a `begin()`, which sets them back.
+    """
+    memory = _memory(optimizer) if MEMORY in optimizer.state else {}
+    optimizer.state.clear()
+    if memory:
+        _memory(optimizer).update({key: value for key, value in memory.items() if key != "rules"})
+    if hasattr(optimizer, "begin"):
+        optimizer.begin()
+
+
+def multiply(grads: Gradients, factor: Factor) -> None:
+    """In place; None leaves them as they are."""
+    if factor is not None:
+        torch._foreach_mul_(grads, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor))
 
 
 def _fill_momentum(optimizer: Optimizer) -> None:
