@@ -22,6 +22,7 @@ OPTIONS = {
     "plot": ("--format", "--out", "--help"),
     "table": ("--format", "--help"),
     "list": ("--config-dir", "--help"),
+    "check": ("--config-dir", "--help"),
     "status": ("--help",),
     "rm": ("--yes", "--help"),
     "completion": ("--help",),
@@ -60,6 +61,8 @@ def _all(before: Sequence[str], current: str, after: Sequence[str]) -> Words:
     places = [word for previous, word in pairwise(before) if not word.startswith("-") and previous not in (*WITH_FOLDER, "--format")]
     if command in ("plot", "table", "status", "rm") and not places:
         return {FOLDERS: ""}
+    if command == "check":
+        return line.values("optim.clipping_type") | {f"task={name}": note for name, note in line.choices("task").items()}
     if command == "rm":
         return line.filters(current, Path(places[0]))
     return dict.fromkeys(SHELLS, "") if command == "completion" and not places else {}

@@ -31,6 +31,7 @@ clipbench: should I clip, how, at what level, and does it matter?
   clipbench tails task=cola --at 0,100,500                  is the gradient's noise heavy-tailed
   clipbench list                                            tasks, optimizers and clipping types with their formulas
   clipbench prepare task=voc scale=full                     fetch or check a data set
+  clipbench check my_clip:Smooth                            whether a rule or a task of your own keeps what it owes
   clipbench status results/                                 what is done, failed or unfinished
   clipbench rm results/ status=failed                       runs out of a results folder
   clipbench completion bash                                 TAB completion; also zsh and fish
@@ -81,7 +82,7 @@ def _warnings_as_messages() -> Iterator[None]:
 def _command(name: str) -> Callable[[list[str]], int]:
     commands = {"run": run, "sweep": sweep, "study": study, "plot": plot, "table": table, "tails": tails}
     commands |= {"list": list_everything, "prepare": prepare}
-    commands |= {"status": status, "rm": rm, "completion": completion}
+    commands |= {"check": check, "status": status, "rm": rm, "completion": completion}
     if name == "complete":  # what the shells' scripts call
         return complete
     if name not in commands:
@@ -256,6 +257,18 @@ def plot(argv: list[str]) -> int:
     for path in draw(options.results, options.out or options.results / "figures", options.format.split(",")):
         print(path)
     return DONE
+
+
+def check(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench check", description="Whether a rule or a task keeps what it owes.", allow_abbrev=False)
+    parser.usage = "clipbench check [--config-dir DIR] (MODULE:CLASS | TYPE | task=NAME [KEY=VALUE …])"
+    parser.add_argument("what", nargs="+", help="my_clip:Smooth, my_task:Mine, a clipping type, or task=NAME with settings")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own, where modules and tasks are looked for too")
+    options = parser.parse_args(argv)
+    _loading()
+    from clipbench.check import check_task, check_words
+
+    return DONE if (check_task if "=" in options.what[0] else check_words)(options.what, options.config_dir) else FAILED
 
 
 def table(argv: list[str]) -> int:

@@ -30,8 +30,15 @@ HUES = {
     "auto": "#D55E00",
     "linear_rand_auto": "#E69F00",
     "quadratic_rand_auto": "#CC79A7",
+    "value": "#6B7F2A",
+    "normalize": "#7A4A1E",
+    "zclip": "#882255",
+    "adagc": "#4C5FD7",
+    "agc": "#2F8F8F",
+    "uclip": "#B8475A",
+    "block_rms": "#5A6570",
 }
-OTHER_HUES = ("#7A4A1E", "#2F8F8F", "#882255", "#6B7F2A", "#4C5FD7", "#B8475A")
+OTHER_HUES = ("#9A6324", "#3A7D44", "#A3468C", "#808000", "#3D5A98", "#C0504D")
 DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 
 RC = {
