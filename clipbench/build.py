@@ -12,12 +12,14 @@ from torch.optim import Optimizer
 
 from clipbench.config import Settings
 from clipbench.errors import UserError
-from clipbench.optim import Rule, choose_fused, clip_gradients
+from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients
+from clipbench.patterns import parameter_groups
 from clipbench.seeds import device_generator, fresh_model
 from clipbench.task import Task
 from clipbench.train import Learner, Schedule
 
 CLIP_KEYS = ("clipping_type", "clipping_level", "p_autoclip", "beta")
+PATTERN_KEYS = ("clip_exempt", "clip_levels")
 
 
 def find_device(name: str) -> torch.device:
@@ -68,9 +70,7 @@ def import_module_of(module: str, task: str) -> Any:
 
 def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.device) -> Learner:
     model = fresh_model(task, settings.seed).to(device)
-    optimizer = build_optimizer(settings.optim, model)
-    coins = device_generator(settings.seed, "clip", device)
-    clip_gradients(optimizer, rule, nonfinite=settings.optim["nonfinite"], rng=coins)
+    optimizer = build_optimizer(settings.optim, model, rule, device_generator(settings.seed, "clip", device))
     return Learner(
         task,
         model,
@@ -80,19 +80,41 @@ def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.devi
         precision=settings.precision,
         schedule=Schedule(settings.schedule, settings.warmup, settings.steps),
         max_loss=settings.max_loss,
+        restarter=Restarter(**settings.restart) if settings.restart["first"] else None,
     )
 
 
-def build_optimizer(optim: dict[str, Any], model: nn.Module) -> Optimizer:
-    """`optim._target_`, any torch optimizer, over the trainable parameters; a key that is null is left to its own default."""
+def optimizer_class_of(optim: dict[str, Any]) -> type[Optimizer]:
     module, _, name = optim["_target_"].rpartition(".")
-    optimizer_class = getattr(importlib.import_module(module), name)
-    other = (*CLIP_KEYS, "_target_", "name", "clip", "nonfinite")
+    return getattr(importlib.import_module(module), name)
+
+
+def check_tie(optim: dict[str, Any], rule: Rule) -> None:
+    if rule.tied_to and not issubclass(optimizer_class_of(optim), rule.tied_to):
+        tied = rule.tied_to.__name__
+        raise UserError(
+            f"optim={optim['name']}: clipping_type '{optim['clipping_type']}' acts on the update of {tied}. Use optim=adam or optim=adamw."
+        )
+
+
+def build_optimizer(optim: dict[str, Any], model: nn.Module, rule: Rule, coins: torch.Generator | None = None) -> Optimizer:
+    """`optim._target_`, any torch optimizer, over the trainable parameters, clipping by `rule`; a key that is null is left to its default.
+
+    One that takes a `clipping_type` clips by itself; one with `groups(model, params)` sorts the parameters by their modules.
+    """
+    optimizer_class: Any = optimizer_class_of(optim)
+    other = (*CLIP_KEYS, *PATTERN_KEYS, "_target_", "name", "clip", "nonfinite")
     keywords = {key: value for key, value in optim.items() if key not in other and value is not None}
-    params = [p for p in model.parameters() if p.requires_grad]
-    if "fused" in inspect.signature(optimizer_class).parameters and (fused := choose_fused(params)):
+    params = parameter_groups(model, rule, *(optim[key] for key in PATTERN_KEYS))
+    if hasattr(optimizer_class, "groups"):
+        params = optimizer_class.groups(model, params)
+    takes = inspect.signature(optimizer_class).parameters
+    if "fused" in takes and (fused := choose_fused(params)):
         keywords.setdefault("fused", fused)
+    clip = {"nonfinite": optim["nonfinite"], "rng": coins}
     try:
-        return optimizer_class(params, **keywords)
+        if "clipping_type" in takes:
+            return optimizer_class(params, clipping_type=rule, **clip, **keywords)
+        return clip_gradients(optimizer_class(params, **keywords), rule, **clip)
     except (TypeError, ValueError) as error:
         raise UserError(f"optim={optim['name']}: {error}") from error

@@ -18,13 +18,16 @@ OPTIONS = {
     "sweep": ("--config-dir", "--dry-run", "--multirun", "--help"),
     "study": ("--config-dir", "--dry-run", "--help"),
     "prepare": ("--config-dir", "--help"),
-    "plot": ("--out", "--help"),
+    "tails": ("--at", "--batches", "--config-dir", "--help"),
+    "plot": ("--format", "--out", "--help"),
+    "table": ("--format", "--help"),
     "list": ("--config-dir", "--help"),
     "status": ("--help",),
     "rm": ("--yes", "--help"),
     "completion": ("--help",),
 }
 WITH_FOLDER = ("--config-dir", "--out")
+FORMATS = {"plot": ("png", "svg", "pdf"), "table": ("md", "latex", "csv")}
 SHELLS = ("bash", "zsh", "fish")
 GROUPS = ("task", "optim", "scale")
 DRAWN = ("seed", "optim.clipping_level", "optim.p_autoclip", "optim.beta")  # what a study sets itself
@@ -47,13 +50,15 @@ def _all(before: Sequence[str], current: str, after: Sequence[str]) -> Words:
     command, *rest = before
     if (rest and rest[-1] in WITH_FOLDER) or current.startswith(tuple(f"{option}=" for option in WITH_FOLDER)):
         return {FOLDERS: ""}
+    if rest and rest[-1] == "--format":
+        return _values("", current, dict.fromkeys(FORMATS.get(command, ()), ""), True)
     if current.startswith("-"):
         return dict.fromkeys(OPTIONS.get(command, ()), "")
     line = Line([*rest, *after])
-    if command in ("run", "sweep", "study", "prepare"):
+    if command in ("run", "sweep", "study", "prepare", "tails"):
         return line.overrides(current, command)
-    places = [word for previous, word in pairwise(before) if not word.startswith("-") and previous not in WITH_FOLDER]
-    if command in ("plot", "status", "rm") and not places:
+    places = [word for previous, word in pairwise(before) if not word.startswith("-") and previous not in (*WITH_FOLDER, "--format")]
+    if command in ("plot", "table", "status", "rm") and not places:
         return {FOLDERS: ""}
     if command == "rm":
         return line.filters(current, Path(places[0]))

@@ -26,7 +26,9 @@ clipbench: should I clip, how, at what level, and does it matter?
   clipbench run task=cola optim.clipping_type=auto          one run, with its result
   clipbench sweep optim.clipping_type=none,norm seed=0,1    a grid of runs; finished ones are not repeated
   clipbench study task=cola study=quick                     tune every method alike, then compare on fresh seeds
-  clipbench plot results/                                   the figures of a results folder
+  clipbench plot results/                                   the report of a results folder, and its figures
+  clipbench table results/ --format latex                   its tables for a paper; also md and csv
+  clipbench tails task=cola --at 0,100,500                  is the gradient's noise heavy-tailed
   clipbench list                                            tasks, optimizers and clipping types with their formulas
   clipbench prepare task=voc scale=full                     fetch or check a data set
   clipbench status results/                                 what is done, failed or unfinished
@@ -77,7 +79,8 @@ def _warnings_as_messages() -> Iterator[None]:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"run": run, "sweep": sweep, "study": study, "plot": plot, "list": list_everything, "prepare": prepare}
+    commands = {"run": run, "sweep": sweep, "study": study, "plot": plot, "table": table, "tails": tails}
+    commands |= {"list": list_everything, "prepare": prepare}
     commands |= {"status": status, "rm": rm, "completion": completion}
     if name == "complete":  # what the shells' scripts call
         return complete
@@ -105,6 +108,13 @@ def _overrides(command: str, what: str, argv: list[str]) -> argparse.Namespace:
         parser.add_argument("-m", "--multirun", action="store_true", help="accepted and implied")
     if command in ("sweep", "study"):
         parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it should take; start nothing")
+    if command == "tails":
+        parser.add_argument(
+            "--at", default="0", metavar="STEPS", help="training steps after which to measure, as 0,100,500 (0: before training)"
+        )
+        parser.add_argument(
+            "--batches", type=int, default=1000, metavar="N", help="batches to measure, in whole passes where these are shorter (1000)"
+        )
     options, rest = parser.parse_known_args(argv)
     if options.help:
         from clipbench.listing import keys
@@ -216,15 +226,46 @@ def prepare(argv: list[str]) -> int:
     return DONE
 
 
+def tails(argv: list[str]) -> int:
+    options = _overrides("tails", "Measure the gradient's noise over batches at fixed weights, and draw its tail.", argv)
+    _loading()
+    from clipbench import show
+    from clipbench.plot.tails import conclusion, draw_tails, numbers, samples
+    from clipbench.run import make_plan
+    from clipbench.tails import make, parse_steps
+
+    plan = make_plan(options.overrides, options.config_dir)
+    at = parse_steps(options.at, plan.settings.steps)
+    with show.counting(plan.label) as tick:
+        rows = make(plan, at, options.batches, tick)
+    for step, tail in samples(rows).items():
+        print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
+    name = f"{plan.settings.task['name']}_{plan.settings.scale}_{plan.run}_tails.png"
+    print(draw_tails(rows, plan.folder / "figures" / name))
+    return DONE
+
+
 def plot(argv: list[str]) -> int:
-    parser = _Parser(prog="clipbench plot", description="Draw the figures of a results folder from its tables.", allow_abbrev=False)
+    parser = _Parser(prog="clipbench plot", description="The report and figures of a results folder, from its tables.", allow_abbrev=False)
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder with steps/, evals/ and runs/ (results)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the PNG files go (<results>/figures)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where report.html and the figures go (<results>/figures)")
+    parser.add_argument("--format", default="png", metavar="LIST", help="of the figures: png, svg, pdf, or several as svg,pdf (png)")
     options = parser.parse_args(argv)
     from clipbench.plot import draw
 
-    for path in draw(options.results, options.out or options.results / "figures"):
+    for path in draw(options.results, options.out or options.results / "figures", options.format.split(",")):
         print(path)
+    return DONE
+
+
+def table(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench table", description="Print the report's tables, for a paper.", allow_abbrev=False)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="a results folder (results)")
+    parser.add_argument("--format", default="md", metavar="LIST", help="md, latex (booktabs), csv (every digit), or several as md,csv (md)")
+    options = parser.parse_args(argv)
+    from clipbench.plot.table import tables
+
+    print("\n".join(tables(options.results, options.format.split(",")).values()), end="")
     return DONE
 
 

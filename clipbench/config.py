@@ -55,6 +55,7 @@ class Settings:
     results: str
     checkpoint_every: str | int
     sweep: dict[str, Any]
+    restart: dict[str, Any]
 
     def __post_init__(self) -> None:
         for name, least in {"seed": 0, "steps": 1, "eval_every": 1, "batch_size": 1, "warmup": 0, "threads": 1}.items():
@@ -73,11 +74,22 @@ class Settings:
             raise UserError(f"results must be a folder, got {self.results!r}.")
         _check_tag(self.tag)
         interval(self.checkpoint_every)
+        self._check_restart()
         lockstep, workers = self.sweep["lockstep"], self.sweep["workers_per_device"]
         if not (isinstance(lockstep, bool) or (isinstance(lockstep, int) and lockstep > 0)):
             raise UserError(f"sweep.lockstep must be true, false or the most runs to train side by side, got {lockstep!r}.")
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise UserError(f"sweep.workers_per_device must be null or a whole number of at least 1, got {workers!r}.")
+
+    def _check_restart(self) -> None:
+        for name in ("first", "max"):
+            value = self.restart[name]
+            if (isinstance(value, bool) or not isinstance(value, int) or value < 1) and not (name == "first" and value is None):
+                null = "null (no restarts) or " if name == "first" else ""
+                raise UserError(f"restart.{name} must be {null}a whole number of steps of at least 1, got {value!r}.")
+        coeff = self.restart["coeff"]
+        if isinstance(coeff, bool) or not isinstance(coeff, (int, float)) or not 1 <= coeff < math.inf:
+            raise UserError(f"restart.coeff must be a number of at least 1, got {coeff!r}: stretches between restarts do not shrink.")
 
     def as_json(self) -> str:
         """Every setting as strict JSON: a number that is not finite is text there, "inf"."""
@@ -255,9 +267,11 @@ def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
     counts by what it holds.
     """
     task = {key: fingerprint(value) for key, value in settings.task.items() if key not in ("name", "lr", "device", "workers")}
-    clip_keys = ("name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip")
+    clip_keys = ["name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip"]
+    clip_keys += [] if rule.clips else ["clip_exempt", "clip_levels"]
     optim = {key: value for key, value in settings.optim.items() if key not in clip_keys and value is not None}
-    rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", "tag", *MACHINE)}
+    off = () if settings.restart["first"] else ("restart",)
+    rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", "tag", *MACHINE, *off)}
     defined = {
         "version": RESULTS_VERSION,
         "task": task,

@@ -39,21 +39,22 @@ def keys(config_dir: Path | None = None, studies: bool = False) -> str:
 
 
 def clipping_types() -> dict[str, list[str]]:
-    """{name: [formula, parameters with defaults, aliases]} from the source of rules.py."""
+    """{name: [formula, parameters with defaults, aliases]} from the source of clipbench/optim."""
     spec = find_spec("clipbench")
     assert spec is not None
     assert spec.submodule_search_locations
-    path = Path(spec.submodule_search_locations[0]) / "optim" / "rules.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    folder = Path(spec.submodule_search_locations[0]) / "optim"
+    body = [node for path in sorted(folder.glob("*.py")) for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
     tables = {
         target.id: node.value
-        for node in tree.body
+        for node in body
         if isinstance(node, (ast.Assign, ast.AnnAssign))
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name) and isinstance(node.value, ast.Dict)
     }
-    names = {ast.literal_eval(key): value.id for key, value in zip(tables["RULES"].keys, tables["RULES"].values, strict=True)}  # type: ignore
+    pairs = [pair for table in ("RULES", "TIED") for pair in zip(tables[table].keys, tables[table].values, strict=True)]
+    names = {ast.literal_eval(key): value.id for key, value in pairs}  # type: ignore
     aliases: dict[str, list[str]] = {}
     for alias, name in ast.literal_eval(tables["ALIASES"]).items():
         aliases.setdefault(name, []).append(alias)

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from clipbench import config, results
-from clipbench.build import CLIP_KEYS, import_module_of
+from clipbench.build import CLIP_KEYS, check_tie, import_module_of
 from clipbench.checkpoint import Rows, Work
 from clipbench.config import Settings
 from clipbench.errors import UserError
 from clipbench.optim import ALIASES, Rule, make_rule
 from clipbench.optim.clip import POLICIES
+from clipbench.patterns import check_patterns
 from clipbench.task import Task
 from clipbench.train import End
 
@@ -77,6 +78,8 @@ def make_plan(overrides: Sequence[str], config_dir: Path | None = None, composed
         rule = make_rule(optim["clipping_type"], **{key: optim[key] for key in CLIP_KEYS[1:]}, **(optim["clip"] or {}))
     except ValueError as error:
         raise UserError(str(error)) from error
+    check_patterns(optim, rule)
+    check_tie(optim, rule)
     if optim["nonfinite"] not in POLICIES:
         raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim['nonfinite']!r}.")
     modules = {type(rule).__module__, settings.task["_target_"].rpartition(".")[0]}

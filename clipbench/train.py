@@ -10,18 +10,21 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from clipbench.errors import UserError
-from clipbench.optim import clip_stats
+from clipbench.optim import Restarter, clip_stats, evaluation_weights
 from clipbench.seeds import RandomState, generator
 from clipbench.task import Batch, Task, move
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5  # how long values may stay on the device before they become rows
 
@@ -142,6 +145,45 @@ def serve(batches: Iterator[Batch], device: torch.device, start: int = 0) -> Gen
             batches.close()  # ends worker processes
 
 
+class Together:
+    """The task's metrics over training batches. Small batches are counted many at a time: an update takes as long for one as for many."""
+
+    MOST, ENTRIES = 32, 2**16  # batches, and entries of their outputs, that may wait
+
+    def __init__(self, metrics: MetricCollection) -> None:
+        self.metrics = metrics
+        self.metrics.persistent(True)
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        if self.waiting and any(new.shape[1:] != old.shape[1:] for new, old in zip((outputs, targets), self.waiting[-1], strict=True)):
+            self._count()
+        self.waiting.append((outputs, targets))
+        if len(self.waiting) >= self.MOST or outputs.numel() * len(self.waiting) >= self.ENTRIES:
+            self._count()
+
+    def _count(self) -> None:
+        if self.waiting:
+            outputs, targets = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*self.waiting, strict=True))
+            self.waiting.clear()
+            self.metrics.update(outputs, targets)
+
+    def taken(self) -> dict[str, float]:
+        """The values so far, and a new start."""
+        self._count()
+        values = {name: float(value) for name, value in self.metrics.compute().items()}
+        self.metrics.reset()
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """With what waits: to count it now would change the order of later sums."""
+        return {"counted": self.metrics.state_dict(), "waiting": list(self.waiting)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.metrics.load_state_dict(state["counted"])
+        self.waiting = [(outputs.to(device), targets.to(device)) for outputs, targets in state["waiting"]]
+
+
 class Learner:
     """One model being trained: everything that a step changes, and so everything that a checkpoint holds."""
 
@@ -156,14 +198,14 @@ class Learner:
         precision: str,
         schedule: Callable[[int], float],
         max_loss: float,
+        restarter: Restarter | None = None,
     ) -> None:
         self.task, self.model, self.optimizer, self.device = task, model, optimizer, device
-        self.schedule, self.max_loss = schedule, max_loss
+        self.schedule, self.max_loss, self.restarter = schedule, max_loss, restarter
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         self.random = RandomState(generator(seed, "dropout").initial_seed(), device)
-        self.metrics = task.metrics().to(device)
-        self.metrics.persistent(True)
+        self.metrics = Together(task.metrics().to(device))
         self.step, self.seconds, self.skipped = 0, 0.0, 0
         self.unread: list[tuple[int, float, Tensor, Span, Served]] = []  # (step, lr, [loss, norm, clipped norm] on the device, …)
 
@@ -173,7 +215,8 @@ class Learner:
             factor = self.schedule(self.step)
             for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
                 group["lr"] = lr * factor
-            self.model.train()
+            if not self.model.training:  # to walk over all modules takes some percent of a small model's step
+                self.model.train()
             self.optimizer.zero_grad()
             with self.random():
                 with self.autocast:
@@ -182,6 +225,8 @@ class Learner:
                 loss.backward()
                 self.optimizer.step()
             stats = clip_stats(self.optimizer)
+            if self.restarter:
+                self.restarter.step(self.optimizer)
             self.metrics.update(outputs.detach().float(), targets)
             self.step += 1
             values = torch.stack([loss.detach().float(), stats.grad_norm.float(), stats.clipped_norm.float()])
@@ -205,21 +250,20 @@ class Learner:
 
     def train_metrics(self) -> list[EvalRow]:
         """Over the training batches since the last call."""
-        values = self.metrics.compute().items()
-        rows = [EvalRow(self.step, self.seconds, "train", name, float(value)) for name, value in values]
-        self.metrics.reset()
-        return rows
+        return [EvalRow(self.step, self.seconds, "train", *item) for item in self.metrics.taken().items()]
 
     def evaluate(self, split: str) -> dict[str, float]:
         """The task's metrics and the mean loss over a split."""
         evaluation = Evaluation(self)
-        for batch in self.task.eval_batches(split):
-            evaluation.update(move(batch, self.device))
+        with evaluation_weights(self.optimizer):
+            for batch in self.task.eval_batches(split):
+                evaluation.update(move(batch, self.device))
         return evaluation.values()
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint: what `load_state_dict` needs to go on bit for bit. Read the steps first."""
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "metrics")}
+        names = ["model", "optimizer", "metrics", *(["restarter"] if self.restarter else [])]
+        parts = {name: getattr(self, name).state_dict() for name in names}
         return {
             **parts,
             "random": self.random.state,
@@ -229,14 +273,17 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("model", "optimizer", "metrics"):
-            getattr(self, name).load_state_dict(state[name])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.metrics.load_state_dict(state["metrics"], self.device)
+        if self.restarter:
+            self.restarter.load_state_dict(state["restarter"])
         self.random.state = [part.cpu() for part in state["random"]]
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
 
 
 class Evaluation:
-    """A learner's metrics and mean loss over batches, in evaluation mode."""
+    """A learner's metrics and mean loss over batches, in evaluation mode. To be used within the optimizer's `evaluation_weights`."""
 
     def __init__(self, learner: Learner) -> None:
         self.learner, self.metrics = learner, learner.task.metrics().to(learner.device)
@@ -330,9 +377,11 @@ def train(
 def _evaluate(turns: Turns, learners: Sequence[Learner], split: str) -> None:
     """One pass over the split for all of them."""
     evaluations = {learner: Evaluation(learner) for learner in learners if learner in turns.active}
-    for batch in learners[0].task.eval_batches(split):
-        moved = move(batch, learners[0].device)
-        turns.each(lambda learner: evaluations[learner].update(moved), learners)  # noqa: B023 (called at once)
+    with ExitStack() as stack:
+        turns.each(lambda learner: stack.enter_context(evaluation_weights(learner.optimizer)), learners)
+        for batch in learners[0].task.eval_batches(split):
+            moved = move(batch, learners[0].device)
+            turns.each(lambda learner: evaluations[learner].update(moved), learners)  # noqa: B023 (called at once)
 
     def rows(learner: Learner) -> list[Row]:
         return [EvalRow(learner.step, learner.seconds, split, *item) for item in evaluations[learner].values().items()]

@@ -34,7 +34,7 @@ OPTIMIZERS: dict[
     "SGD": (torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9}, 24),
     "AdamW": (torch.optim.AdamW, {"lr": 1e-3}, 32),
 }
-TORCH_CLIP = {  # its names, and what its types need
+TORCH_CLIP: dict[str, dict[str, Any]] = {  # its names, and what its types need
     "none": {"clipping_type": "no_clip"},
     "norm": {"clipping_type": "norm", "clipping_level": 1.0},
     "linear_rand_norm": {"clipping_type": "linear_rand_norm", "clipping_level": 1.0, "beta": 0.85},
@@ -101,7 +101,7 @@ class Ways:
             "torch value, foreach": then(lambda: clip_grad_value_(self.params, 0.1), foreach),
         }
 
-    def build(self, **implementation: bool) -> torch.optim.Optimizer:
+    def build(self, **implementation: Any) -> torch.optim.Optimizer:
         return self.cls(self.params, **self.keywords, **implementation)
 
     def of(self, rule: str) -> dict[str, Callable[[], Any]]:
@@ -230,8 +230,8 @@ def draw(rows: pd.DataFrame, path: Path, caption: str) -> None:
         for key, (label, style) in lines.items():
             axis.axvline(part[key].median(), color="0.25", ls=style, lw=1, label=label)
         axis.set(title=f"{model}, {optimizer}", xlabel="ms per step", yticks=places, yticklabels=part["rule"], xlim=(0, None))
-        axis.invert_yaxis()
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].invert_yaxis()  # for all, which share it
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     figure.suptitle(caption, fontsize=9, color="0.35")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassMatthewsCorrCoef
 
 from clipbench.errors import UserError
 from clipbench.task import Task, holdout, majority, shuffled
 from clipbench.tasks.cola_grammar import sentences
+from clipbench.tasks.counts import Accuracy, Matthews
 
 Rows = list[tuple[str, int]]  # (sentence, label); 1 = acceptable
 Batch = tuple[dict[str, Tensor], Tensor]  # the model's keywords, each (N, longest), and labels (N,)
@@ -107,12 +107,9 @@ class Cola(Task):
         return nn.functional.cross_entropy(outputs, targets)
 
     def metrics(self) -> MetricCollection:
-        return MetricCollection(
-            {
-                "mcc": Matthews(2, validate_args=False),
-                "accuracy": MulticlassAccuracy(2, average="micro", validate_args=False),
-            }
-        )
+        names = {"mcc": Matthews, "accuracy": Accuracy}
+        metrics = {name: metric(2, validate_args=False) for name, metric in names.items()}
+        return MetricCollection(metrics, compute_groups=[[*names]])  # one matrix for both
 
     def baseline(self) -> tuple[str, dict[str, float]]:
         train, test = (torch.tensor([label for _, label in self.rows[split]]) for split in ("train", "test"))
@@ -122,14 +119,6 @@ class Cola(Task):
         self.batch(self.rows["test"])
         self.model(torch.Generator())
         return self.data
-
-
-class Matthews(MulticlassMatthewsCorrCoef):
-    """0 where every answer, or every label, is the same: the convention. torchmetrics gives up to .03 there."""
-
-    def compute(self) -> Tensor:
-        undefined = (self.confmat.sum(0) == 0).any() | (self.confmat.sum(1) == 0).any()
-        return super().compute().masked_fill(undefined, 0.0)
 
 
 class MiniCola(Cola):

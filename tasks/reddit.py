@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from clipbench.errors import UserError
 from clipbench.task import Task, majority, shuffled
+from clipbench.tasks.counts import Accuracy
 
 with warnings.catch_warnings():  # PyG's own, while it is imported
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated")
@@ -171,7 +171,7 @@ class Reddit(Task):
         return nn.functional.cross_entropy(outputs, targets)
 
     def metrics(self) -> MetricCollection:
-        return MetricCollection({"accuracy": MulticlassAccuracy(self.classes, average="micro", validate_args=False)})
+        return MetricCollection({"accuracy": Accuracy(self.classes, validate_args=False)})
 
     def baseline(self) -> tuple[str, dict[str, float]]:
         train, test = (self.loaded.y[self.nodes[split]] for split in ("train", "test"))

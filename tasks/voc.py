@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import Dataset
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 from torchvision.datasets import VOCSegmentation
 from torchvision.transforms import v2
 from torchvision.tv_tensors import Mask
@@ -22,11 +21,11 @@ from torchvision.tv_tensors import Mask
 from clipbench.errors import UserError
 from clipbench.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.task import Batch, Task, holdout, majority, shuffled
+from clipbench.tasks.counts import VOID, Accuracy, MeanIoU
 from clipbench.tasks.imagenet import MEAN, STD, digits
 from clipbench.tasks.unet import UNet
 
 DIGITS = 6
-VOID = 255  # a pixel without a class: counted neither in the loss nor in a metric
 LAYOUT = (
     "Expected in DATA/VOCdevkit/VOC2012: JPEGImages/*.jpg, SegmentationClass/*.png (a class number per pixel, 255 for void) "
     "and ImageSets/Segmentation/{train,val}.txt (names without ending). Fetch the official data with "
@@ -53,9 +52,9 @@ class Segmentation(Task):
         return cross_entropy(outputs, targets, ignore_index=VOID)
 
     def metrics(self) -> MetricCollection:
-        names = {"miou": MeanIoU, "accuracy": PixelAccuracy}
+        names = {"miou": MeanIoU, "accuracy": Accuracy}
         metrics = {name: metric(self.classes, validate_args=False) for name, metric in names.items()}
-        return MetricCollection(metrics, compute_groups=False)  # to find groups waits for the device
+        return MetricCollection(metrics, compute_groups=[[*names]])  # one matrix for both
 
     def baseline(self) -> tuple[str, dict[str, float]]:
         masks = (masks for _, masks in self.eval_batches("test"))
@@ -252,26 +251,3 @@ def compose(grey: Tensor, labels: Tensor, count: int, size: int, seed: int) -> t
 
 def _scaled(image: Tensor, side: int) -> Tensor:
     return interpolate(image[None].float(), side, mode="bilinear")[0]
-
-
-class Confusion(MulticlassConfusionMatrix):
-    """Counts (classes, classes), void left out. torchmetrics' own way of ignoring waits for the device at every update."""
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        n = self.num_classes
-        cells = torch.where(target == VOID, n * n, target * n + preds.argmax(1)).flatten()
-        counts = torch.zeros(n * n + 1, dtype=torch.long, device=cells.device)
-        self.confmat += counts.scatter_add_(0, cells, torch.ones_like(cells))[:-1].view(n, n)
-
-
-class MeanIoU(Confusion, MulticlassJaccardIndex):
-    """Intersection over union, mean over the classes that occur in the targets or the answers."""
-
-
-class PixelAccuracy(Confusion):
-    """Share of the pixels that get their class."""
-
-    higher_is_better = True
-
-    def compute(self) -> Tensor:
-        return self.confmat.diagonal().sum() / self.confmat.sum()

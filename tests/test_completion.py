@@ -19,8 +19,10 @@ from clipbench import config
 from clipbench.candidates import FOLDERS, OPTIONS, SHELLS
 from clipbench.cli import main
 from clipbench.completion import split
-from clipbench.optim import RULES
+from clipbench.optim import RULES, TIED
 from clipbench.results import SCHEMAS
+
+OPTIMIZERS = ("acclip", "adam", "adamw", "lion", "muon", "sgd", "spam", "sstm", "stable_spam")
 
 
 @pytest.fixture
@@ -104,12 +106,12 @@ def leaf_names(node, prefix=""):
         ("clipbench run task=l| --config-dir=mine", {"task=line"}),
         ("clipbench run task=l|", set()),
         ("clipbench run --config-dir mine task=line task.|", {"task.noise.kind="}),
-        ("clipbench run optim=|", {"optim=adam", "optim=adamw", "optim=sgd"}),
+        ("clipbench run optim=|", {f"optim={name}" for name in OPTIMIZERS}),
         ("clipbench run scale=|", {"scale=full", "scale=mini"}),
         ("clipbench run optim.clipping_l|", {"optim.clipping_level="}),
-        ("clipbench run optim.clipping_type=|", {f"optim.clipping_type={name}" for name in RULES}),
+        ("clipbench run optim.clipping_type=|", {f"optim.clipping_type={name}" for name in RULES | TIED}),
         ("clipbench sweep optim.clipping_type=none,au|", {"optim.clipping_type=none,auto"}),
-        ("clipbench sweep optim.clipping_type=auto,a|", set()),  # there already
+        ("clipbench sweep optim.clipping_type=auto,au|", set()),  # there already
         ("clipbench run optim.clipping_type=auto optim.clip.|", {"optim.clip.window="}),
         ("clipbench run optim.clipping_type=norm optim.clip.|", set()),
         ("clipbench run optim=sgd optim.m|", {"optim.momentum="}),
@@ -127,6 +129,9 @@ def leaf_names(node, prefix=""):
         ("clipbench sweep --config-dir=m|", {FOLDERS}),
         ("clipbench plot |", {FOLDERS}),
         ("clipbench plot results --out |", {FOLDERS}),
+        ("clipbench plot results --format |", {"png", "svg", "pdf"}),
+        ("clipbench table --format md,|", {"md,latex", "md,csv"}),
+        ("clipbench table |", {FOLDERS}),
         ("clipbench status re|", {FOLDERS}),
         ("clipbench rm |", {FOLDERS}),
         ("clipbench rm results/ cl|", {"clipping_type=", "clipping_level="}),

@@ -24,7 +24,7 @@ from clipbench.run import make_plan
             ["task=colla"],
             r"Unknown task 'colla'\. Did you mean 'cola'\? Known: cola, imagenet, .*--config-dir DIR with DIR/task/colla.yaml",
         ),
-        (["optim=sdg"], r"Unknown optim 'sdg'\. Did you mean 'sgd'\? Known: adam, adamw, sgd"),
+        (["optim=sdg"], r"Unknown optim 'sdg'\. Did you mean 'sgd'\? Known: adam, adamw, lion, muon, sgd, spam, sstm, stable_spam"),
         (["scale=maxi"], r"Unknown scale 'maxi'\..* Known: full, mini"),
         (["task.data=x"], r"Unknown key 'task.data'\. It is known at scale=full"),
         (["steps=0"], "steps must be a whole number of at least 1, got 0"),

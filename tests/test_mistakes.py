@@ -71,22 +71,15 @@ def test_auto_keeps_large_values_and_pushes_only_what_belongs(p):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_memory_does_not_grow_and_is_in_the_state_dict(name):
-    model = small_model()
+def test_the_memory_is_in_the_state_dict_and_as_large_as_it_must_be(name):
+    model = small_model()  # four tensors, 83 entries
     optimizer = ClippedSGD(model.parameters(), clipping_type=name, **({"window": 20} if "auto" in name else {}))
-
-    def size():
-        entries = optimizer.state_dict()["state"]["clipping"]
-        return sum(t.numel() for t in entries["rules"]["all"].values())
-
-    for step in range(5):
+    for step in range(30):
         set_gradients(model, step)
         optimizer.step()
-    early = size()
-    for step in range(60):
-        set_gradients(model, step)
-        optimizer.step()
-    assert size() == early == (41 if "auto" in name else 0)
+    memory = optimizer.state_dict()["state"]["clipping"]["rules"]["all"]
+    size = sum(t.numel() for entry in memory.values() for t in ([entry] if isinstance(entry, torch.Tensor) else entry))
+    assert size == (41 if "auto" in name else {"zclip": 3, "adagc": 4 + 1, "uclip": 83}.get(name, 0))
 
 
 def test_two_groups_are_normed_together():
@@ -124,8 +117,9 @@ def test_one_bad_entry_harms_neither_the_weights_nor_the_memory(name, bad):
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert int(clip_stats(optimizer).skipped) == 1
     memory = optimizer.state["clipping"]["rules"]["all"]
-    if "norms" in memory:
+    if "count" in memory:
         assert int(memory["count"]) == 3
+    if "norms" in memory:
         assert torch.isfinite(memory["norms"][:3]).all()
 
 
@@ -139,7 +133,11 @@ def test_step_returns_what_torch_returns():
 
 def test_defaults_are_those_of_the_table():
     levels = {name: getattr(make_rule(name), "clipping_level", None) for name in RULES}
-    assert levels == {**dict.fromkeys(RULES), **dict.fromkeys(["norm", "linear_rand_norm", "quadratic_rand_norm", "layer_wise"], 1.0)} | {
-        "coordinate_wise": 0.1
-    }
+    ones = ["norm", "linear_rand_norm", "quadratic_rand_norm", "layer_wise", "normalize", "uclip"]
+    others = {"coordinate_wise": 0.1, "value": 0.1, "agc": 0.01}
+    assert levels == {**dict.fromkeys(RULES), **dict.fromkeys(ones, 1.0), **others}
     assert (make_rule("quadratic_rand_auto").p_autoclip, make_rule("quadratic_rand_auto").beta) == (0.75, 0.85)
+    zclip, adagc = make_rule("zclip"), make_rule("adagc")
+    assert (zclip.decay, zclip.z_threshold, zclip.warmup_steps, zclip.max_norm) == (0.97, 2.5, 25, 1.0)
+    assert (adagc.lambda_abs, adagc.lambda_rel, adagc.decay, adagc.warmup_steps) == (1.0, 1.05, 0.98, 100)
+    assert make_rule("agc").eps == 1e-3

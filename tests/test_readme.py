@@ -16,9 +16,12 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
+def block_of(heading):
+    return TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
 def block(heading, language):
-    section = TEXT.split(f"## {heading}\n")[1].split("\n## ")[0]
-    return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL).group(1)
+    return re.search(rf"```{language}\n(.*?)```", block_of(heading), re.DOTALL).group(1)
 
 
 @pytest.fixture
@@ -50,6 +53,24 @@ def test_the_optimizer_of_the_example(folder):
     exec(block("The optimizers, in your own script", "python"), names)
     model(torch.ones(2, 3)).sum().backward()
     names["optimizer"].step()
+
+
+def test_the_example_with_sstm_and_restarts(folder):
+    x = torch.randn(64, 3)
+    model = torch.nn.Linear(3, 1)
+    loader = [(part, part.sum(1, keepdim=True)) for part in x.split(8)] * 10
+    names = {"torch": torch, "model": model, "loss": torch.nn.functional.mse_loss, "loader": loader}
+    before = names["loss"](model(x), x.sum(1, keepdim=True)).item()
+    exec(block("Optimizers and restarts", "python"), names)
+    assert names["restarter"].restarts == 1
+    model.load_state_dict(torch.load("model.pt"))
+    assert names["loss"](model(x), x.sum(1, keepdim=True)).item() < 0.5 * before
+
+
+def test_the_table_of_optimizers_is_the_configuration():
+    table = block_of("Optimizers and restarts").split("| `optim=` |")[1].split("\n\n")[0]
+    named = [name for line in table.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    assert sorted(named) == sorted(path.stem for path in (ROOT / "conf" / "optim").glob("*.yaml") if path.stem != "clipping")
 
 
 def test_the_table_of_types_is_the_rules(folder):

@@ -37,6 +37,26 @@ def check_beta(name: str, value: Any) -> float:
     return number
 
 
+def check_share(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}: the share of the old value that stays at each step.")
+    return number
+
+
+def check_small(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {value!r}.")
+    return number
+
+
+def check_switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}.")
+    return value
+
+
 def check_count(name: str, value: Any) -> int:
     number = _number(name, value)
     if number < 1 or not math.isfinite(number) or number != int(number):
@@ -44,5 +64,5 @@ def check_count(name: str, value: Any) -> int:
     return int(number)
 
 
-CHECKS = {"clipping_level": check_level, "p_autoclip": check_quantile, "beta": check_beta, "window": check_count}
-"""The settings that rules share. They are checked for every type, also for one that does not use them."""
+SHARED = {"clipping_level": check_level, "p_autoclip": check_quantile, "beta": check_beta, "window": check_count}
+"""The settings that several rules share. They are checked for every type, also for one that does not use them."""

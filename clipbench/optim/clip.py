@@ -5,7 +5,7 @@ The order is backward → (all-reduce, accumulation) → unscale → clip → we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
-from clipbench.optim.rules import Factor, Gradients, Rule
+from clipbench.optim.checks import check_level
+from clipbench.optim.memory import copied, grown, kept, shapes, taken
+from clipbench.optim.rules import Factor, Gradients, NoClip, Rule, real
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 MEMORY = "clipping"  # where `optimizer.state` keeps what must be saved: a string, so that state_dict() carries it as it is
@@ -32,9 +34,9 @@ class ClipStats(NamedTuple):
 def clip_gradients(optimizer: AnyOptimizer, rule: Rule, *, nonfinite: str = "skip", rng: torch.Generator | None = None) -> AnyOptimizer:
     """Clip with `rule` at the start of every step of `optimizer`, which is returned.
 
-    The norm is over all parameter groups; a group with a key "clipping_level" of its own is normed and clipped alone. A closure's
-    gradients are clipped after every call of it. `rng` tosses the coins of random rules; it must live on the gradients' device and is
-    seeded from torch's global seed unless given. Memory and coins are part of `optimizer.state_dict()`.
+    The norm is over all parameter groups; a group with a key "clipping_level" of its own is normed and clipped alone, and inf exempts
+    it. A closure's gradients are clipped after every call of it. `rng` tosses the coins of random rules; it must live on the gradients'
+    device and is seeded from torch's global seed unless given. Memory and coins are part of `optimizer.state_dict()`.
 
     A non-finite gradient counts as skipped, whatever the rule (a norm that overflows float32 is one). With `fused=True` the step is
     left out exactly; other optimizers see a gradient of zeros, so momentum and weight decay still act. `nonfinite="raise"` raises
@@ -53,9 +55,22 @@ def clip_stats(optimizer: Optimizer) -> ClipStats:
         raise RuntimeError("clip_stats needs an optimizer that clips and has made a step.")
     clipped = memory["clipped_norm"]
     if clipped is None:  # the rule edited entries: only the gradients themselves know
-        grads = Gradients(_real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        grads = Gradients(real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
         clipped = torch.where(torch.isfinite(memory["grad_norm"]), grads.norm, 0.0)
     return ClipStats(memory["grad_norm"], clipped, memory["skipped"])
+
+
+class Unit(NamedTuple):
+    """What is normed, clipped and remembered together: a parameter group with a level of its own, or all the others."""
+
+    name: str
+    rule: Rule
+    params: list[Tensor]
+
+    @property
+    def places(self) -> list[int]:
+        """Which of `params` have a gradient."""
+        return [i for i, p in enumerate(self.params) if p.grad is not None]
 
 
 @dataclass
@@ -85,17 +100,24 @@ class Join:
             self.rng.set_state(coins)
 
     def attach(self, optimizer: Optimizer) -> None:
-        if any(isinstance(hook, Join) for hook in optimizer._optimizer_step_pre_hooks.values()):
+        if any(hasattr(hook, "clipping") for hook in optimizer._optimizer_step_pre_hooks.values()):
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
+        if (tied := self.rule.tied_to) and not isinstance(optimizer, tied):
+            name = type(self.rule).__name__
+            raise ValueError(f"{name} acts on the update of {tied.__name__} and of its subclasses, not of {type(optimizer).__name__}.")
         for group in optimizer.param_groups:
             self._rule_of(group)
-        optimizer.register_step_pre_hook(self)
-        optimizer.register_step_post_hook(self._release)
+        before = torch.compiler.disable(self.before)  # a compiled step calls it as it is: to trace it gains nothing and loses `held`
+        before.clipping = self
+        optimizer.register_step_pre_hook(before)
+        if tied:
+            optimizer.register_step_post_hook(torch.compiler.disable(self._after_step))  # before the release: it asks what was skipped
+        optimizer.register_step_post_hook(torch.compiler.disable(self._release))
         optimizer.register_state_dict_pre_hook(self._save_coins)
         optimizer.register_load_state_dict_pre_hook(self._check_memory)
         optimizer.register_load_state_dict_post_hook(self._loaded)
 
-    def __call__(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         self._release(optimizer)  # a step that raised never came to its post-hook
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -114,11 +136,11 @@ class Join:
     @torch.no_grad()
     def clip(self, optimizer: Optimizer) -> None:
         """Measure, apply the rule, remember: no wait for the device, unless nonfinite="raise"."""
-        units = self._units(optimizer)
+        units = [unit for unit in self._units(optimizer.param_groups) if unit.places]
         if not units:
             return
         self._release(optimizer)
-        grads = [Gradients(_real(p.grad) for p in params if p.grad is not None) for _, _, params in units]
+        grads = [Gradients(real(p.grad) for p in unit.params if p.grad is not None) for unit in units]
         _check(everything := [g for part in grads for g in part])
         self._unscale(optimizer, everything)
         norm = grads[0].norm if len(grads) == 1 else torch.linalg.vector_norm(torch.stack([part.norm for part in grads]))
@@ -126,39 +148,46 @@ class Join:
         if self.nonfinite == "raise" and bool(bad):
             raise FloatingPointError(f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'.")
         memory = _memory(optimizer)
-        factors = self._factors(memory, units, grads)
+        factors = self._factors(memory, units, grads, bad)
         memory["grad_norm"], memory["clipped_norm"] = norm, _norm_after(factors, grads, bad)
         memory["skipped"] = memory.get("skipped", 0) + bad.long()
         self._apply(optimizer, factors, grads, bad)
 
-    def _units(self, optimizer: Optimizer) -> list[tuple[str, Rule, list[Tensor]]]:
-        """(name, rule, parameters with a gradient) of whatever is normed together: a group with a level of its own, and all the others."""
-        units: dict[str, tuple[str, Rule, list[Tensor]]] = {}
-        for index, group in enumerate(optimizer.param_groups):
+    def _units(self, groups: list[dict[str, Any]]) -> list[Unit]:
+        units: dict[str, Unit] = {}
+        for index, group in enumerate(groups):
             rule = self._rule_of(group)
-            name = "all" if rule is self.rule else f"group {index}"
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                units.setdefault(name, (name, rule, []))[2].extend(params)
+            alike = group.get("clipping_level") is None and units.get("all", Unit("all", rule, [])).rule == rule
+            name = "all" if rule is self.rule or alike else f"group {index}"
+            units.setdefault(name, Unit(name, rule, [])).params.extend(group["params"])
         return list(units.values())
 
     def _rule_of(self, group: dict[str, Any]) -> Rule:
-        if (level := group.get("clipping_level")) is None:
+        if group.get("clipping_level") is None:
             return self.rule
+        level = check_level("clipping_level", group["clipping_level"])
+        if not self.rule.clips:
+            return self.rule
+        if math.isinf(level):
+            return NoClip()
         if not hasattr(self.rule, "clipping_level"):
-            raise ValueError(f"A parameter group has a clipping_level, but {type(self.rule).__name__} has none.")
+            raise ValueError(
+                f"A parameter group has a clipping_level, but {type(self.rule).__name__} has none. Only inf is allowed, which exempts it."
+            )
         return replace(self.rule, clipping_level=level)  # type: ignore[call-arg]
 
-    def _factors(self, memory: dict[str, Any], units: Sequence[tuple[str, Rule, list[Tensor]]], grads: list[Gradients]) -> list[Factor]:
+    def _factors(self, memory: dict[str, Any], units: list[Unit], grads: list[Gradients], bad: Tensor) -> list[Factor]:
         rules = memory.setdefault("rules", {})
         rng = self._coins(memory, grads[0][0].device)
         coins = rng.get_state() if len(units) > 1 else None
         factors = []
-        for (name, rule, params), part in zip(units, grads, strict=True):
+        for unit, part in zip(units, grads, strict=True):
             if coins is not None:
                 rng.set_state(coins)  # one coin per step: every unit sees the same
-            state = rules[name] if name in rules else rule.init(params)
-            factor, rules[name] = rule(part, params, state, rng)
+            params = [real(p) for p in unit.params]
+            old = grown(rules[unit.name], unit.rule, params) if unit.name in rules else unit.rule.init(params)
+            factor, new = unit.rule(part, [params[i] for i in unit.places], taken(old, unit.places), rng)
+            rules[unit.name] = kept(old, new, unit.places, bad)
             factors.append(factor)
         return factors
 
@@ -190,10 +219,22 @@ class Join:
                 self._hold(optimizer, grad_scale=factors[0].float().reciprocal())
                 return
         for factor, part in zip(factors, grads, strict=True):
-            if factor is not None:
-                torch._foreach_mul_(part, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor))
+            multiply(part, factor)
         if not fuses(optimizer):
             _zero_if(bad, [g for part in grads for g in part])
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        memory = _memory(optimizer)
+        if "grad_norm" not in memory:
+            return
+        norm = memory["grad_norm"]
+        skipped = (optimizer.found_inf > 0).reshape(()) if fuses(optimizer) else torch.zeros_like(norm, dtype=torch.bool)  # type: ignore
+        groups = [(rule, group) for group in optimizer.param_groups if (rule := self._rule_of(group)).tied_to]
+        sizes = [torch.stack(rule.after_step(optimizer, group, skipped)) for rule, group in groups]  # type: ignore[attr-defined]
+        before, after = torch.stack(sizes).sum(0) if sizes else torch.ones(2)
+        share = torch.where(before > 0, after / before, 1.0).sqrt()
+        memory["clipped_norm"] = torch.where(torch.isfinite(norm), norm * share, 0.0)
 
     def _hold(self, optimizer: Optimizer, **borrowed: Tensor) -> None:
         for name, value in borrowed.items():
@@ -214,13 +255,16 @@ class Join:
             _memory(optimizer)["coins"] = self.rng.get_state()
 
     def _check_memory(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-        saved = state_dict["state"].get(MEMORY, {}).get("rules", {})
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        shapes = {name: value.shape for name, value in self.rule.init(params).items()}
-        for unit in saved.values():
-            if {name: value.shape for name, value in unit.items()} != shapes:
+        pairs = list(zip(optimizer.param_groups, state_dict["param_groups"], strict=False))
+        if any(len(ours["params"]) != len(theirs["params"]) for ours, theirs in pairs):
+            return  # torch says so itself
+        # the groups' levels are loaded too, so the saved ones say which parameters are remembered together
+        units = {unit.name: unit for unit in self._units([{**theirs, "params": ours["params"]} for ours, theirs in pairs])}
+        for name, saved in state_dict["state"].get(MEMORY, {}).get("rules", {}).items():
+            unit = units.get(name)
+            if unit is None or shapes(saved) != shapes(unit.rule.init([real(p) for p in unit.params])):
                 raise ValueError(
-                    f"The checkpoint's clipping memory ({', '.join(unit) or 'none'}) is not one of {self.rule}. Build the optimizer with "
+                    f"The checkpoint's clipping memory ({', '.join(saved) or 'none'}) is not one of {self.rule}. Build the optimizer with "
                     f"the rule that was saved, or delete state_dict['state']['{MEMORY}'] to start with a fresh memory."
                 )
 
@@ -229,7 +273,7 @@ class Join:
             return
         device = optimizer.param_groups[0]["params"][0].device
         # load_state_dict moves and copies only what belongs to a parameter
-        memory = optimizer.state[MEMORY] = _copied(_memory(optimizer), device)  # type: ignore[index]
+        memory = optimizer.state[MEMORY] = copied(_memory(optimizer), device)  # type: ignore[index]
         if "coins" in memory:
             memory["coins"] = memory["coins"].cpu()
             if self.rng is not None:
@@ -245,6 +289,25 @@ def fuses(optimizer: Optimizer) -> bool:
         # with dampening the first step differs from one with a zero buffer, and a skipped first step would leave garbage in it
         and not any(group.get("momentum") and group.get("dampening") for group in groups)
     )
+
+
+def start_afresh(optimizer: Optimizer) -> None:
+    """Empty the optimizer's state, the rule's memory included, as if newly built. Coins and the count of skipped steps go on.
+
+    An optimizer that keeps numbers in its groups has a `begin()`, which sets them back.
+    """
+    memory = _memory(optimizer) if MEMORY in optimizer.state else {}
+    optimizer.state.clear()
+    if memory:
+        _memory(optimizer).update({key: value for key, value in memory.items() if key != "rules"})
+    if hasattr(optimizer, "begin"):
+        optimizer.begin()
+
+
+def multiply(grads: Gradients, factor: Factor) -> None:
+    """In place; None leaves them as they are."""
+    if factor is not None:
+        torch._foreach_mul_(grads, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor))
 
 
 def _fill_momentum(optimizer: Optimizer) -> None:
@@ -280,18 +343,8 @@ def _memory(optimizer: Optimizer) -> dict[str, Any]:
     return state.setdefault(MEMORY, {})
 
 
-def _real(grad: Tensor) -> Tensor:
-    return torch.view_as_real(grad) if grad.is_complex() else grad
-
-
 def _check(grads: list[Tensor]) -> None:
     if any(g.layout != torch.strided for g in grads):
         raise RuntimeError("Clipping needs dense gradients. Use sparse=False in the embedding layers.")
     if len(devices := {g.device for g in grads}) > 1:
         raise RuntimeError(f"The gradients lie on several devices ({', '.join(sorted(map(str, devices)))}). Use one optimizer per device.")
-
-
-def _copied(tree: Any, device: torch.device) -> Any:
-    if isinstance(tree, dict):
-        return {key: _copied(value, device) for key, value in tree.items()}
-    return tree.to(device, copy=True) if isinstance(tree, Tensor) else tree

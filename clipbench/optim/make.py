@@ -8,8 +8,57 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from clipbench.optim.checks import CHECKS
-from clipbench.optim.rules import ALIASES, RULES, Rule
+from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
+from clipbench.optim.block_rms import BlockRMS
+from clipbench.optim.checks import SHARED
+from clipbench.optim.rules import (
+    Auto,
+    CoordinateWise,
+    LayerWise,
+    LinearRandAuto,
+    LinearRandNorm,
+    NoClip,
+    Norm,
+    Normalize,
+    QuadraticRandAuto,
+    QuadraticRandNorm,
+    Rule,
+    Value,
+)
+
+RULES: dict[str, type[Rule]] = {
+    "none": NoClip,
+    "norm": Norm,
+    "linear_rand_norm": LinearRandNorm,
+    "quadratic_rand_norm": QuadraticRandNorm,
+    "layer_wise": LayerWise,
+    "coordinate_wise": CoordinateWise,
+    "value": Value,
+    "normalize": Normalize,
+    "auto": Auto,
+    "linear_rand_auto": LinearRandAuto,
+    "quadratic_rand_auto": QuadraticRandAuto,
+    "zclip": ZClip,
+    "adagc": AdaGC,
+    "agc": AGC,
+    "uclip": UClip,
+}
+
+TIED: dict[str, type[Rule]] = {
+    "block_rms": BlockRMS,
+}
+"""Rules for some optimizers only: their `tied_to`."""
+
+ALIASES = {
+    "no_clip": "none",
+    "auto_clip": "auto",
+    "linear_stoch_norm": "linear_rand_norm",
+    "quadratic_stoch_norm": "quadratic_rand_norm",
+    "linear_rand_autoclip": "linear_rand_auto",
+    "linear_stoch_autoclip": "linear_rand_auto",
+    "quadratic_rand_autoclip": "quadratic_rand_auto",
+    "quadratic_stoch_autoclip": "quadratic_rand_auto",
+}
 
 
 def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
@@ -26,12 +75,12 @@ def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
     for name, value in given.items():
         if name in own:
             continue
-        if name not in CHECKS:
+        if name not in SHARED:
             known = ", ".join(sorted(own)) or "none"
             raise ValueError(
-                f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{_nearest(name, {*own, *CHECKS})} Its settings: {known}."
+                f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{_nearest(name, {*own, *SHARED})} Its settings: {known}."
             )
-        CHECKS[name](name, value)
+        SHARED[name](name, value)
     return rule_class(**{name: value for name, value in given.items() if name in own})
 
 
@@ -42,12 +91,12 @@ def rule_named(clipping_type: str) -> type[Rule]:
     if ":" in clipping_type:
         return _imported(clipping_type)
     name = ALIASES.get(clipping_type, clipping_type)
-    if name not in RULES:
-        known = ", ".join(RULES)
+    if name not in (rules := {**RULES, **TIED}):
+        known = ", ".join(rules)
         raise ValueError(
-            f"Unknown clipping_type '{clipping_type}'.{_nearest(clipping_type, {*RULES, *ALIASES})} Known: {known}; or 'module:Class'."
+            f"Unknown clipping_type '{clipping_type}'.{_nearest(clipping_type, {*rules, *ALIASES})} Known: {known}; or 'module:Class'."
         )
-    return RULES[name]
+    return rules[name]
 
 
 def _imported(path: str) -> type[Rule]:

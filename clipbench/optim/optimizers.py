@@ -17,8 +17,10 @@ from clipbench.optim.rules import Rule
 class _Clipped(Optimizer):
     """Joins the rule, and joins it again to a copy or an unpickled optimizer, which have lost their hooks."""
 
+    join_class = Join
+
     def _join(self, clipping_type: str | Rule, nonfinite: str, rng: torch.Generator | None, settings: dict[str, Any]) -> None:
-        self.clipping = Join(make_rule(clipping_type, **settings), nonfinite, rng)
+        self.clipping = self.join_class(make_rule(clipping_type, **settings), nonfinite, rng)
         self.clipping.attach(self)
 
     def __getstate__(self) -> dict[str, Any]:

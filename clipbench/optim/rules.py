@@ -7,18 +7,19 @@ of every parameter group), g_l one of its tensors, ‖·‖ the L2 norm, η the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.optim import Optimizer
 
-from clipbench.optim.checks import CHECKS
+from clipbench.optim.checks import SHARED, check_small, check_switch
 
-State = dict[str, Tensor]
+State = dict[str, Any]  # a Tensor, or a list of Tensors: see Rule.init
 Factor = Tensor | Sequence[Tensor] | None
 """() for the whole gradient, (n,) for one factor per tensor, a sequence of n tensors that broadcast against their gradients,
 or None where the rule has edited the gradients in place."""
@@ -39,6 +40,11 @@ class Gradients(list[Tensor]):
         return torch.linalg.vector_norm(self.norms)
 
 
+def real(x: Tensor) -> Tensor:
+    """A complex tensor as pairs of reals, which share its memory; any other as it is."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
 @dataclass(frozen=True)
 class Rule:
     """Base of all rules: a frozen dataclass whose fields are the method's hyper-parameters.
@@ -48,20 +54,31 @@ class Rule:
     """
 
     elementwise: ClassVar[bool] = False  # changes the gradient's direction within a tensor, so no factor can describe it
+    clips: ClassVar[bool] = True  # False: levels and exemptions mean nothing to it
+    tied_to: ClassVar[type[Optimizer] | None] = None  # acts on the update of this optimizer, in `after_step`
+    spares_last_linear: ClassVar[bool] = False  # its paper leaves the last linear layer unclipped; the bench does so by default
+
+    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}  # of its own fields: name → (name, value) → the value, or ValueError
 
     def __post_init__(self) -> None:
+        checks = {**SHARED, **self.checks}
         for field in fields(self):
-            if field.name in CHECKS:
-                object.__setattr__(self, field.name, CHECKS[field.name](field.name, getattr(self, field.name)))
+            if field.name in checks:
+                object.__setattr__(self, field.name, checks[field.name](field.name, getattr(self, field.name)))
 
     def init(self, params: Sequence[Tensor]) -> State:
-        """The memory before the first step: tensors on the device of `params`, by name."""
+        """The memory before the first step, by name, on the device of `params`: every parameter, also one that has no gradient yet.
+
+        An entry is a tensor, or a list of one tensor for each of `params`. Of such a list a step hands out and takes back the items
+        of the parameters that have a gradient, in the order of `grads`: a gradient that is missing shifts nothing.
+        """
         return {}
 
     def __call__(self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator) -> tuple[Factor, State]:
-        """(factor, new memory). `rng` lives on the gradients' device.
+        """(factor, new memory) for the parameters that have a gradient. `rng` lives on the gradients' device.
 
-        Where the norm is not finite the step is skipped whatever the factor, but a memory must not take that norm in.
+        Give back new tensors and leave those of `state` as they are: where a gradient is not finite the step is skipped, whatever the
+        factor, and the old memory stays, so that no such norm enters it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, grads, params, state, rng).")
 
@@ -77,7 +94,7 @@ def toss(factor: Tensor, beta: float, power: int, rng: torch.Generator) -> Tenso
     return torch.where(coin < torch.pow(beta, factor**power), factor, 1.0)
 
 
-def clamp_(grads: Sequence[Tensor], level: float) -> None:
+def clamp_(grads: list[Tensor], level: float) -> None:
     """Each entry into [−level, level], in place: one pass over memory on a CPU, two launches for all tensors elsewhere."""
     if grads[0].device.type == "cpu":
         for grad in grads:
@@ -93,6 +110,8 @@ class NoClip(Rule):
 
     Steps with a non-finite gradient are skipped as under every other type.
     """
+
+    clips: ClassVar[bool] = False
 
     def __call__(self, grads, params, state, rng):
         return torch.ones_like(grads.norm), state
@@ -168,11 +187,40 @@ class CoordinateWise(Rule):
 
 
 @dataclass(frozen=True)
+class Value(CoordinateWise):
+    """`coordinate_wise` under torch's name
+
+    torch.nn.utils.clip_grad_value_.
+    """
+
+
+@dataclass(frozen=True)
+class Normalize(Rule):
+    """α = η/(‖g‖ + ε), or with smooth=True η/√(η² + ‖g‖²)
+
+    The first gives every step the same length, so small gradients grow; the second shrinks all of them a little and none beyond η.
+    Zhang et al. 2020, arXiv 1905.11881.
+    """
+
+    clipping_level: float = 1.0
+    smooth: bool = False
+    eps: float = 1e-6
+    checks: ClassVar = {"smooth": check_switch, "eps": check_small}
+
+    def __call__(self, grads, params, state, rng):
+        if math.isinf(self.clipping_level):
+            return torch.ones_like(grads.norm), state
+        if self.smooth:
+            return (1 + (grads.norm / self.clipping_level) ** 2).rsqrt(), state
+        return self.clipping_level / (grads.norm + self.eps), state
+
+
+@dataclass(frozen=True)
 class Auto(Rule):
     """α = min(1, η_t/‖g‖), η_t = p-quantile of the last norms, this step's included
 
     `p_autoclip` is a fraction; the share of steps clipped tends to 1 − p. The quantile is exact (numpy's linear interpolation) over
-    the last `window` finite norms, whose two copies in float32 are the memory: 8·window bytes. Seetharaman et al. 2020,
+    the last `window` norms, whose two copies in float32 are the memory: 8·window bytes. Seetharaman et al. 2020,
     arXiv 2007.14469, who recommend 0.1.
     """
 
@@ -194,11 +242,8 @@ class Auto(Rule):
     def level(self, norm: Tensor, state: State) -> tuple[Tensor, State]:
         """(η_t, memory with `norm` in the place of the oldest). Costs the same at every step: nothing is sorted anew."""
         norms, ranked, count = state["norms"], state["ranked"], state["count"]
-        slot, finite = count % self.window, torch.isfinite(norm)
-        oldest = norms.take(slot)  # infinite until the window is full; norms[slot] would wait for the device
-        newest = torch.where(finite, norm.float(), oldest)  # a non-finite norm changes nothing
-        ranked = _exchange(ranked, oldest, newest)
-        count = count + finite
+        slot, newest, count = count % self.window, norm.float(), count + 1
+        ranked = _exchange(ranked, norms.take(slot), newest)  # the oldest is infinite until the window is full; norms[slot] would wait
         state = {"norms": norms.scatter(0, slot.unsqueeze(0), newest.unsqueeze(0)), "ranked": ranked, "count": count}
         return _quantile(ranked, count.clamp(max=self.window), self.p_autoclip), state
 
@@ -214,7 +259,7 @@ def _quantile(ranked: Tensor, count: Tensor, p: float) -> Tensor:
     """The p-quantile of the first `count` of ascending `ranked`, interpolated linearly: position p·(count − 1). ()"""
     last = (count - 1).clamp(min=0)
     position = p * last
-    low = position.floor().long()
+    low = position.long()
     a, b = ranked.take(low), ranked.take(torch.minimum(low + 1, last))
     share = position - low
     return torch.where(share > 0, a + share * (b - a), a)
@@ -246,27 +291,3 @@ class QuadraticRandAuto(Auto):
     def __call__(self, grads, params, state, rng):
         level, state = self.level(grads.norm, state)
         return toss(within(level, grads.norm), self.beta, 2, rng), state
-
-
-RULES: dict[str, type[Rule]] = {
-    "none": NoClip,
-    "norm": Norm,
-    "linear_rand_norm": LinearRandNorm,
-    "quadratic_rand_norm": QuadraticRandNorm,
-    "layer_wise": LayerWise,
-    "coordinate_wise": CoordinateWise,
-    "auto": Auto,
-    "linear_rand_auto": LinearRandAuto,
-    "quadratic_rand_auto": QuadraticRandAuto,
-}
-
-ALIASES = {
-    "no_clip": "none",
-    "auto_clip": "auto",
-    "linear_stoch_norm": "linear_rand_norm",
-    "quadratic_stoch_norm": "quadratic_rand_norm",
-    "linear_rand_autoclip": "linear_rand_auto",
-    "linear_stoch_autoclip": "linear_rand_auto",
-    "quadratic_rand_autoclip": "quadratic_rand_auto",
-    "quadratic_stoch_autoclip": "quadratic_rand_auto",
-}

@@ -1,0 +1,95 @@
+"""Restarts: now and then the mean of the weights takes their place and the optimizer begins anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from clipbench.optim.checks import check_count
+from clipbench.optim.clip import start_afresh
+
+
+class OptimizerProperties:
+    """torch-clip's pair of an optimizer's class and its keywords."""
+
+    def __init__(self, optimizer_class: type[Optimizer], **optimizer_kwargs: Any) -> None:
+        self.optimizer_class, self.optimizer_kwargs = optimizer_class, optimizer_kwargs
+
+
+@dataclass
+class Restarter:
+    """After `first`·`coeff`^i steps, i = 0, 1, …, since the last restart: weights ← mean of the weights after each of those steps.
+
+    Call `restarter.step(optimizer)` after every `optimizer.step()`; it says whether it restarted. The optimizer then begins anew, as if
+    built at the new weights: moments, momentum, counters and the clipping rule's memory are gone; its settings, schedulers and random
+    coins go on. A stretch longer than `max` steps is not begun, so there are no more restarts from there. The mean is one copy of the
+    weights, in float32 or wider; buffers are not averaged. `state_dict` makes resuming exact. torch-clip's names for the settings and
+    calls are taken too.
+    """
+
+    first: int = 100
+    coeff: float = 1.5
+    max: int = 5000
+    optimizer_properties: OptimizerProperties | None = None
+    first_restart_steps_cnt: int | None = None
+    restart_coeff: float | None = None
+    max_steps_cnt: int | None = None
+
+    def __post_init__(self) -> None:
+        self.first = check_count("first", self.first if self.first_restart_steps_cnt is None else self.first_restart_steps_cnt)
+        self.max = check_count("max", self.max if self.max_steps_cnt is None else self.max_steps_cnt)
+        self.coeff = self.coeff if self.restart_coeff is None else self.restart_coeff
+        if isinstance(self.coeff, bool) or not isinstance(self.coeff, (int, float)) or not 1 <= self.coeff < math.inf:
+            raise ValueError(f"coeff must be a number of at least 1, got {self.coeff!r}: stretches between restarts do not shrink.")
+        self.restarts, self.steps, self.mean = 0, 0, list[Tensor]()
+
+    def step(self, optimizer: Optimizer) -> bool:
+        """To be called after each optimizer step. Whether it was the last before a restart."""
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        self.add_coords(params)
+        return self._restarted(params, optimizer)
+
+    @property
+    def length(self) -> int:
+        """Of the present stretch, in steps."""
+        return int(self.first * self.coeff**self.restarts)
+
+    @torch.no_grad()
+    def add_coords(self, params: Iterable[Tensor]) -> None:
+        """Take the weights into the mean. (torch-clip's name)"""
+        if self.length > self.max:
+            return
+        now = [p.detach().to(torch.promote_types(p.dtype, torch.float32)) for p in params]
+        self.steps += 1
+        if self.steps == 1:
+            self.mean = [value.clone() for value in now]
+        else:
+            self.mean = [mean.to(value.device) for mean, value in zip(self.mean, now, strict=True)]  # one that was loaded may lie elsewhere
+            torch._foreach_lerp_(self.mean, now, 1 / self.steps)
+
+    def make_restart(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
+        """Restart if it is time, in place, with the same optimizer. (torch-clip's name, after `add_coords(model.parameters())`)"""
+        self._restarted(list(model.parameters()), optimizer)
+        return optimizer
+
+    def _restarted(self, params: list[Tensor], optimizer: Optimizer) -> bool:
+        if self.steps < self.length or self.length > self.max:
+            return False
+        with torch.no_grad():
+            for p, mean in zip(params, self.mean, strict=True):
+                p.copy_(mean)
+        start_afresh(optimizer)
+        self.restarts, self.steps, self.mean = self.restarts + 1, 0, []
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"restarts": self.restarts, "steps": self.steps, "mean": list(self.mean)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.restarts, self.steps, self.mean = state["restarts"], state["steps"], [mean.clone() for mean in state["mean"]]
