@@ -139,7 +139,7 @@ def leaf_names(node, prefix=""):
         ("clipbench rm results/ r0|", {"r0123456789ab"}),
         ("clipbench rm --yes results/ status=fa|", {"status=failed"}),
         ("clipbench rm results/ status=failed,d|", {"status=failed,done", "status=failed,diverged"}),
-        ("clipbench rm results/ optimizer=s|", {"optimizer=sgd"}),
+        ("clipbench rm results/ optimizer=sg|", {"optimizer=sgd"}),
         ("clipbench completion |", set(SHELLS)),
         ("clipbench list |", set()),
         ("clipbench nothing |", set()),
