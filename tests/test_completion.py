@@ -141,6 +141,8 @@ def leaf_names(node, prefix=""):
         ("clipbench rm results/ status=failed,d|", {"status=failed,done", "status=failed,diverged"}),
         ("clipbench rm results/ optimizer=sg|", {"optimizer=sgd"}),
         ("clipbench completion |", set(SHELLS)),
+        ("clipbench check ta|", {f"task={name}" for name in ("cola", "imagenet", "reddit", "voc")}),
+        ("clipbench check block|", {"block_rms"}),
         ("clipbench list |", set()),
         ("clipbench nothing |", set()),
         ("A=1 B=2 clipbench completion z|", {"zsh"}),
