@@ -16,16 +16,22 @@ FOLDERS = ":folders"  # instead of words: here stands a folder, which the shell 
 OPTIONS = {
     "run": ("--config-dir", "--help"),
     "sweep": ("--config-dir", "--dry-run", "--multirun", "--help"),
+    "study": ("--config-dir", "--dry-run", "--help"),
     "prepare": ("--config-dir", "--help"),
-    "plot": ("--out", "--help"),
+    "tails": ("--at", "--batches", "--config-dir", "--help"),
+    "plot": ("--format", "--out", "--help"),
+    "table": ("--format", "--help"),
     "list": ("--config-dir", "--help"),
+    "check": ("--config-dir", "--help"),
     "status": ("--help",),
     "rm": ("--yes", "--help"),
     "completion": ("--help",),
 }
 WITH_FOLDER = ("--config-dir", "--out")
+FORMATS = {"plot": ("png", "svg", "pdf"), "table": ("md", "latex", "csv")}
 SHELLS = ("bash", "zsh", "fish")
 GROUPS = ("task", "optim", "scale")
+DRAWN = ("seed", "optim.clipping_level", "optim.p_autoclip", "optim.beta")  # what a study sets itself
 ENDED = ("done", "diverged", "failed", "unfinished")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LINE = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\s].*?))?(?: +# (?P<note>.*))?")
@@ -45,14 +51,18 @@ def _all(before: Sequence[str], current: str, after: Sequence[str]) -> Words:
     command, *rest = before
     if (rest and rest[-1] in WITH_FOLDER) or current.startswith(tuple(f"{option}=" for option in WITH_FOLDER)):
         return {FOLDERS: ""}
+    if rest and rest[-1] == "--format":
+        return _values("", current, dict.fromkeys(FORMATS.get(command, ()), ""), True)
     if current.startswith("-"):
         return dict.fromkeys(OPTIONS.get(command, ()), "")
     line = Line([*rest, *after])
-    if command in ("run", "sweep", "prepare"):
-        return line.overrides(current, command == "sweep")
-    places = [word for previous, word in pairwise(before) if not word.startswith("-") and previous not in WITH_FOLDER]
-    if command in ("plot", "status", "rm") and not places:
+    if command in ("run", "sweep", "study", "prepare", "tails"):
+        return line.overrides(current, command)
+    places = [word for previous, word in pairwise(before) if not word.startswith("-") and previous not in (*WITH_FOLDER, "--format")]
+    if command in ("plot", "table", "status", "rm") and not places:
         return {FOLDERS: ""}
+    if command == "check":
+        return line.values("optim.clipping_type") | {f"task={name}": note for name, note in line.choices("task").items()}
     if command == "rm":
         return line.filters(current, Path(places[0]))
     return dict.fromkeys(SHELLS, "") if command == "completion" and not places else {}
@@ -69,18 +79,19 @@ class Line:
         self.roots = listing.folders_of(self.config_dir)
         self.chosen = {key: value.split(",") for key, _, value in pairs if value}
         default = re.findall(r"^  - (\w+): (\w+)", (self.roots[0] / "run.yaml").read_text(encoding="utf-8"), re.MULTILINE)
-        self.chosen = {group: [name] for group, name in default} | self.chosen
+        self.chosen = {group: [name] for group, name in default} | {"study": ["quick"]} | self.chosen
 
-    def overrides(self, current: str, sweep: bool) -> Words:
+    def overrides(self, current: str, command: str) -> Words:
         key, equals, value = current.partition("=")
-        notes = self.keys(sweep)
+        notes = self.keys(command)
         if not equals:
             return {f"{name}=": note for name, note in notes.items()}
         if "folder" in notes.get(key, "") and "," not in value:
             return {FOLDERS: ""}
-        return _values(f"{key}=", value, self.values(key, notes.get(key, "")), sweep)
+        several = command == "sweep" or (command == "study" and key in ("task", "optim", "optim.clipping_type"))
+        return _values(f"{key}=", value, self.values(key, notes.get(key, "")), several)
 
-    def keys(self, sweep: bool) -> Words:
+    def keys(self, command: str) -> Words:
         """Every key that may be set, with its default and what its file says on it."""
         groups = {group: ", ".join(self.choices(group)) for group in GROUPS}
         notes = dict(groups)
@@ -92,8 +103,13 @@ class Line:
                 if "=" in field and f"optim.{field.partition('=')[0]}" not in notes:
                     notes["optim.clip." + field.partition("=")[0]] = f"{field.partition('=')[2]} of {name}"
         notes |= groups  # a scale's file sets `scale` too
-        if sweep:
+        if command == "study":
+            notes = {"study": ", ".join(self.choices("study"))} | {key: note for key, note in notes.items() if key not in DRAWN}
+            for path in (root / "study" / f"{name}.yaml" for root in self.roots for name in self.chosen["study"]):
+                notes |= {f"study.{key}": note for key, note in _keys(path) if "." not in key} if path.is_file() else {}
+        if command in ("sweep", "study"):
             notes |= {"hydra/launcher": "another engine: " + ", ".join(self.values("hydra/launcher"))}
+        if command == "sweep":
             notes |= {"+experiment": "arms of a file"} if self.choices("experiment") else {}
         return notes
 
@@ -106,7 +122,7 @@ class Line:
             yield from ((group, path) for root in self.roots if (path := root / group / f"{name}.yaml").is_file())
 
     def values(self, key: str, note: str = "") -> Words:
-        if key in (*GROUPS, "experiment", "+experiment"):
+        if key in (*GROUPS, "study", "experiment", "+experiment"):
             return self.choices(key.lstrip("+"))
         if key == "optim.clipping_type":
             return {name: lines[0] for name, lines in listing.clipping_types().items()}

@@ -25,14 +25,18 @@ clipbench: should I clip, how, at what level, and does it matter?
 
   clipbench run task=cola optim.clipping_type=auto          one run, with its result
   clipbench sweep optim.clipping_type=none,norm seed=0,1    a grid of runs; finished ones are not repeated
-  clipbench plot results/                                   the figures of a results folder
+  clipbench study task=cola study=quick                     tune every method alike, then compare on fresh seeds
+  clipbench plot results/                                   the report of a results folder, and its figures
+  clipbench table results/ --format latex                   its tables for a paper; also md and csv
+  clipbench tails task=cola --at 0,100,500                  is the gradient's noise heavy-tailed
   clipbench list                                            tasks, optimizers and clipping types with their formulas
   clipbench prepare task=voc scale=full                     fetch or check a data set
+  clipbench check my_clip:Smooth                            whether a rule or a task of your own keeps what it owes
   clipbench status results/                                 what is done, failed or unfinished
   clipbench rm results/ status=failed                       runs out of a results folder
   clipbench completion bash                                 TAB completion; also zsh and fish
 
-  clipbench COMMAND --help   what it takes; for run and sweep, every key with its default
+  clipbench COMMAND --help   what it takes; for run, sweep and study, every key with its default
   clipbench --version
 """
 
@@ -76,8 +80,9 @@ def _warnings_as_messages() -> Iterator[None]:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"run": run, "sweep": sweep, "plot": plot, "list": list_everything, "prepare": prepare}
-    commands |= {"status": status, "rm": rm, "completion": completion}
+    commands = {"run": run, "sweep": sweep, "study": study, "plot": plot, "table": table, "tails": tails}
+    commands |= {"list": list_everything, "prepare": prepare}
+    commands |= {"check": check, "status": status, "rm": rm, "completion": completion}
     if name == "complete":  # what the shells' scripts call
         return complete
     if name not in commands:
@@ -102,13 +107,21 @@ def _overrides(command: str, what: str, argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own with task/<name>.yaml, optim/<name>.yaml …")
     if command == "sweep":
         parser.add_argument("-m", "--multirun", action="store_true", help="accepted and implied")
+    if command in ("sweep", "study"):
         parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it should take; start nothing")
+    if command == "tails":
+        parser.add_argument(
+            "--at", default="0", metavar="STEPS", help="training steps after which to measure, as 0,100,500 (0: before training)"
+        )
+        parser.add_argument(
+            "--batches", type=int, default=1000, metavar="N", help="batches to measure, in whole passes where these are shorter (1000)"
+        )
     options, rest = parser.parse_known_args(argv)
     if options.help:
         from clipbench.listing import keys
 
         parser.usage = f"clipbench {command} [--config-dir DIR] [KEY=VALUE …]"
-        print(parser.format_help() + "\n" + keys(options.config_dir), end="")
+        print(parser.format_help() + "\n" + keys(options.config_dir, studies=command == "study"), end="")
         raise SystemExit(DONE)
     if flags := [word for word in rest if word.startswith("-")]:
         parser.error(f"unknown option {flags[0]}")
@@ -179,13 +192,29 @@ def sweep(argv: list[str]) -> int:
     if options.dry_run:
         from clipbench import estimate
 
-        estimate.show(plans, launcher)
+        if estimate.show(plans, launcher):
+            print("Nothing was started.")
         return DONE
     if launcher:
         from clipbench.launch import launch
 
         return launch(plans, launcher, options.config_dir)
     return make_runs(plans)
+
+
+def study(argv: list[str]) -> int:
+    options = _overrides("study", "Tune every method on the same budget, and compare the winners on fresh seeds.", argv)
+    _loading()
+    from clipbench import protocol
+    from clipbench.arena import arenas
+    from clipbench.grid import split_launcher
+
+    words, launcher = split_launcher(options.overrides)
+    found = arenas(words, options.config_dir)
+    if options.dry_run:
+        protocol.dry_run(found, launcher)
+        return DONE
+    return protocol.make(found, launcher, options.config_dir)
 
 
 def prepare(argv: list[str]) -> int:
@@ -198,15 +227,58 @@ def prepare(argv: list[str]) -> int:
     return DONE
 
 
+def tails(argv: list[str]) -> int:
+    options = _overrides("tails", "Measure the gradient's noise over batches at fixed weights, and draw its tail.", argv)
+    _loading()
+    from clipbench import show
+    from clipbench.plot.tails import conclusion, draw_tails, numbers, samples
+    from clipbench.run import make_plan
+    from clipbench.tails import make, parse_steps
+
+    plan = make_plan(options.overrides, options.config_dir)
+    at = parse_steps(options.at, plan.settings.steps)
+    with show.counting(plan.label) as tick:
+        rows = make(plan, at, options.batches, tick)
+    for step, tail in samples(rows).items():
+        print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
+    name = f"{plan.settings.task['name']}_{plan.settings.scale}_{plan.run}_tails.png"
+    print(draw_tails(rows, plan.folder / "figures" / name))
+    return DONE
+
+
 def plot(argv: list[str]) -> int:
-    parser = _Parser(prog="clipbench plot", description="Draw the figures of a results folder from its tables.", allow_abbrev=False)
+    parser = _Parser(prog="clipbench plot", description="The report and figures of a results folder, from its tables.", allow_abbrev=False)
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder with steps/, evals/ and runs/ (results)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the PNG files go (<results>/figures)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where report.html and the figures go (<results>/figures)")
+    parser.add_argument("--format", default="png", metavar="LIST", help="of the figures: png, svg, pdf, or several as svg,pdf (png)")
     options = parser.parse_args(argv)
     from clipbench.plot import draw
 
-    for path in draw(options.results, options.out or options.results / "figures"):
+    for path in draw(options.results, options.out or options.results / "figures", options.format.split(",")):
         print(path)
+    return DONE
+
+
+def check(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench check", description="Whether a rule or a task keeps what it owes.", allow_abbrev=False)
+    parser.usage = "clipbench check [--config-dir DIR] (MODULE:CLASS | TYPE | task=NAME [KEY=VALUE …])"
+    parser.add_argument("what", nargs="+", help="my_clip:Smooth, my_task:Mine, a clipping type, or task=NAME with settings")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own, where modules and tasks are looked for too")
+    options = parser.parse_args(argv)
+    _loading()
+    from clipbench.check import check_task, check_words
+
+    return DONE if (check_task if "=" in options.what[0] else check_words)(options.what, options.config_dir) else FAILED
+
+
+def table(argv: list[str]) -> int:
+    parser = _Parser(prog="clipbench table", description="Print the report's tables, for a paper.", allow_abbrev=False)
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="a results folder (results)")
+    parser.add_argument("--format", default="md", metavar="LIST", help="md, latex (booktabs), csv (every digit), or several as md,csv (md)")
+    options = parser.parse_args(argv)
+    from clipbench.plot.table import tables
+
+    print("\n".join(tables(options.results, options.format.split(",")).values()), end="")
     return DONE
 
 

@@ -28,6 +28,7 @@ RESULTS_VERSION = 1
 """Part of every run's identity: raise it when a change to clipbench changes what the same settings give."""
 
 CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16")}
+ROLES = ("tune", "final", "default")
 MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep")  # where and how fast, not what
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
 
@@ -47,6 +48,7 @@ class Settings:
     warmup: int
     max_loss: float
     precision: str
+    tag: dict[str, Any]
     device: str
     threads: int
     results: str
@@ -69,6 +71,7 @@ class Settings:
                 raise UserError(f"{name} must be a number above 0, got {value!r}.")
         if not isinstance(self.results, str) or not self.results:
             raise UserError(f"results must be a folder, got {self.results!r}.")
+        _check_tag(self.tag)
         interval(self.checkpoint_every)
         self._check_restart()
         lockstep, workers = self.sweep["lockstep"], self.sweep["workers_per_device"]
@@ -90,6 +93,17 @@ class Settings:
     def as_json(self) -> str:
         """Every setting as strict JSON: a number that is not finite is text there, "inf"."""
         return json.dumps(_textual(asdict(self)), sort_keys=True)
+
+
+def _check_tag(tag: dict[str, Any]) -> None:
+    """A run of a study says which, in what role and for which method; a run of no study says none of it."""
+    names, role, trial = (tag["study"], tag["role"], tag["method"]), tag["role"], tag["trial"]
+    if any(value is not None for value in (*names, trial)) and not all(isinstance(value, str) and value for value in names):
+        raise UserError(f"tag.study, tag.role and tag.method are texts that go together, got {tag}. `clipbench study` sets them.")
+    if role is not None and role not in ROLES:
+        raise UserError(f"tag.role must be one of {', '.join(ROLES)}, got {role!r}.{nearest(role, ROLES)}")
+    if isinstance(trial, bool) or not (trial is None or (isinstance(trial, int) and trial >= 0)):
+        raise UserError(f"tag.trial must be null or a whole number of at least 0, got {trial!r}.")
 
 
 def interval(value: Any) -> tuple[str, float]:
@@ -190,6 +204,8 @@ def _compose(groups: Sequence[str], config_dir: Path | None) -> DictConfig:
 
 def _check_choice(override: Override, config_dir: Path | None) -> None:
     group, choice, known = override.key_or_group, override.value(), options(override.key_or_group, config_dir)
+    if group == "study":
+        raise UserError(f"{override.input_line}: a study is many runs. Make it with clipbench study {override.input_line} …")
     if choice not in known:
         own = f" One of your own: --config-dir DIR with DIR/{group}/{choice}.yaml." if group == "task" else ""
         raise UserError(f"Unknown {group} '{choice}'.{nearest(str(choice), known)} Known: {', '.join(known)}.{own}")
@@ -239,14 +255,15 @@ def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
     """The run's id: a letter and a hash of what defines its result, the same on any machine.
 
     In: the rule with the fields it uses, the optimizer's and the task's settings, the text of `sources` (a user's own task or rule).
-    Out: device, threads, worker processes, folders; a file or folder among the task's settings counts by what it holds.
+    Out: device, threads, worker processes, folders, the tag of a run of no study; a file or folder among the task's settings
+    counts by what it holds.
     """
     task = {key: fingerprint(value) for key, value in settings.task.items() if key not in ("name", "lr", "device", "workers")}
     clip_keys = ["name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip"]
     clip_keys += [] if rule.clips else ["clip_exempt", "clip_levels"]
     optim = {key: value for key, value in settings.optim.items() if key not in clip_keys and value is not None}
     off = () if settings.restart["first"] else ("restart",)
-    rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", *MACHINE, *off)}
+    rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", "tag", *MACHINE, *off)}
     defined = {
         "version": RESULTS_VERSION,
         "task": task,
@@ -254,6 +271,7 @@ def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
         "rule": {"name": type(rule).__qualname__, **asdict(rule)},
         "sources": [path.read_text() for path in sources],
         **rest,
+        **({"tag": settings.tag} if settings.tag["study"] else {}),
     }
     text = json.dumps(_canonical(defined), sort_keys=True)
     return "r" + hashlib.sha256(text.encode()).hexdigest()[:12]

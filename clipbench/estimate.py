@@ -1,4 +1,4 @@
-"""`clipbench sweep … --dry-run`: what a sweep would do and how long the rest should take. Starts nothing and writes nothing."""
+"""`--dry-run`: what a sweep or a study would do and how long the rest should take. Starts nothing and writes nothing."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Kind:
         return f"{self.task} ({self.scale}) · {self.optimizer} · batch_size={self.batch_size} on {self.device}"
 
 
-def show(plans: Sequence[Plan], launcher: Sequence[str] = ()) -> None:
-    """Print what making these runs would mean; with a launcher's words, as jobs of it."""
+def show(plans: Sequence[Plan], launcher: Sequence[str] = ()) -> bool:
+    """Print what making these runs would mean; with a launcher's words, as jobs of it. True if anything is to do."""
     first = plans[0]
     status = results.statuses(first.folder, [plan.run for plan in plans])
     todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
@@ -52,7 +52,7 @@ def show(plans: Sequence[Plan], launcher: Sequence[str] = ()) -> None:
             _rest(todo, [todo], 1)
         else:
             _side_by_side(todo)
-        print("Nothing was started.")
+    return bool(todo)
 
 
 def _side_by_side(todo: Sequence[Plan]) -> None:

@@ -50,7 +50,7 @@ def points(overrides: Sequence[str], config_dir: Path | None = None) -> list[lis
     arms = [arm for name in names for arm in experiment(name, config_dir)] or [[]]
     if not names and not any(override.is_sweep_override() for override in parsed):
         words += [axis for axis in DEFAULT_GRID if axis.split("=")[0] not in {override.key_or_group for override in parsed}]
-    return [point for arm in arms for point in expand(_later_wins(["threads=1", *arm, *words]))]
+    return [point for arm in arms for point in expand(later_wins(["threads=1", *arm, *words]))]
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -91,14 +91,14 @@ def experiment(name: Any, config_dir: Path | None = None) -> list[list[str]]:
     shared, arms = content.get("all") or [], content["arms"]
     if not all(_is_words(words) for words in ([shared, *arms] if isinstance(arms, list) else [None])):
         raise UserError(f"{path}: {shape}")
-    return [_later_wins([*shared, *arm]) for arm in arms]
+    return [later_wins([*shared, *arm]) for arm in arms]
 
 
 def _is_words(words: Any) -> bool:
     return isinstance(words, list) and all(isinstance(word, str) for word in words)
 
 
-def _later_wins(overrides: Sequence[str]) -> list[str]:
+def later_wins(overrides: Sequence[str]) -> list[str]:
     """Without the words that a later one for the same key replaces: an arm's own for the shared, the command line's for the arm's."""
     last = {override.key_or_group: str(override.input_line) for override in config.parse(overrides)}
     return list(last.values())

@@ -39,8 +39,8 @@ EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slur
 QUIET = [f"hydra/{log}_logging=none" for log in ("job", "hydra")] + ["hydra.output_subdir=null", "hydra.sweep.subdir=."]
 
 
-def launch(plans: Sequence[Plan], words: Sequence[str], config_dir: Path | None = None) -> int:
-    """Make the runs that are not finished, a job each, show the table of all and return the exit code.
+def launch(plans: Sequence[Plan], words: Sequence[str], config_dir: Path | None = None, table: bool = True) -> int:
+    """Make the runs that are not finished, a job each, show the `table` of all and return the exit code.
 
     What is lost with a job is its own run, which the same command goes on with; joblib's workers are lost together. Ctrl-C
     reaches every job, wherever it runs, through a file in the results folder.
@@ -60,7 +60,7 @@ def launch(plans: Sequence[Plan], words: Sequence[str], config_dir: Path | None 
     where = f" What the jobs printed is in {desk}." if kept else ""
     if trouble and len(left) == len(todo) and not any(plan.work.folder.exists() for plan in todo):  # no job ever started
         raise UserError(f"{' '.join(words)}: {trouble}{where}")
-    code = conclude(plans, status, list({text: None for kind, text in told.values() if kind == "mistake"}))
+    code = conclude(plans, status, list({text: None for kind, text in told.values() if kind == "mistake"}), table)
     if trouble:
         print(f"clipbench: {trouble}{where}", file=sys.stderr)
     for plan in left:

@@ -16,14 +16,18 @@ def everything(config_dir: Path | None = None) -> str:
     rows = {**choices("task", config_dir)}
     text = "Tasks (task=NAME; scale=mini is embedded and quick, scale=full the published setting)\n" + _table(rows)
     text += "\nOptimizers (optim=NAME)\n" + _table(choices("optim", config_dir))
+    text += "\nStudies (clipbench study study=NAME)\n" + _table(choices("study", config_dir))
     text += "\nClipping types (optim.clipping_type=NAME, or module:Class for a rule of your own)\n" + _table(clipping_types())
     return text
 
 
-def keys(config_dir: Path | None = None) -> str:
-    """Every key with its default, from the configuration files."""
+def keys(config_dir: Path | None = None, studies: bool = False) -> str:
+    """Every key with its default, from the configuration files; those of the studies first, if asked for."""
     folders = folders_of(config_dir)
-    text = "Groups: " + " · ".join(f"{group}={'|'.join(choices(group, config_dir))}" for group in ("task", "optim", "scale")) + "\n"
+    text = ""
+    for name in choices("study", config_dir) if studies else ():
+        text += f"What study={name} is: study.KEY=VALUE\n" + _body(_find(folders, "study", name)) + "\n"
+    text += "Groups: " + " · ".join(f"{group}={'|'.join(choices(group, config_dir))}" for group in ("task", "optim", "scale")) + "\n"
     text += "\nKeys of every run, with their defaults\n" + _body(folders[0] / "run.yaml")
     text += "\nKeys of every optimizer: optim.KEY=VALUE\n" + _body(folders[0] / "optim" / "clipping.yaml")
     for name in choices("optim", config_dir):

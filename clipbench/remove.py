@@ -35,7 +35,9 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
-PLANNED = re.compile(r"(?P<task>.+) \((?P<scale>.+)\) · (?P<optimizer>.+) · (?P<clipping_type>\S+)(?P<fields>.*) · seed (?P<seed>\d+)")
+PLANNED = re.compile(
+    r"(?P<task>.+) \((?P<scale>.+)\) · (?P<optimizer>.+) · (?P<clipping_type>\S+)(?P<fields>.*) · seed (?P<seed>\d+)(?: · .*)?"
+)
 
 
 @dataclass(frozen=True)

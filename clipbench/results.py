@@ -3,6 +3,9 @@
 results/steps/<run>.parquet   one row per training step
 results/evals/<run>.parquet   one row per evaluation, split and metric
 results/runs/<run>.parquet    one row, written last: its existence means that the run is complete
+
+and, of `clipbench tails` alone:
+results/tails/<run>.parquet   one row per batch at fixed weights
 """
 
 from __future__ import annotations
@@ -39,6 +42,20 @@ SCHEMAS = {
         }
     ),
     "evals": pa.schema({"run": TEXT, "step": INT, "seconds": REAL, "split": TEXT, "metric": TEXT, "value": REAL}),
+    "tails": pa.schema(
+        {
+            "run": TEXT,
+            "label": TEXT,
+            "data": TEXT,
+            "step": INT,
+            "batch": INT,
+            "passes": REAL,
+            "loss": REAL,
+            "grad_norm": REAL,
+            "full_norm": REAL,
+            "noise_norm": REAL,
+        }
+    ),
     "runs": pa.schema(
         {
             "run": TEXT,
@@ -51,6 +68,10 @@ SCHEMAS = {
             "p_autoclip": REAL,
             "beta": REAL,
             "seed": INT,
+            "study": TEXT,
+            "role": TEXT,
+            "method": TEXT,
+            "trial": INT,
             "status": TEXT,
             "headline": TEXT,
             "higher_is_better": FLAG,
@@ -81,7 +102,7 @@ SCHEMAS = {
 }
 """Explicit, because a reader of the folder takes the first file's columns and would drop what only later files have."""
 
-LATER = {"lockstep", "driver"}
+LATER = {"lockstep", "driver", "study", "role", "method", "trial"}
 """Columns that files of earlier versions lack; they are read as null."""
 
 
@@ -145,25 +166,41 @@ def check_writable(folder: Path) -> None:
 
 def read(folder: Path, table: str, columns: Sequence[str] | None = None, runs: Iterable[str] | None = None) -> pd.DataFrame:
     """All rows of a table, or those of the given runs. One that is damaged or not ours is named in a warning (Unreadable) and skipped."""
-    schema = SCHEMAS[table]
-    columns = list(columns or schema.names)
+    columns = list(columns or SCHEMAS[table].names)
+    parts = [part for _, part in read_parts(folder, table, columns, runs, stacklevel=4)]
+    return pa.concat_tables([_schema(table, columns).empty_table(), *parts]).to_pandas()
+
+
+def read_parts(
+    folder: Path, table: str, columns: Sequence[str], runs: Iterable[str] | None = None, stacklevel: int = 3
+) -> Iterator[tuple[str, pa.Table]]:
+    """(name of the file, which is the run's id; its rows) for each file that can be read; otherwise as `read`."""
     paths = sorted((folder / table).glob("[!.]*.parquet")) if runs is None else [folder / table / f"{run}.parquet" for run in runs]
-    tables = [part for path in paths if (part := _read_file(path, schema, columns)) is not None]
-    empty = pa.schema([schema.field(name) for name in columns]).empty_table()
-    return pa.concat_tables([empty, *tables]).to_pandas()
+    schema = _schema(table, columns)
+    for path in paths:
+        if (part := _read_file(path, schema, stacklevel + 1)) is not None:
+            yield path.stem, part
 
 
-def _read_file(path: Path, schema: pa.Schema, columns: list[str]) -> pa.Table | None:
+def _schema(table: str, columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([SCHEMAS[table].field(name) for name in columns])
+
+
+def _read_file(path: Path, schema: pa.Schema, stacklevel: int) -> pa.Table | None:
     try:
-        table = pq.ParquetFile(path).read(columns=columns)
-        if missing := set(columns) - set(table.column_names) - LATER:
+        table = pq.ParquetFile(path).read(
+            columns=schema.names, use_threads=False
+        )  # a file is small: threads would cost more than they give
+        if table.schema.equals(schema):
+            return table
+        if missing := set(schema.names) - set(table.column_names) - LATER:
             raise ValueError(f"it has no column {sorted(missing)[0]!r}")
-        for name in set(columns) - set(table.column_names):
+        for name in set(schema.names) - set(table.column_names):
             table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
-        return table.select(columns).cast(pa.schema([schema.field(name) for name in columns]))
+        return table.select(schema.names).cast(schema)
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        warnings.warn(f"Skipped {path}: not a readable clipbench table ({reason}). Delete or move it.", Unreadable, stacklevel=3)
+        warnings.warn(f"Skipped {path}: not a readable clipbench table ({reason}). Delete or move it.", Unreadable, stacklevel=stacklevel)
         return None
 
 

@@ -59,13 +59,15 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """ "cola (mini) · adamw · auto p_autoclip=0.75 window=10000 · seed 0"."""
+        """ "cola (mini) · adamw · auto p_autoclip=0.75 window=10000 · seed 0", of a study's run with " · quick tune 3" behind it."""
         fields = " ".join(
             f"{name}={value:g}" if isinstance(value, (int, float)) else f"{name}={value}" for name, value in asdict(self.rule).items()
         )
         settings = self.settings
         method = f"{settings.optim['clipping_type']} {fields}".strip()
-        return f"{settings.task['name']} ({settings.scale}) · {settings.optim['name']} · {method} · seed {settings.seed}"
+        tag = " ".join(str(settings.tag[name]) for name in ("study", "role", "trial") if settings.tag[name] is not None)
+        label = f"{settings.task['name']} ({settings.scale}) · {settings.optim['name']} · {method} · seed {settings.seed}"
+        return label + f" · {tag}" * bool(tag)
 
 
 def make_plan(overrides: Sequence[str], config_dir: Path | None = None, composed: dict[tuple[str, ...], Any] | None = None) -> Plan:
@@ -129,6 +131,7 @@ def record(plan: Plan, rows: Rows, facts: dict[str, Any], device: torch.device) 
         "clipping_type": ALIASES.get(name := settings.optim["clipping_type"], name),
         **{key: rule.get(key) for key in CLIP_KEYS[1:]},
         "seed": settings.seed,
+        **settings.tag,
         **facts,
         "ended": now(),
         "config": settings.as_json(),

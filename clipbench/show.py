@@ -55,6 +55,17 @@ def progress(plan: Plan) -> Iterator[Watch]:
         yield watch
 
 
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A function (what, done, of) that moves a bar on a terminal and says nothing elsewhere."""
+    console = Console(stderr=True)
+    print(label, file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda what, done, of: bar.update(task, description=what, completed=done, total=of)
+
+
 class _State:
     """The latest values, and the share of steps clipped so far."""
 

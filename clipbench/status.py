@@ -100,7 +100,8 @@ def label(row: Mapping[str, Any]) -> str:
     """A row of `runs` in the words of Plan.label: "cola (mini) · adamw · norm clipping_level=1 · seed 0"."""
     fields = [f"{name}={row[name]:g}" for name in ("clipping_level", "p_autoclip", "beta") if pd.notna(row[name])]
     method = " ".join([row["clipping_type"], *fields])
-    return f"{row['task']} ({row['scale']}) · {row['optimizer']} · {method} · seed {row['seed']}"
+    tag = " ".join(f"{row[name]:g}" if name == "trial" else row[name] for name in ("study", "role", "trial") if pd.notna(row[name]))
+    return f"{row['task']} ({row['scale']}) · {row['optimizer']} · {method} · seed {row['seed']}" + f" · {tag}" * bool(tag)
 
 
 def _by_task(rows: Mapping[str, Mapping[str, Any]], works: Mapping[str, Work]) -> Table:

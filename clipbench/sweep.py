@@ -204,15 +204,17 @@ class Sweep:
         self.say(self.state, self.state.plans[run], row)
 
 
-def make_runs(plans: Sequence[Plan]) -> int:
-    """Make the runs that are not finished, show the table of all, and return the exit code."""
+def make_runs(plans: Sequence[Plan], table: bool = True) -> int:
+    """Make the runs that are not finished, show the `table` of all, and return the exit code."""
     todo = unfinished(plans)
     if not todo:
-        return conclude(plans, {})
+        return conclude(plans, {}, table=table)
     with first_interrupt("Finishing the steps at hand and keeping everything.") as interrupted, board() as say:
         sweep = Sweep(plans, todo, say)
         sweep.make(interrupted)
-    return say_interrupted(plans, sweep.state.status) if sweep.state.stopping else conclude(plans, sweep.state.status, sweep.mistakes)
+    return (
+        say_interrupted(plans, sweep.state.status) if sweep.state.stopping else conclude(plans, sweep.state.status, sweep.mistakes, table)
+    )
 
 
 def unfinished(plans: Sequence[Plan]) -> list[Plan]:
@@ -230,9 +232,10 @@ def unfinished(plans: Sequence[Plan]) -> list[Plan]:
     return todo
 
 
-def conclude(plans: Sequence[Plan], status: Mapping[str, str], mistakes: Sequence[str] = ()) -> int:
-    """The table of all runs, the commands of those that failed, and the exit code. UserError with the mistakes, if there are any."""
-    show.summary(plans[0].folder, [plan.run for plan in plans])
+def conclude(plans: Sequence[Plan], status: Mapping[str, str], mistakes: Sequence[str] = (), table: bool = True) -> int:
+    """The `table` of all runs, the commands of those that failed, and the exit code. UserError with the mistakes, if there are any."""
+    if table:
+        show.summary(plans[0].folder, [plan.run for plan in plans])
     failed = [plan for plan in plans if status.get(plan.run) == "failed"]
     for plan in failed:
         print(f"failed: {plan.command}", file=sys.stderr)

@@ -230,8 +230,8 @@ def draw(rows: pd.DataFrame, path: Path, caption: str) -> None:
         for key, (label, style) in lines.items():
             axis.axvline(part[key].median(), color="0.25", ls=style, lw=1, label=label)
         axis.set(title=f"{model}, {optimizer}", xlabel="ms per step", yticks=places, yticklabels=part["rule"], xlim=(0, None))
-        axis.invert_yaxis()
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].invert_yaxis()  # for all, which share it
     handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     figure.suptitle(caption, fontsize=9, color="0.35")

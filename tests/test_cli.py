@@ -128,7 +128,7 @@ def test_plot_draws_from_the_tables(own, capsys):
     capsys.readouterr()
     assert main(["plot", "results", "--out", "drawn"]) == 0
     drawn = capsys.readouterr().out.split()
-    assert len(drawn) == 4
+    assert len(drawn) == 5
     assert all(Path(path).stat().st_size > 10_000 for path in drawn)
 
 

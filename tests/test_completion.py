@@ -19,8 +19,10 @@ from clipbench import config
 from clipbench.candidates import FOLDERS, OPTIONS, SHELLS
 from clipbench.cli import main
 from clipbench.completion import split
-from clipbench.optim import RULES
+from clipbench.optim import RULES, TIED
 from clipbench.results import SCHEMAS
+
+OPTIMIZERS = ("acclip", "adam", "adamw", "lion", "muon", "sgd", "spam", "sstm", "stable_spam")
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_the_keys_are_those_of_the_configuration(offered, task, scale, optim):
     plain = OmegaConf.to_container(composed)
     leaves = set(leaf_names(plain))
     closed = {"task.name", "task._target_", "task.batch_size", "optim.name", "optim._target_", "optim.clip"}  # not for a word to set
-    closed |= {name for name in leaves if name.startswith("task.lr")}
+    closed |= {name for name in leaves if name.startswith(("task.lr", "tag."))}
     keys = {word.removesuffix("=") for word in offered(f"clipbench run {' '.join(words)} |")}
     assert keys == (leaves - closed) | {"task", "optim", "scale"}
     for name in keys - {"task", "optim", "scale"}:  # with the values that this line's runs have
@@ -104,12 +106,12 @@ def leaf_names(node, prefix=""):
         ("clipbench run task=l| --config-dir=mine", {"task=line"}),
         ("clipbench run task=l|", set()),
         ("clipbench run --config-dir mine task=line task.|", {"task.noise.kind="}),
-        ("clipbench run optim=|", {f"optim={name}" for name in ("adam", "adamw", "lion", "muon", "sgd", "spam", "sstm", "stable_spam")}),
+        ("clipbench run optim=|", {f"optim={name}" for name in OPTIMIZERS}),
         ("clipbench run scale=|", {"scale=full", "scale=mini"}),
         ("clipbench run optim.clipping_l|", {"optim.clipping_level="}),
-        ("clipbench run optim.clipping_type=|", {f"optim.clipping_type={name}" for name in RULES}),
+        ("clipbench run optim.clipping_type=|", {f"optim.clipping_type={name}" for name in RULES | TIED}),
         ("clipbench sweep optim.clipping_type=none,au|", {"optim.clipping_type=none,auto"}),
-        ("clipbench sweep optim.clipping_type=auto,a|", set()),  # there already
+        ("clipbench sweep optim.clipping_type=auto,au|", set()),  # there already
         ("clipbench run optim.clipping_type=auto optim.clip.|", {"optim.clip.window="}),
         ("clipbench run optim.clipping_type=norm optim.clip.|", set()),
         ("clipbench run optim=sgd optim.m|", {"optim.momentum="}),
@@ -127,6 +129,9 @@ def leaf_names(node, prefix=""):
         ("clipbench sweep --config-dir=m|", {FOLDERS}),
         ("clipbench plot |", {FOLDERS}),
         ("clipbench plot results --out |", {FOLDERS}),
+        ("clipbench plot results --format |", {"png", "svg", "pdf"}),
+        ("clipbench table --format md,|", {"md,latex", "md,csv"}),
+        ("clipbench table |", {FOLDERS}),
         ("clipbench status re|", {FOLDERS}),
         ("clipbench rm |", {FOLDERS}),
         ("clipbench rm results/ cl|", {"clipping_type=", "clipping_level="}),
@@ -134,8 +139,10 @@ def leaf_names(node, prefix=""):
         ("clipbench rm results/ r0|", {"r0123456789ab"}),
         ("clipbench rm --yes results/ status=fa|", {"status=failed"}),
         ("clipbench rm results/ status=failed,d|", {"status=failed,done", "status=failed,diverged"}),
-        ("clipbench rm results/ optimizer=s|", {"optimizer=sgd"}),
+        ("clipbench rm results/ optimizer=sg|", {"optimizer=sgd"}),
         ("clipbench completion |", set(SHELLS)),
+        ("clipbench check ta|", {f"task={name}" for name in ("cola", "imagenet", "reddit", "voc")}),
+        ("clipbench check block|", {"block_rms"}),
         ("clipbench list |", set()),
         ("clipbench nothing |", set()),
         ("A=1 B=2 clipbench completion z|", {"zsh"}),

@@ -35,7 +35,8 @@ def test_the_version_is_the_projects():
     ("part", "allowed"),
     [
         ("clipbench/optim", {"clipbench.optim"}),
-        ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.errors"}),
+        ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.stats", "clipbench.errors"}),
+        ("clipbench/stats", {"clipbench.stats"}),
         ("tasks", {"clipbench.task", "clipbench.tasks", "clipbench.errors", "clipbench.loading"}),
         ("clipbench/task.py", {"clipbench.errors"}),
         ("clipbench/train.py", {"clipbench.optim", "clipbench.seeds", "clipbench.task", "clipbench.errors"}),
@@ -63,9 +64,10 @@ def test_help_and_lists_import_nothing_heavy(words):
 
 def test_the_optimizers_import_torch_and_nothing_else_of_ours():
     loaded = modules_after("import clipbench.optim")
+    files = {path.stem for path in (ROOT / "clipbench" / "optim").glob("*.py")} - {"__init__", "laws"}
     assert {name for name in loaded if name.split(".")[0] == "clipbench"} == {
         "clipbench",
         "clipbench.optim",
-        *(f"clipbench.optim.{path.stem}" for path in (ROOT / "clipbench" / "optim").glob("*.py") if path.stem not in ("__init__", "laws")),
+        *(f"clipbench.optim.{name}" for name in files),
     }
     assert not loaded & {"hydra", "pandas", "matplotlib", "transformers", "torchmetrics"}

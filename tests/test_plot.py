@@ -77,8 +77,8 @@ def test_four_files_for_each_task(tmp_path):
         write(tmp_path, seed, task="other")
     written = draw(tmp_path, tmp_path / "figures")
     names = [f"{task}_mini_sgd_{figure}.png" for task in ("other", "toy") for figure in ("comparison", "levels", "norms", "clipping")]
-    assert [path.name for path in written] == names
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    assert [path.name for path in written] == [*names, "report.html"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
 
 
 def test_band_is_the_t_interval_of_the_mean(tmp_path):
@@ -185,7 +185,7 @@ def test_zero_inf_and_constant_norms_are_drawn(tmp_path):
     write(tmp_path, norms=np.zeros(STEPS), level=1.0)
     write(tmp_path, norms=np.full(STEPS, np.nan), level=2.0)
     write(tmp_path, norms=np.geomspace(1e-8, 1e8, STEPS), level=4.0)
-    assert len(draw(tmp_path, tmp_path / "figures")) == 4
+    assert len(draw(tmp_path, tmp_path / "figures")) == 5
 
 
 def test_before_and_after(tmp_path):
@@ -225,14 +225,14 @@ def test_foreign_file_is_skipped_with_a_warning(tmp_path):
     write(tmp_path)
     (tmp_path / "runs" / "foreign.parquet").write_text("not a table")
     with pytest.warns(Unreadable, match="foreign"):
-        assert len(draw(tmp_path, tmp_path / "figures")) == 4
+        assert len(draw(tmp_path, tmp_path / "figures")) == 5
 
 
 def test_missing_steps_are_said_and_the_rest_drawn(tmp_path):
     write(tmp_path)
     next((tmp_path / "steps").iterdir()).unlink()
     with pytest.warns(Unreadable, match="steps"):
-        assert len(draw(tmp_path, tmp_path / "figures")) == 4
+        assert len(draw(tmp_path, tmp_path / "figures")) == 5
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: write(path, status="failed")])

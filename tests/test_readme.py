@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipbench.cli import main
-from clipbench.optim import ALIASES, RULES
+from clipbench.optim import ALIASES, RULES, TIED
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -76,7 +76,7 @@ def test_the_table_of_optimizers_is_the_configuration():
 def test_the_table_of_types_is_the_rules(folder):
     table = TEXT.split("| `clipping_type` |")[1].split("\n\n")[0]
     rows = [re.findall(r"`(\w+)`", line) for line in table.splitlines() if line.startswith("| `")]
-    assert [row[0] for row in rows] == list(RULES)
+    assert [row[0] for row in rows] == list(RULES | TIED)
     for name, *rest in rows:
         for alias in set(rest) & set(ALIASES):
             assert ALIASES[alias] == name

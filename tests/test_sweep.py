@@ -271,3 +271,39 @@ def test_a_full_results_folder_is_read_once_a_run(own):
     results.write_rows(Path("results"), "runs", "rother", [{"status": "done"}])
     Path("results/runs/torn.parquet").write_text("torn")
     assert results.statuses(Path("results"), ["rother", "rnone"]) == {"rother": "done"}
+
+
+PUBLISHED = {  # {task: [(optimizer, lr, type, level, p)]}: torch-clip's figures
+    "cola": [
+        *(("sgd", 2e-3, "norm", level, None) for level in (0.5, 1, 2, 3)),
+        ("adam", 5e-5, "none", None, None),
+        ("sgd", 1e-3, "none", None, None),
+    ],
+    "imagenet": [
+        ("sgd", 0.01, "linear_rand_auto", None, 0.25),
+        ("sgd", 0.01, "quadratic_rand_auto", None, 0.75),
+        ("sgd", 0.01, "linear_rand_norm", 2, None),
+        ("sgd", 0.01, "quadratic_rand_norm", 2, None),
+        ("adam", 1e-4, "none", None, None),
+        ("sgd", 0.01, "none", None, None),
+    ],
+    "voc": [
+        ("sgd", 0.05, "norm", 1, None),
+        ("sgd", 0.05, "auto", None, 0.25),
+        ("sgd", 0.05, "layer_wise", 1, None),
+        ("sgd", 0.01, "none", None, None),
+        ("adam", 1e-3, "none", None, None),
+    ],
+}
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_torch_clips_arms_are_as_published(task):
+    found = []
+    for plan in make_plans([f"+experiment=torchclip_{task}"]):
+        optim, rule = plan.settings.optim, plan.rule
+        name = optim["clipping_type"]
+        level = rule.clipping_level if name in ("norm", "layer_wise", "linear_rand_norm", "quadratic_rand_norm") else None
+        found.append((optim["name"], optim["lr"], name, level, getattr(rule, "p_autoclip", None)))
+        assert optim["name"] != "sgd" or optim["momentum"] == 0.9
+    assert found == PUBLISHED[task]

@@ -1,134 +1,153 @@
-"""What every task owes the bench, checked on each file of conf/task at scale=mini. Point MINE at a task of your own to check it too."""
+"""What every task owes the bench, checked on each file of conf/task at scale=mini; and that the laws find what breaks them."""
 
-import os
-from itertools import islice
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from tiny import Line
+from torch import nn
+from torchmetrics import MeanSquaredError, MetricCollection
 
 from clipbench.build import build_task
 from clipbench.config import load
-from clipbench.seeds import fresh_model, generator
+from clipbench.task_laws import OWED
 
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "conf" / "task").glob("*.yaml"))
-MINE = os.environ.get("MINE", "").split()  # CONFIG_DIR TASK
 
 
 def build(name):
-    settings = load([f"task={name}"], Path(MINE[0]) if name in MINE[1:] else None)
-    return build_task(settings, torch.device("cpu"))
+    return build_task(load([f"task={name}"]), torch.device("cpu"))
 
 
-@pytest.fixture(scope="module", params=[*NAMES, *MINE[1:]])
-def task(request):
-    return build(request.param)
+@cache
+def built_once(name):
+    return build(name)
 
 
-def leaves(tree):
-    """Every tensor of a batch; a sparse one as its parts."""
-    if isinstance(tree, Tensor):
-        return [tree.crow_indices(), tree.col_indices(), tree.values()] if tree.layout == torch.sparse_csr else [tree]
-    if isinstance(tree, dict):
-        tree = tree.values()
-    return [leaf for item in tree if item is not None for leaf in leaves(item)]
+@pytest.mark.parametrize("law", OWED)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_every_task_owes(name, law):
+    OWED[law]((lambda: build(name)) if law.startswith("a second") else (lambda: built_once(name)))
 
 
-def same(ones, others):
-    pairs = list(zip(map(leaves, ones), map(leaves, others), strict=True))
-    return all(len(a) == len(b) and all(map(torch.equal, a, b)) for a, b in pairs)
+@pytest.mark.parametrize("law", OWED)
+def test_the_task_of_our_tests_owes_it_too(law):
+    OWED[law](Line)
 
 
-def seed_everything(seed):
-    import random
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def first_batches(task, seed, count=3):
-    batches = task.train_batches(generator(seed, "data"))
-    found = list(islice(batches, count))
-    batches.close()
-    return found
+class GlobalOrder(Line):
+    def train_batches(self, rng):
+        while True:
+            index = torch.randint(128, (16,))
+            yield self.x[index], self.y[index]
 
 
-def test_the_same_generator_gives_the_same_batches_whatever_the_global_seeds(task):
-    seed_everything(1)
-    one = first_batches(task, 0)
-    seed_everything(2)
-    assert same(one, first_batches(task, 0))
-    assert not same(one, first_batches(task, 1))
+class FixedOrder(Line):
+    def train_batches(self, rng):
+        return super().train_batches(torch.Generator().manual_seed(0))
 
 
-def test_a_second_object_of_the_task_gives_the_same_batches(task, request):
-    again = build(request.node.callspec.params["task"])
-    assert same(first_batches(task, 0), first_batches(again, 0))
-    assert same(list(islice(task.eval_batches("test"), 1)), list(islice(again.eval_batches("test"), 1)))
+class OtherData(Line):
+    def __init__(self):
+        super().__init__()
+        self.x = self.x + torch.randn(1)
 
 
-def test_the_same_seed_gives_the_same_weights_whatever_the_global_one(task):
-    seed_everything(1)
-    one = fresh_model(task, 0).state_dict()
-    seed_everything(2)
-    other = fresh_model(task, 0).state_dict()
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    third = fresh_model(task, 1).state_dict()
-    assert not all(torch.equal(one[key], third[key]) for key in one)
+class OneModel(Line):
+    only = nn.Linear(5, 1)
+
+    def model(self, rng):
+        return self.only
 
 
-def test_training_draws_nothing_from_global_generators(task):
-    seed_everything(3)
-    expected = torch.rand(2), np.random.rand(2)
-    seed_everything(3)
-    first_batches(task, 0)
-    assert torch.equal(torch.rand(2), expected[0])
-    assert np.array_equal(np.random.rand(2), expected[1])
+class NumpyNoise(Line):
+    def train_batches(self, rng):
+        for x, y in super().train_batches(rng):
+            np.random.rand()
+            yield x, y
 
 
-def test_a_split_is_the_same_every_time_whatever_the_global_seeds(task):
-    for split in task.splits:
-        seed_everything(1)
-        one = list(islice(task.eval_batches(split), 2))
-        seed_everything(2)
-        assert same(one, list(islice(task.eval_batches(split), 2)))
-    assert task.splits[0] == "val"
-    assert "test" in task.splits
+class ShuffledTest(Line):
+    def eval_batches(self, split):
+        for x, y in super().eval_batches(split):
+            order = torch.randperm(len(x))
+            yield x[order], y[order]
 
 
-def test_the_loss_is_a_mean_and_has_a_gradient(task):
-    model = fresh_model(task, 0)
-    outputs, targets = task.forward(model, first_batches(task, 0, 1)[0])
-    loss = task.loss(outputs, targets)
-    assert loss.shape == ()
-    assert torch.isfinite(loss)
-    loss.backward()
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-    twice = task.loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
-    assert twice.item() == pytest.approx(loss.item(), rel=1e-4)
+class TestIsVal(Line):
+    def eval_batches(self, split):
+        return super().eval_batches("val")
 
 
-def test_metrics_state_their_direction_and_the_headline_is_one(task):
-    metrics = task.metrics()
-    assert task.headline in metrics
-    assert all(metric.higher_is_better in (True, False) for metric in metrics.values())
-    model = fresh_model(task, 0).eval()
-    with torch.no_grad():
-        metrics.update(*task.forward(model, next(iter(task.eval_batches("val")))))
-    assert all(torch.isfinite(value) for value in metrics.compute().values())
+class TestIsTrain(Line):
+    def eval_batches(self, split):
+        yield (self.x[:32], self.y[:32]) if split == "test" else (self.x[128:160], self.y[128:160])
 
 
-def test_the_baseline_is_of_the_headline_and_learning_can_beat_it(task):
-    name, values = task.baseline()
-    if name:
-        worst = task.metrics()[task.headline].higher_is_better
-        assert values[task.headline] < 1 if worst else values[task.headline] > 0
+class Sum(Line):
+    def loss(self, outputs, targets):
+        return nn.functional.mse_loss(outputs, targets, reduction="sum")
 
 
-def test_it_says_which_data_these_are(task):
-    assert task.data
-    assert not task.steps_per_epoch <= 0
-    assert task.prepare() == task.data
+class Each(Line):
+    def loss(self, outputs, targets):
+        return nn.functional.mse_loss(outputs, targets, reduction="none")
+
+
+class Detached(Line):
+    def forward(self, model, batch):
+        return (0 * model(batch[0])), batch[1]
+
+
+class Headless(Line):
+    headline = "speed"
+
+
+class NoDirection(MeanSquaredError):
+    higher_is_better = None
+
+
+class Mute(Line):
+    def metrics(self):
+        return MetricCollection({"mse": NoDirection()})
+
+
+class Solved(Line):
+    def baseline(self):
+        return "perfect", {"mse": 0.0}
+
+
+class Silent(Line):
+    data = ""
+
+
+@pytest.mark.parametrize(
+    ("task", "law", "message"),
+    [
+        (GlobalOrder, "training batches come from the generator alone", "another global seed gave other training batches"),
+        (GlobalOrder, "training leaves global generators alone", "global generator of torch"),
+        (FixedOrder, "training batches come from the generator alone", "another generator gave the same training batches"),
+        (OtherData, "a second object gives the same", "a second object of the task gave other training batches"),
+        (OneModel, "starting weights come from the seed alone", "two seeds gave one model"),
+        (NumpyNoise, "training leaves global generators alone", "global generator of numpy"),
+        (ShuffledTest, "splits are fixed", "split 'val' was another the second time"),
+        (TestIsVal, "splits are disjoint, as far as can be seen", "32 examples of 32 in 'val' are also in 'test'"),
+        (TestIsTrain, "splits are disjoint, as far as can be seen", "32 examples of 32 in 'test' are also in 'train'"),
+        (Sum, "the loss is a mean with a gradient", "not a mean"),
+        (Each, "the loss is a mean with a gradient", r"the loss has the shape \(16, 1\)"),
+        (Detached, "the loss is a mean with a gradient", "the loss reaches no parameter"),
+        (Headless, "the headline is a metric with a direction", "headline is 'speed', the metrics are mse"),
+        (Mute, "the headline is a metric with a direction", "mse: higher_is_better is neither"),
+        (Solved, "learning can beat the baseline", "leaves nothing to learn"),
+        (Silent, "it says which data these are", "`data` is empty"),
+    ],
+)
+def test_a_law_finds_the_task_that_breaks_it(task, law, message):
+    with pytest.raises(AssertionError, match=message):
+        OWED[law](task)
+
+
+for each in (TestIsVal, TestIsTrain):
+    each.__test__ = False  # they are tasks

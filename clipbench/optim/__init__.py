@@ -8,6 +8,8 @@ make.py        the table of names; a rule from its name and settings
 memory.py      what a rule remembers, parameter by parameter
 clip.py        joins a rule to any torch optimizer
 optimizers.py  torch's optimizers with clipping in the constructor
+acclip.py      ACClip
+laws.py        what every rule owes, for the tests and for `clipbench check`; not imported here
 chain.py       rules one after the other
 spam.py        SPAM, StableSPAM
 sstm.py        ClippedSSTM, and an estimate of the smoothness that it wants
@@ -16,6 +18,7 @@ restart.py     restarts at the mean of the weights
 baselines.py   Lion, Muon
 """
 
+from clipbench.optim.acclip import ACClip
 from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
 from clipbench.optim.averaging import evaluation_weights
 from clipbench.optim.baselines import Lion, Muon
@@ -50,6 +53,7 @@ __all__ = [
     "RULES",
     "SPAM",
     "TIED",
+    "ACClip",
     "AdaClip",
     "AdaGC",
     "AdaGN",

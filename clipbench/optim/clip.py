@@ -100,22 +100,24 @@ class Join:
             self.rng.set_state(coins)
 
     def attach(self, optimizer: Optimizer) -> None:
-        if any(isinstance(hook, Join) for hook in optimizer._optimizer_step_pre_hooks.values()):
+        if any(hasattr(hook, "clipping") for hook in optimizer._optimizer_step_pre_hooks.values()):
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
         if (tied := self.rule.tied_to) and not isinstance(optimizer, tied):
             name = type(self.rule).__name__
             raise ValueError(f"{name} acts on the update of {tied.__name__} and of its subclasses, not of {type(optimizer).__name__}.")
         for group in optimizer.param_groups:
             self._rule_of(group)
-        optimizer.register_step_pre_hook(self)
+        before = torch.compiler.disable(self.before)  # a compiled step calls it as it is: to trace it gains nothing and loses `held`
+        before.clipping = self
+        optimizer.register_step_pre_hook(before)
         if tied:
-            optimizer.register_step_post_hook(self._after_step)  # before the release: it asks what was skipped
-        optimizer.register_step_post_hook(self._release)
+            optimizer.register_step_post_hook(torch.compiler.disable(self._after_step))  # before the release: it asks what was skipped
+        optimizer.register_step_post_hook(torch.compiler.disable(self._release))
         optimizer.register_state_dict_pre_hook(self._save_coins)
         optimizer.register_load_state_dict_pre_hook(self._check_memory)
         optimizer.register_load_state_dict_post_hook(self._loaded)
 
-    def __call__(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         self._release(optimizer)  # a step that raised never came to its post-hook
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:

@@ -97,9 +97,9 @@ class _Resets(Join):
 
     def attach(self, optimizer: Optimizer) -> None:
         super().attach(optimizer)
-        optimizer.register_step_post_hook(self._give_back)
+        optimizer.register_step_post_hook(torch.compiler.disable(self._give_back))
 
-    def __call__(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def before(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         self._give_back(optimizer)  # a step that raised never came to its post-hook
         state: dict[Any, Any] = optimizer.state
         steps = state.get(STEPS, 0)
@@ -111,7 +111,7 @@ class _Resets(Join):
                 _forget(optimizer, group["params"], self.restarts_counter)
             if steps >= group["reset_every"] and age < group.get("warmup", 0):
                 group["lr"] = group["lr"] * (1 - 0.99 * (1 + math.cos(math.pi * age / (group["warmup"] + 1))) / 2)
-        return super().__call__(optimizer, args, kwargs)
+        return super().before(optimizer, args, kwargs)
 
     def _give_back(self, optimizer: Optimizer, *_: Any) -> None:
         for group, lr in zip(optimizer.param_groups, self.lrs or [], strict=False):

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from clipbench.plot import style
 from clipbench.plot.groups import Group, Method, mean_interval
 
+POINTS = 500  # of a line: a panel is 450 pixels wide
 BANDS = 12  # methods; more bands than that would hide the lines
 
 
@@ -26,9 +27,8 @@ def comparison(group: Group) -> Figure:
     entries = [_entry(method, n=len(counts) > 1) for method in methods]
     columns = min(3, max(1, 135 // (max(map(len, entries)) + 8)))  # 135 characters to a line, 8 of each column for its handle
     fig = style.figure(group.title(len(methods)), 2.4 + 0.125 * -(-len(methods) // columns))
-    loss = group.steps.pivot(index="step", columns="run", values="loss").astype(float)
     panels = {
-        "training loss, smoothed": _smooth(loss),
+        "training loss, smoothed": thinned(smooth(group.curve("loss"))),
         f"training {group.headline}": group.metric("train"),
         f"validation {group.headline}": group.metric("val"),
     }
@@ -49,9 +49,15 @@ def comparison(group: Group) -> Figure:
     return fig
 
 
-def _smooth(loss: pd.DataFrame) -> pd.DataFrame:
+def smooth(loss: pd.DataFrame) -> pd.DataFrame:
+    """Each column's exponential moving average over 2 % of the steps; gaps where the loss is not finite."""
     finite = loss.where(np.isfinite(loss))
     return finite.ewm(span=max(1, len(loss) // 50)).mean().where(finite.notna())
+
+
+def thinned(table: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
+    """At most `points` rows at even distance, the first and the last among them."""
+    return table if len(table) <= points else table.iloc[np.linspace(0, len(table) - 1, points).round().astype(int)]
 
 
 def _limit(ax: Axes, table: pd.DataFrame, methods: tuple[Method, ...]) -> None:

@@ -12,7 +12,7 @@ from clipbench.plot import style
 from clipbench.plot.groups import Group, Method
 
 CLIPPED = 1 - 1e-6  # a step was clipped if its factor is below: float32 rounds a norm that was left alone
-POINTS = 2000  # of a density or a tail, however many steps there are
+POINTS = 500  # of a density or a tail, however many steps there are
 
 
 def distribution(group: Group) -> Figure:
@@ -21,10 +21,12 @@ def distribution(group: Group) -> Figure:
     A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in every share, and are named.
     """
     methods = group.shown
-    fig = style.figure(group.title(len(methods)), max(2.3, 0.6 + len(methods) * (0.36 if len(methods) <= 12 else 0.25)))
-    left, right = fig.subfigures(1, 2, width_ratios=(1.5, 1))  # type: ignore[misc]
-    rows = left.subplots(len(methods), 1, sharex=True, squeeze=False).ravel()
-    tail = right.subplots()
+    height = max(2.3, 0.75 + len(methods) * (0.36 if len(methods) <= 12 else 0.25))
+    margin = 0.25 + 0.055 * max(len(method.label) for method in methods)  # inches
+    fig = style.figure(group.title(len(methods)), height, margins=(margin, 0.1, 0.4, 0.42))
+    places = fig.add_gridspec(1, 2, width_ratios=(1.45, 1), wspace=1.3 / (style.WIDTH / 2))
+    rows = places[0].subgridspec(len(methods), 1, hspace=0.25).subplots(sharex=True, squeeze=False).ravel()
+    tail = fig.add_subplot(places[1])
     parts = [group.steps_of(method) for method in methods]
     edges = _edges(pd.concat(parts)["grad_norm"])
     for ax, method, steps in zip(rows, methods, parts, strict=True):
@@ -34,7 +36,8 @@ def distribution(group: Group) -> Figure:
         _tail(tail, norms, method)
     style.letter(rows[0], 0, "density of the norms")
     for ax in rows[:-1]:
-        ax.tick_params(bottom=False, which="both")
+        ax.minorticks_off()
+        ax.tick_params(bottom=False)
     rows[-1].set_xlabel("gradient norm before clipping")
     style.letter(tail, 1, "tail")
     rarest = 1 / max(1, *(len(steps) for steps in parts))
@@ -58,7 +61,7 @@ def _density(ax: Axes, norms: np.ndarray, edges: np.ndarray, method: Method) -> 
     if len(logs) > 1 and np.ptp(logs) > 1e-6:  # the kernel of a constant has no width
         x = np.linspace(edges[0], edges[-1], 300)
         sample = np.sort(logs)[np.linspace(0, len(logs) - 1, min(len(logs), POINTS)).astype(int)]
-        ax.plot(10**x, stats.gaussian_kde(sample)(x), color=method.colour, linestyle=method.dash)
+        ax.plot(10**x, stats.gaussian_kde(sample, len(logs) ** -0.2)(x), color=method.colour, linestyle=method.dash)
     ax.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), ylim=(0, None), yticks=[])
     ax.spines["left"].set_visible(False)
     ax.set_ylabel(method.label, rotation=0, ha="right", va="center")

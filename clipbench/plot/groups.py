@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy import stats
 
 from clipbench import results as tables
@@ -18,7 +19,8 @@ from clipbench.errors import UserError
 from clipbench.plot import style
 
 RESOLVED = ("clipping_type", "clipping_level", "p_autoclip", "beta", "lr")  # columns of `runs`: null where the type has no use for it
-APART = {"seed", "device", "threads", "results", "task.name", "task.device", "task.workers"}  # what may differ among the runs of a method
+APART = {"seed", "device", "threads", "results", "checkpoint_every", "task.name", "task.device", "task.workers"}
+"""What may differ among the runs of a method."""
 SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
 
 Settings = Mapping[str, Any]
@@ -35,6 +37,8 @@ class Method:
     finals: np.ndarray  # (len(done),)
     colour: str
     dash: style.Dash
+    name: str  # the type, or what a study calls the method
+    role: str  # in a study "final" or "default", else ""
 
     @property
     def type(self) -> str:
@@ -63,15 +67,19 @@ class Group:
     evals: pd.DataFrame
     higher_is_better: bool
     notes: tuple[str, ...]  # which runs are not drawn
+    study: str  # "" outside one
+    runs: pd.DataFrame  # of the methods, by run
+    tuning: pd.DataFrame  # a study's trials, by run: never drawn or judged together with the others
+    failed: pd.DataFrame
 
     @property
     def stem(self) -> str:
-        return re.sub(r"[^\w.-]+", "-", f"{self.task}_{self.scale}_{self.optimizer}")
+        return re.sub(r"[^\w.-]+", "-", "_".join(filter(None, [self.task, self.scale, self.optimizer, self.study])))
 
     def title(self, methods: int) -> str:
         """What the figure shows, how many of the methods, and which runs it leaves out."""
         cut = [f"the best {methods} of {len(self.methods)} methods"] * (methods < len(self.methods))
-        return "   ·   ".join([" ".join(filter(None, [self.task, self.scale, self.optimizer])), *cut, *self.notes])
+        return "   ·   ".join([" ".join(filter(None, [self.task, self.scale, self.optimizer, self.study])), *cut, *self.notes])
 
     @property
     def shown(self) -> tuple[Method, ...]:
@@ -81,14 +89,25 @@ class Group:
     def steps_of(self, *methods: Method) -> pd.DataFrame:
         return self.steps[self.steps["run"].isin([run for method in methods for run in method.runs])]
 
+    def curve(self, column: str) -> pd.DataFrame:
+        """A column of `steps` against step, one column per run; NaN after a run's end. (steps, runs)"""
+        codes = self.steps["run"].cat.codes.to_numpy()
+        at, row = np.unique(self.steps["step"].to_numpy(), return_inverse=True)
+        table = np.full((len(at), len(self.steps["run"].cat.categories)), np.nan)
+        table[row, codes] = self.steps[column].to_numpy()
+        return pd.DataFrame(table, pd.Index(at, name="step"), self.steps["run"].cat.categories)
+
     def metric(self, split: str) -> pd.DataFrame:
         """The headline metric against step, one column per run. (evaluations, runs)"""
         rows = self.evals[(self.evals["metric"] == self.headline) & (self.evals["split"] == split)]
         return rows.pivot(index="step", columns="run", values="value")
 
 
-def read_groups(folder: Path) -> list[Group]:
-    """Every group of a results folder, by name. UserError where no run has finished."""
+def read_groups(folder: Path, run: str | None = None) -> Iterator[Group]:
+    """Every group of a results folder, by name, or the one that holds `run`; each is read when it is asked for.
+
+    UserError where no run has finished.
+    """
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/."
@@ -97,50 +116,78 @@ def read_groups(folder: Path) -> list[Group]:
     if not runs["status"].isin(["done", "diverged"]).any():
         failed = f" (failed: {len(runs)})" if len(runs) else ""
         raise UserError(f"{folder} holds no finished run{failed}. Train one first: clipbench run results={folder}")
-    groups = runs.fillna({"scale": ""}).groupby(["task", "scale", "optimizer"])
-    return [_group(folder, part) for _, part in groups if (part["status"] != "failed").any()]
+    runs = runs.fillna({"scale": "", "study": "", "role": "", "method": ""})
+    tuning = runs["role"] == "tune"
+    if tuning[runs["run"] == run].any():  # one is asked for: then its kind stands by itself
+        runs = runs[tuning].assign(study=runs["study"] + " tuning", role="")
+    for _, part in runs.groupby(["task", "scale", "optimizer", "study"]):
+        if (part["status"] != "failed").any() and (run is None or run in set(part["run"])):
+            yield _group(folder, part)
 
 
 def _group(folder: Path, runs: pd.DataFrame) -> Group:
     finished = runs[runs["status"] != "failed"].sort_values(["started", "run"])
     settings = [_settings(row) for row in finished.to_dict("records")]
     number: dict[frozenset, int] = {}
-    finished = finished.assign(settings=settings, method=[number.setdefault(frozenset(each.items()), len(number)) for each in settings])
+    keys = [
+        frozenset([*each.items(), *row.items()])
+        for each, row in zip(settings, finished[["role", "method", "trial"]].fillna(-1).to_dict("records"), strict=True)
+    ]
+    finished = finished.assign(settings=settings, number=[number.setdefault(key, len(number)) for key in keys])
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further seed.
-    latest = finished.drop_duplicates(["method", "seed"], keep="last").sort_values(["seed", "run"])
+    latest = finished.drop_duplicates(["number", "seed"], keep="last").sort_values(["seed", "run"])
     left_out = {"failed": len(runs) - len(finished), "repeated later": len(finished) - len(latest)}
+    tuned = latest["role"] == "tune"
     first = latest.iloc[0]
     best = -1 if first["higher_is_better"] else 1
-    methods = sorted(_methods(latest), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label))
+    methods = sorted(
+        _methods(latest[~tuned]), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label)
+    )
     return Group(
         task=first["task"],
         scale=first["scale"],
         optimizer=first["optimizer"],
         headline=first["headline"],
         methods=tuple(methods),
-        steps=tables.read(folder, "steps", ["run", "step", "loss", "grad_norm", "clipped_norm", "clip_factor"], latest["run"]),
-        evals=tables.read(folder, "evals", ["run", "step", "split", "metric", "value"], latest["run"]),
+        steps=_steps(folder, latest[~tuned]["run"]),
+        evals=tables.read(folder, "evals", ["run", "step", "seconds", "split", "metric", "value"], latest[~tuned]["run"]),
         higher_is_better=bool(first["higher_is_better"]),
         notes=tuple(f"runs left out: {count} {why}" for why, count in left_out.items() if count),
+        study=first["study"],
+        runs=latest[~tuned].set_index("run"),
+        tuning=latest[tuned].set_index("run"),
+        failed=runs[runs["status"] == "failed"].set_index("run"),
     )
 
 
+def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
+    """Only what is drawn, with `run` as a category: as text it would be most of the memory."""
+    columns = ["step", "seconds", "loss", "grad_norm", "clipped_norm", "clip_factor"]
+    parts = dict(tables.read_parts(folder, "steps", columns, runs))
+    empty = pa.schema([tables.SCHEMAS["steps"].field(name) for name in columns]).empty_table()
+    names = pd.Categorical.from_codes(np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()]), list(parts))
+    return pa.concat_tables([empty, *parts.values()]).to_pandas().assign(run=names)
+
+
 def _methods(runs: pd.DataFrame) -> Iterator[Method]:
-    kinds = dict(zip(runs["method"], runs["settings"], strict=True))
+    kinds = dict(zip(runs["number"], runs["settings"], strict=True))
     hues = style.hues({kind["clipping_type"] for kind in kinds.values()})
     for name, hue in hues.items():
         peers = {number: kind for number, kind in kinds.items() if kind["clipping_type"] == name}
         for variant, number in enumerate(sorted(peers, key=lambda number: _order(kinds[number]))):
-            rows, kind = runs[runs["method"] == number], kinds[number]
+            rows, kind = runs[runs["number"] == number], kinds[number]
             done = rows[rows["status"] == "done"]
+            role, method = rows["role"].iloc[0], rows["method"].iloc[0]
             yield Method(
-                label=_label(kind, peers.values(), kinds.values()),
+                label=_label(kind, peers.values(), kinds.values()) + " (default)" * (role == "default"),
                 settings=kind,
                 done=tuple(done["run"]),
                 diverged=tuple(rows[rows["status"] == "diverged"]["run"]),
                 finals=done["final"].to_numpy(float),
                 colour=style.shade(hue, variant, len(peers)),
                 dash=style.dash(name, variant),
+                name=method or name,
+                role=role,
             )
 
 
@@ -149,7 +196,9 @@ def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
     resolved = {name: None if pd.isna(run[name]) else run[name] for name in RESOLVED}
     hidden = APART | {f"optim.{name}" for name in RESOLVED}
     return resolved | {
-        key: value for key, value in _flat(json.loads(run["config"] or "{}")) if key not in hidden and not key.startswith("task.lr.")
+        key: value
+        for key, value in _flat(json.loads(run["config"] or "{}"))
+        if key not in hidden and not key.startswith(("task.lr.", "sweep.", "tag."))
     }
 
 

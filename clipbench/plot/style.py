@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from string import ascii_lowercase
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+Margins = tuple[float, float, float, float]
 Dash = str | tuple[int, tuple[float, ...]]
 
 WIDTH = 7.2  # inches: two columns of a paper
@@ -29,8 +30,15 @@ HUES = {
     "auto": "#D55E00",
     "linear_rand_auto": "#E69F00",
     "quadratic_rand_auto": "#CC79A7",
+    "value": "#6B7F2A",
+    "normalize": "#7A4A1E",
+    "zclip": "#882255",
+    "adagc": "#4C5FD7",
+    "agc": "#2F8F8F",
+    "uclip": "#B8475A",
+    "block_rms": "#5A6570",
 }
-OTHER_HUES = ("#7A4A1E", "#2F8F8F", "#882255", "#6B7F2A", "#4C5FD7", "#B8475A")
+OTHER_HUES = ("#9A6324", "#3A7D44", "#A3468C", "#808000", "#3D5A98", "#C0504D")
 DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 
 RC = {
@@ -60,11 +68,17 @@ RC = {
 }
 
 
-def figure(title: str, height: float, width: float = WIDTH) -> Figure:
-    """An empty figure, sizes in inches, laid out by its contents. Its fonts and lines are those of RC while that is in force."""
-    fig = Figure(figsize=(width, height), dpi=200, layout="constrained")
+def figure(title: str, height: float, width: float = WIDTH, margins: Margins | None = None) -> Figure:
+    """An empty figure, sizes in inches, laid out by its contents, or at once by `margins`: (left, right, bottom, top).
+
+    Margins are for many panels: matplotlib needs seconds to measure them all. Fonts and lines are those of RC while that is in force.
+    """
+    fig = Figure(figsize=(width, height), dpi=200, layout=None if margins else "constrained")
     FigureCanvasAgg(fig)
-    fig.suptitle(title, x=0.005, ha="left")
+    if margins:
+        left, right, bottom, top = margins
+        fig.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
+    fig.suptitle(title, x=0.005, ha="left", **({"y": 1 - 0.05 / height, "va": "top"} if margins else {}))
     return fig
 
 
@@ -77,6 +91,16 @@ def grid(fig: Figure, n: int, columns: int, **share: Any) -> list[Axes]:
     for ax in axes[max(0, n - columns) : n]:
         ax.tick_params(labelbottom=True)
     return list(axes[:n])
+
+
+def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """(the bins that hold something, ascending; the quantiles of the values in each, shares × bins), as numpy has them, in one sort."""
+    order = np.lexsort((values, bins))
+    filled, start, count = np.unique(bins[order], return_index=True, return_counts=True)
+    place = np.asarray(shares)[:, None] * (count - 1)
+    low, part = np.floor(place).astype(int), place % 1
+    ranked = values[order]
+    return filled, (1 - part) * ranked[start + low] + part * ranked[start + np.minimum(low + 1, count - 1)]
 
 
 def letter(ax: Axes, i: int, title: str) -> None:

@@ -21,21 +21,24 @@ def trajectory(group: Group) -> Figure:
     """
     methods = group.shown
     columns = min(5 if len(methods) > 9 else 3, max(1, 125 // max(len(method.label) + 6 for method in methods)))
-    fig = style.figure(group.title(len(methods)), 0.75 + 1.15 * -(-len(methods) // columns))
-    panels = style.grid(fig, len(methods), columns, sharex=True, sharey=True)
+    rows = -(-len(methods) // columns)
+    fig = style.figure(group.title(len(methods)), 0.85 + 1.15 * rows, margins=(0.6, 0.1, 0.55, 0.42))
+    panels = style.grid(fig, len(methods), columns, sharex=True, sharey=True, gridspec_kw={"hspace": 0.32, "wspace": 0.1})
     every = group.steps_of(*methods)
-    style.log_if_wide(panels[0], "y", every[["grad_norm", "clipped_norm"]])
-    style.fit(panels[0], every[["grad_norm", "clipped_norm"]])
+    ends = _ends(every)
+    style.log_if_wide(panels[0], "y", ends)
+    style.fit(panels[0], ends)
     width = -(-(int(every["step"].max()) + 1) // BINS) if len(every) else 1
     for i, (ax, method) in enumerate(zip(panels, methods, strict=True)):
         style.letter(ax, i, method.label)
-        steps = group.steps_of(method).astype({"grad_norm": float, "clipped_norm": float})
+        ax.minorticks_off()  # thirty panels of them would take longer than all the rest
+        steps = group.steps_of(method)
         _range(ax, steps, "grad_norm", width, style.GREY)
         _range(ax, steps, "clipped_norm", width, method.colour)
         _marks(ax, steps, method)
     for ax in panels[-columns:]:
         ax.set_xlabel("step")
-    fig.supylabel("gradient norm", fontsize=6.5)
+    fig.supylabel("gradient norm", x=0.005, fontsize=6.5)
     handles = {
         "before clipping": Line2D([], [], color=style.GREY),
         "after clipping, in the method's colour": Line2D([], [], color=methods[0].colour),
@@ -44,16 +47,25 @@ def trajectory(group: Group) -> Figure:
         handles["norm not finite"] = Line2D([], [], marker="^", markersize=2.5, color="black", linestyle="")
     if any(method.diverged for method in methods):
         handles["diverged"] = Line2D([], [], marker="X", markersize=4, color="black", linestyle="")
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=4)
     return fig
 
 
+def _ends(steps: pd.DataFrame) -> np.ndarray:
+    """The least positive, the least and the largest finite norm: what an axis must hold."""
+    norms = steps[["grad_norm", "clipped_norm"]].to_numpy()
+    finite = norms[np.isfinite(norms)].astype(float)
+    positive = finite[finite > 0]
+    return np.array([part for values in (positive, finite) if len(values) for part in (values.min(), values.max())])
+
+
 def _range(ax: Axes, steps: pd.DataFrame, column: str, width: int, colour: str) -> None:
-    finite = steps[np.isfinite(steps["grad_norm"]) & np.isfinite(steps[column])]
-    bins = finite.groupby(finite["step"] // width)[column].agg(["min", "median", "max"])
-    x = (bins.index + 0.5) * width - 0.5
-    ax.fill_between(x, bins["min"], bins["max"], color=colour, alpha=0.25, linewidth=0)
-    ax.plot(x, bins["median"], color=colour, label=column)
+    norms, values = steps["grad_norm"].to_numpy(float), steps[column].to_numpy(float)
+    finite = np.isfinite(norms) & np.isfinite(values)
+    bins, (low, middle, high) = style.binned(steps["step"].to_numpy()[finite] // width, values[finite], (0, 0.5, 1))
+    x = (bins + 0.5) * width - 0.5
+    ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
+    ax.plot(x, middle, color=colour, label=column)
 
 
 def _marks(ax: Axes, steps: pd.DataFrame, method: Method) -> None:
@@ -61,6 +73,6 @@ def _marks(ax: Axes, steps: pd.DataFrame, method: Method) -> None:
     odd = steps["step"][~np.isfinite(steps["grad_norm"])]
     if len(odd):
         ax.plot(odd, np.full(len(odd), top), "^", markersize=2.5, markeredgewidth=0, color="black", clip_on=False)
-    ends = steps[steps["run"].isin(method.diverged)].groupby("run").last()
+    ends = steps[steps["run"].isin(method.diverged)].groupby("run", observed=True).last()
     for step, norm in zip(ends["step"], ends["grad_norm"], strict=True):
         style.cross(ax, step, norm, method.colour)

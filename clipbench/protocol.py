@@ -1,0 +1,147 @@
+"""A study is made: tune every method on the same budget, choose on validation, run the choice and the defaults on fresh seeds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from clipbench import estimate, results
+from clipbench.arena import Arena
+from clipbench.errors import UserError
+from clipbench.launch import launch
+from clipbench.plot import draw
+from clipbench.run import Plan
+from clipbench.selection import winners
+from clipbench.status import runs
+from clipbench.sweep import make_runs
+
+Chosen = dict[str, dict[str, int]]  # arena: method: trial
+
+
+def make(arenas: Sequence[Arena], launcher: Sequence[str], config_dir: Path | None) -> int:
+    """All phases, as far as they are not made yet, and the exit code. Nothing is chosen before every tuning run has ended."""
+    folder = arenas[0].plan.folder
+    tuning = [plan for arena in arenas for plan in arena.tuning()]
+    check_folder(arenas, tuning)
+    show_cost(arenas)
+    engine: Callable[[list[Plan]], int] = (
+        (lambda plans: launch(plans, launcher, config_dir, table=False)) if launcher else (lambda plans: make_runs(plans, table=False))
+    )
+    print("\nTuning: ", end="", flush=True)
+    if code := engine(tuning):
+        if code == 1:
+            print("clipbench: Nothing was chosen: each method needs all its trials. The same command tries again.", file=sys.stderr)
+        return code
+    chosen = choice(arenas, tuning)
+    print("\nFinal runs, on fresh seeds: ", end="", flush=True)
+    finals = [plan for arena in arenas for plan in arena.finals(chosen[arena.label])]
+    code = engine(finals)
+    if code != 130:
+        show_outcome(arenas, [*tuning, *finals])
+        for path in draw(folder, folder / "figures"):
+            print(path)
+    return code
+
+
+def dry_run(arenas: Sequence[Arena], launcher: Sequence[str]) -> None:
+    """What it would cost. As long as tuning is not over, the first trial stands for the one that will be chosen."""
+    tuning = [plan for arena in arenas for plan in arena.tuning()]
+    check_folder(arenas, tuning)
+    show_cost(arenas)
+    folder = arenas[0].plan.folder
+    status = results.statuses(folder, [plan.run for plan in tuning])
+    over = all(status.get(plan.run, "failed") != "failed" for plan in tuning)
+    chosen = choice(arenas, tuning) if over else {arena.label: dict.fromkeys(arena.study.methods, 0) for arena in arenas}
+    print("\nTuning: ", end="")
+    left = estimate.show(tuning, launcher)
+    print("\nFinal runs: ", end="")
+    left |= estimate.show([plan for arena in arenas for plan in arena.finals(chosen[arena.label])], launcher)
+    print("Nothing was started." if left else "It is made already.")
+
+
+def check_folder(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> None:
+    """UserError where the folder holds tuning runs of the same name that this study would not make: they would be taken for its own."""
+    folder, planned = arenas[0].plan.folder, {plan.run for plan in tuning}
+    table = results.read(folder, "runs", ["run", "task", "scale", "optimizer", "study", "role", "method"])
+    table = table[(table["role"] == "tune") & ~table["run"].isin(planned)]
+    for arena in arenas:
+        mine = _of(table, arena)
+        if len(other := mine[(mine["study"] == arena.study.name) & mine["method"].isin(arena.study.methods)]):
+            settings, methods = arena.plan.settings, ", ".join(sorted(set(other["method"])))
+            where = f"study={arena.study.name} task={settings.task['name']} optimizer={settings.optim['name']}"
+            raise UserError(
+                f"{folder} holds {runs(len(other))} of study '{arena.study.name}' on {arena.label} ({methods}) that this command would "
+                "not make: a setting, a space, a seed, the budget or the source of a rule or task has changed since. "
+                f"Take another folder, results=DIR, or remove them: clipbench rm {folder} {where}"
+            )
+
+
+def choice(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> Chosen:
+    table = chosen_trials(arenas, tuning)
+    return {arena.label: dict(zip(part["method"], part["trial"], strict=True)) for arena in arenas for part in [_of(table, arena)]}
+
+
+def chosen_trials(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> pd.DataFrame:
+    """`selection.winners` of these runs and no others."""
+    return winners(results.read(arenas[0].plan.folder, "runs", runs=[plan.run for plan in tuning]))
+
+
+def _of(table: pd.DataFrame, arena: Arena) -> pd.DataFrame:
+    settings = arena.plan.settings
+    where = (table["task"] == settings.task["name"]) & (table["scale"] == settings.scale) & (table["optimizer"] == settings.optim["name"])
+    return table[where]
+
+
+def show_cost(arenas: Sequence[Arena]) -> None:
+    """How many runs of how many steps, and what is drawn from where."""
+    for arena in arenas:
+        study = arena.study
+        methods, tune, final = len(study.methods), len(study.tuning_seeds), len(study.final_seeds)
+        print(f"study {study.name} · {arena.label} · {arena.plan.settings.steps} steps a run")
+        print(f"  tuning  {methods} methods × {study.trials} trials × {_seeds(tune)}: {methods * study.trials * tune} runs")
+        print(f"  final   {methods} winners and {methods} defaults × {_seeds(final)} that tuning never saw: {2 * methods * final} runs")
+        print(f"  lr      {study.space['lr']} × {arena.lr:g}")
+        for method, axes in arena.spaces.items():
+            own = ", ".join(f"{name} {axis}" for name, axis in axes.items() if name != "lr" or axis != study.space["lr"])
+            print(f"  {method}: {own or 'lr alone'}")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count > 1)}"
+
+
+def show_outcome(arenas: Sequence[Arena], plans: Sequence[Plan]) -> None:
+    """A line for each method: what was chosen, its validation value in tuning, and test values of it and of the defaults."""
+    rows = results.read(arenas[0].plan.folder, "runs", runs=[plan.run for plan in plans])
+    best = winners(rows)
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
+    for arena in arenas:
+        part = _of(rows, arena)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in ("method", "chosen", "validation, tuning", "test, mean (min to max)", "n", "test at the defaults", "n"):
+            table.add_column(name, justify="right" if name == "n" else "left")
+        for row in _of(best, arena).set_index("method", drop=False).loc[list(arena.study.methods)].itertuples():
+            shown = [
+                f"{name}={value:g}" + (f" ({row.edge[name]} tried)" if name in row.edge else "") for name, value in row.numbers.items()
+            ]
+            method = part[part["method"] == row.method]
+            table.add_row(
+                row.method,
+                " ".join(shown),
+                "diverged" if row.diverged else f"{row.value:.3f}",
+                *_test(method[(method["role"] == "final") & (method["trial"] == row.trial)]),
+                *_test(method[method["role"] == "default"]),
+            )
+        print(f"\n{arena.study.name} · {arena.label} · {part['headline'].iloc[0]}")
+        console.print(table)
+
+
+def _test(part: pd.DataFrame) -> tuple[str, str]:
+    values, diverged = part["final_test"].dropna(), int((part["status"] == "diverged").sum())
+    text = f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})" if len(values) else "none"
+    return text + f", {diverged} diverged" * bool(diverged), str(len(values))

@@ -1,0 +1,71 @@
+"""What a few seeds can show. Pure functions on arrays; numpy and scipy, neither torch nor figures.
+
+interval.py    an estimate with its interval and n: mean, median, share
+paired.py      two methods at the same seeds; a family of methods against none
+aggregate.py   several tasks on one scale: bootstrap, interquartile mean, optimality gap, profiles
+curves.py      time to a target, best so far against budget
+tails.py       is a sample heavy-tailed: skewness, ρ_mR, the index of the tail, Hill, fits
+
+A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks and shares count it so,
+and a mean that it takes part in does not exist, so its interval is infinite and its p is 1.
+
+No spread can be learned from one value, nor from values that are all equal: the interval is infinite and p is 1 there too.
+"""
+
+from clipbench.stats.aggregate import (
+    Band,
+    bootstrap_probability,
+    interquartile_mean,
+    median,
+    optimality_gap,
+    performance_profile,
+    scaled,
+    stratified_bootstrap,
+)
+from clipbench.stats.curves import best_so_far, expected_best, time_to_target
+from clipbench.stats.interval import Interval, median_interval, share_interval, t_interval
+from clipbench.stats.paired import (
+    Comparison,
+    compare,
+    holm,
+    paired_interval,
+    paired_t,
+    probability_of_improvement,
+    seed_correlation,
+    sign_flip,
+    sign_flip_floor,
+)
+from clipbench.stats.tails import Tail, hill, rho_mr, skewness, tail, tail_index
+
+__all__ = [
+    "Band",
+    "Comparison",
+    "Interval",
+    "Tail",
+    "best_so_far",
+    "bootstrap_probability",
+    "compare",
+    "expected_best",
+    "hill",
+    "holm",
+    "interquartile_mean",
+    "median",
+    "median_interval",
+    "optimality_gap",
+    "paired_interval",
+    "paired_t",
+    "performance_profile",
+    "probability_of_improvement",
+    "rho_mr",
+    "scaled",
+    "seed_correlation",
+    "share_interval",
+    "sign_flip",
+    "sign_flip_floor",
+    "skewness",
+    "stratified_bootstrap",
+    "t_interval",
+    "tail",
+    "tail_index",
+    "time_to_target",
+]

@@ -1,0 +1,144 @@
+"""Several tasks on one scale. `Scores` maps each task to its values, one row per seed; greater is better, 0 is none and 1 the best seen.
+
+Tasks count by their number of values where values are pooled (interquartile mean, optimality gap): give each as many seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from clipbench.stats.interval import Interval, check_level
+
+Scores = Mapping[str, Any]  # {task: (seeds, …)}
+Arrays = Mapping[str, np.ndarray]
+
+REPEATS = 2000
+
+
+@dataclass(frozen=True)
+class Band:
+    """An estimate with pointwise interval at each of `at`. (k,) each; `n`: the fewest values behind a task's part."""
+
+    at: np.ndarray
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: int
+
+
+def scaled(score: ArrayLike, none: float, best: float) -> np.ndarray:
+    """(score − none)/(best − none): no clipping is 0, the best seen is 1, lower-is-better metrics too. NaN where they are equal."""
+    span = best - none
+    if not math.isfinite(span) or span == 0:
+        return np.full(np.shape(score), np.nan)
+    return (np.asarray(score, float) - none) / span
+
+
+def interquartile_mean(scores: Scores) -> float:
+    """Mean of the pooled values without the ⌊n/4⌋ lowest and highest: rliable's, scipy's trim_mean(…, 0.25). NaN counts as −inf.
+
+    Source: Agarwal et al. 2021 (arXiv 2108.13264), section 4.3.
+    """
+    values = np.sort(_pooled(scores))
+    cut = len(values) // 4
+    return _mean(values[cut : len(values) - cut])
+
+
+def median(scores: Scores) -> float:
+    """Median over tasks of each task's mean over seeds: rliable's aggregate median. NaN counts as −inf."""
+    means = np.sort([_mean(_filled(values)) for values in scores.values()])
+    low, high = means[(len(means) - 1) // 2], means[len(means) // 2]
+    return float(low) if low == high else float((low + high) / 2)
+
+
+def optimality_gap(scores: Scores, target: float = 1.0) -> float:
+    """target − mean of min(score, target) over the pooled values: how far from the target, with no credit beyond it. NaN counts as −inf.
+
+    Source: Agarwal et al. 2021, section 4.3.
+    """
+    return target - _mean(np.minimum(_pooled(scores), target))
+
+
+def stratified_bootstrap(
+    scores: Scores,
+    statistic: Callable[[Arrays], float],
+    rng: np.random.Generator,
+    repeats: int = REPEATS,
+    level: float = 0.95,
+) -> Interval:
+    """`statistic(scores)` with the interval of its values over resamples: seeds drawn with replacement within each task, rows as a whole.
+
+    So methods that stand side by side in a task's columns stay paired: {task: (seeds, methods)} and a statistic of the columns.
+    The percentiles are expanded for few seeds: 95 % covers some 92 to 95 % from n = 3 on, where plain percentiles cover 84 %. n is the
+    fewest seeds of a task, and with one the interval is infinite. The tasks are fixed: nothing is said on tasks that were not run.
+    Source: Agarwal et al. 2021, section 4.1; Hesterberg 2014 (arXiv 1411.5279), section 4.
+    """
+    estimate, low, high, n = _bootstrap(scores, lambda part: np.array([statistic(part)]), rng, repeats, level)
+    return Interval(float(estimate[0]), float(low[0]), float(high[0]), n)
+
+
+def bootstrap_probability(a: Scores, b: Scores, rng: np.random.Generator, repeats: int = REPEATS, level: float = 0.95) -> Interval:
+    """Mean over tasks of P(A > B) + ½·P(A = B), each over all pairs of seeds; a's and b's seeds are resampled together (they are paired).
+
+    Source: Agarwal et al. 2021, section 4.3, "probability of improvement".
+    """
+    both = {task: np.stack([_filled(a[task]), _filled(b[task])], axis=1) for task in a}
+
+    def statistic(scores: Arrays) -> float:
+        pairs = [(part[:, 0, None], part[:, 1]) for part in scores.values()]
+        return float(np.mean([np.mean((x > y) + 0.5 * (x == y)) for x, y in pairs]))
+
+    return stratified_bootstrap(both, statistic, rng, repeats, level)
+
+
+def performance_profile(
+    scores: Scores, thresholds: ArrayLike, rng: np.random.Generator, repeats: int = REPEATS, level: float = 0.95
+) -> Band:
+    """Mean over tasks of the share of runs above each threshold, with a pointwise band of the stratified bootstrap. NaN is above none.
+
+    Source: Agarwal et al. 2021, section 4.2; Dolan and Moré 2002.
+    """
+    at = np.asarray(thresholds, float)
+
+    def shares(part: Arrays) -> np.ndarray:
+        return np.mean([(_filled(values)[:, None] > at).mean(0) for values in part.values()], axis=0)
+
+    return Band(at, *_bootstrap(scores, shares, rng, repeats, level))
+
+
+def _bootstrap(
+    scores: Scores, statistic: Callable[[Arrays], np.ndarray], rng: np.random.Generator, repeats: int, level: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """(estimate, low, high, n)"""
+    check_level(level)
+    parts = {task: np.asarray(values, float) for task, values in scores.items()}
+    if not parts or any(part.ndim == 0 or len(part) == 0 for part in parts.values()):
+        raise ValueError(f"Each task needs at least one value, got { ({task: part.shape for task, part in parts.items()}) }.")
+    estimate = statistic(parts)
+    n, free = min(map(len, parts.values())), sum(len(part) - 1 for part in parts.values())
+    if n == 1:
+        return estimate, np.full(estimate.shape, -math.inf), np.full(estimate.shape, math.inf), 1
+    drawn = [statistic({task: part[rng.integers(len(part), size=len(part))] for task, part in parts.items()}) for _ in range(repeats)]
+    tail = float(special.ndtr(math.sqrt(n / (n - 1)) * special.stdtrit(free, (1 - level) / 2)))
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="inverted_cdf")  # no mean of −inf and a number
+    return estimate, low, high, n
+
+
+def _filled(values: ArrayLike) -> np.ndarray:
+    x = np.asarray(values, float)
+    return np.where(np.isnan(x), -math.inf, x)
+
+
+def _pooled(scores: Scores) -> np.ndarray:
+    return np.concatenate([_filled(values).ravel() for values in scores.values()])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if np.isfinite(values).all() else -math.inf if (values == -math.inf).any() else math.inf

@@ -1,0 +1,164 @@
+"""Two methods at the same seeds, and a family of methods against one. Greater is better: negate a metric where lower is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special
+
+from clipbench.stats.interval import SAME, Interval, check_level, mean_interval, standard_error, vector
+
+EXACT = 16  # differences whose signs are all tried: 2^15 sums
+REPEATS = 20_000  # random flips beyond that
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against the reference. `adjusted` is `p` of the paired t-test after Holm over the whole family; `sign_p` is not adjusted."""
+
+    difference: Interval
+    p: float
+    adjusted: float
+    sign_p: float
+    improvement: Interval
+    correlation: Interval
+    level: float = 0.95
+
+    @property
+    def different(self) -> bool:
+        """The verdict. At most 1 − level of families in which nothing differs have one that is called so."""
+        return self.adjusted <= 1 - self.level + 1e-12
+
+
+def compare(reference: ArrayLike, methods: Mapping[str, ArrayLike], level: float = 0.95) -> dict[str, Comparison]:
+    """Each method − the reference; the i-th values of all are from the same seed. The family is `methods`: to be named before it is run.
+
+    Source: paired t-tests under Holm 1979; calibrated by scripts/calibrate.py.
+    """
+    p_values = {name: paired_t(values, reference) for name, values in methods.items()}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return {
+        name: Comparison(
+            difference=paired_interval(values, reference, level),
+            p=p_values[name],
+            adjusted=float(adjusted[name]),
+            sign_p=sign_flip(np.subtract(*_pair(values, reference))),
+            improvement=probability_of_improvement(values, reference, level),
+            correlation=seed_correlation(values, reference, level),
+            level=level,
+        )
+        for name, values in methods.items()
+    }
+
+
+def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
+    """The t-interval of a − b, a[i] and b[i] from the same seed. n is the number of pairs."""
+    x, y = _pair(a, b)
+    check_level(level)
+    return mean_interval(x - y, _size(x, y), level)
+
+
+def paired_t(a: ArrayLike, b: ArrayLike) -> float:
+    """Two-sided p of the paired t-test: t = mean(a − b)/(s/√n), n − 1 degrees of freedom. 1 where there is no t."""
+    x, y = _pair(a, b)
+    difference = x - y
+    if not np.isfinite(difference).all() or (error := standard_error(difference, _size(x, y))) == 0:
+        return 1.0
+    return float(2 * special.stdtr(len(x) - 1, -abs(difference.mean()) / error))
+
+
+def sign_flip(differences: ArrayLike, rng: np.random.Generator | None = None) -> float:
+    """Two-sided p: the share of all 2ⁿ choices of signs whose |sum| is at least the one seen. Exact for differences symmetric about 0.
+
+    All choices up to n = 16; beyond, 20 000 drawn from `rng` (seed 0), the one seen among them. 1 where a difference is not finite.
+    Source: Fisher, The Design of Experiments, 1935, section 21; Phipson and Smyth 2010 for the + 1.
+    """
+    x = vector(differences)
+    if not np.isfinite(x).all():
+        return 1.0
+    seen = abs(x.sum()) * (1 - 1e-9) - SAME * np.abs(x).max()  # sums that are equal but for rounding are equal
+    n = len(x)
+    if n <= EXACT:  # the last sign may stay: flipping all changes no |sum|
+        bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
+        return float(np.mean(np.abs((1 - 2 * bits) @ x) >= seen))
+    rng = np.random.default_rng(0) if rng is None else rng
+    signs = rng.choice([-1.0, 1.0], size=(REPEATS, n))
+    return float((1 + np.sum(np.abs(signs @ x) >= seen)) / (1 + REPEATS))
+
+
+def sign_flip_floor(n: int) -> float:
+    """2/2ⁿ: the least p that n differences can have. 0.25 for n = 3, 0.0625 for n = 5, so below 0.05 from n = 6 on."""
+    return 2.0 ** (1 - n)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Adjusted p, in the order given: with p_(1) ≤ … ≤ p_(m), max over j ≤ i of (m − j + 1)·p_(j), at most 1. NaN counts as 1. (m,)
+
+    The chance of any false call in the family is at most α when p ≤ α is called. Source: Holm 1979, Scand. J. Statist. 6.
+    """
+    p = np.asarray(p_values, float)
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError(f"p-values lie between 0 and 1, got {p.tolist()}.")
+    p = np.where(np.isnan(p), 1.0, p)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
+
+
+def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
+    """P(A > B) + ½·P(A = B) over all pairs (a_i, b_j), with the interval of Newcombe's method 5; n is the smaller number of values.
+
+    NaN loses to any value and ties with NaN. The interval takes a and b for independent; where seeds are paired it is too wide rather
+    than too narrow. It is never of zero width, also where all a are above all b.
+    Source: Mann and Whitney 1947; Agarwal et al. 2021 (rliable), section 4.3; Newcombe 2006, Statist. Med. 25:559.
+    """
+    x, y = (np.where(np.isnan(v), -math.inf, v) for v in (vector(a), vector(b)))
+    check_level(level)
+    share = float(np.mean((x[:, None] > y) + 0.5 * (x[:, None] == y)))
+    m, n = len(x), len(y)
+    z = float(special.ndtri((1 + level) / 2))
+
+    def excess(p: float) -> float:
+        """|p − share| − z·standard error under p, (Hanley and McNeil 1982) with both sample sizes set to their mean less 1."""
+        more = (m + n) / 2 - 1
+        variance = p * (1 - p) * (1 + more * ((1 - p) / (2 - p) + p / (1 + p))) / (m * n)
+        return abs(p - share) - z * math.sqrt(variance)
+
+    low = 0.0 if share == 0 else float(optimize.brentq(excess, 0, min(share, 1 - 1e-9)))  # at 1 itself the error is 0
+    high = 1.0 if share == 1 else float(optimize.brentq(excess, max(share, 1e-9), 1))
+    return Interval(share, low, high, min(m, n))
+
+
+def seed_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
+    """Pearson's r between paired seeds with Fisher's interval, tanh(artanh r ± z/√(n−3)); (−1, 1) for n ≤ 3. What pairing gains: 1 − r.
+
+    NaN with (−1, 1) where there is none: one pair, equal values on a side, a value that is not finite.
+    Source: Fisher 1921, Metron 1.
+    """
+    x, y = _pair(a, b)
+    check_level(level)
+    n = len(x)
+    if not (np.isfinite(x) & np.isfinite(y)).all() or any(standard_error(v, float(np.abs(v).max())) == 0 for v in (x, y)):
+        return Interval(math.nan, -1.0, 1.0, n)
+    r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
+    if n <= 3:
+        return Interval(r, -1.0, 1.0, n)
+    half = float(special.ndtri((1 + level) / 2)) / math.sqrt(n - 3)
+    centre = math.atanh(min(max(r, -1 + 1e-15), 1 - 1e-15))
+    return Interval(r, math.tanh(centre - half), math.tanh(centre + half), n)
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    x, y = vector(a), vector(b)
+    if len(x) != len(y):
+        raise ValueError(f"Pairs need as many values on both sides, got {len(x)} and {len(y)}. The i-th of each must be of the same seed.")
+    return tuple(np.where(np.isfinite(v), v, math.nan) for v in (x, y))  # type: ignore[return-value]  # inf − inf would warn
+
+
+def _size(x: np.ndarray, y: np.ndarray) -> float:
+    return max(float(np.abs(x).max()), float(np.abs(y).max()))

@@ -1,0 +1,123 @@
+"""How long `clipbench plot` takes, and how much memory: 1 000 made-up runs × 2 000 steps, drawn in a fresh process.
+
+python scripts/bench_plot.py [--runs 1000] [--steps 2000] [--folder DIR]        a folder that is there is drawn again, not made again
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipbench import results
+
+TASKS = {"cola": ("mcc", 0.55), "imagenet": ("top1", 0.9), "reddit": ("accuracy", 0.8), "voc": ("miou", 0.7)}
+LEVELS = (0.3, 1.0, 3.0)
+TYPES = ("norm", "linear_rand_norm", "quadratic_rand_norm", "layer_wise", "coordinate_wise", "value", "agc", "zclip")
+EVALS = 20  # of each run
+
+
+def settings(runs: int) -> Iterator[tuple[str, str, float | None, int]]:
+    """(task, type, level, seed): 25 methods on each of four tasks, and as many seeds as it takes."""
+    methods = [("none", None), *((name, level) for name in TYPES for level in LEVELS)]
+    places = [(task, name, level) for task in TASKS for name, level in methods]
+    for i in range(runs):
+        yield *places[i % len(places)], i // len(places)
+
+
+def write_run(folder: Path, task: str, name: str, level: float | None, seed: int, steps: int) -> None:
+    """A loss that falls under noise, norms with spikes, a metric that saturates; each method with a gain of its own, each run with luck."""
+    rng = np.random.default_rng([seed, *f"{task} {name} {level}".encode()])
+    headline, limit = TASKS[task]
+    run = f"r{rng.bytes(6).hex()}"
+    gain = 0.01 * np.sin(len(name) * (level or 0)) + 0.005 * rng.normal()
+    t = np.arange(1, steps + 1) / steps
+    loss = 0.3 + 2 * np.exp(-6 * t) + 0.15 * rng.normal(size=steps) ** 2
+    norm = np.exp(0.6 * rng.normal(size=steps)) * (1 + 3 * np.exp(-4 * t))
+    factor = np.minimum(1, (level or np.inf) / norm)
+    columns = {"loss": loss, "grad_norm": norm, "clipped_norm": norm * factor, "clip_factor": factor, "seconds": 40 * t, "epoch": 5 * t}
+    lists = {key: values.tolist() for key, values in columns.items()}
+    results.write_rows(folder, "steps", run, ({"step": i + 1, "lr": 1e-3, **{k: v[i] for k, v in lists.items()}} for i in range(steps)))
+    at = np.linspace(0, steps, EVALS + 1).astype(int)
+    curve = (limit + gain) * (1 - np.exp(-5 * at / steps))
+    rows = [
+        {"step": int(step), "seconds": 40.0 * step / steps, "split": split, "metric": metric, "value": float(value + 0.004 * rng.normal())}
+        for step, value in zip(at, curve, strict=True)
+        for split in ("train", "val")
+        for metric in (headline, "loss")
+    ]
+    results.write_rows(folder, "evals", run, rows)
+    results.write_rows(folder, "runs", run, [_row(task, name, level, seed, steps, headline, float(limit + gain), rng)])
+
+
+def _row(task: str, name: str, level: float | None, seed: int, steps: int, headline: str, final: float, rng: Any) -> dict[str, Any]:
+    optim = {"name": "sgd", "lr": 1e-3, "clipping_type": name, "clipping_level": level}
+    return {
+        "task": task,
+        "scale": "mini",
+        "optimizer": "sgd",
+        "lr": 1e-3,
+        "clipping_type": name,
+        "clipping_level": level,
+        "seed": seed,
+        "status": "done",
+        "headline": headline,
+        "higher_is_better": True,
+        "final": final,
+        "best": final,
+        "final_test": final + 0.003 * float(rng.normal()),
+        "steps": steps,
+        "seconds": 40.0,
+        "skipped": 0,
+        "started": "2025-01-01T00:00:00+00:00",
+        "ended": "2025-01-01T00:01:00+00:00",
+        "data": "made up",
+        "config": json.dumps({"task": {"name": task}, "optim": optim, "scale": "mini", "seed": seed, "steps": steps}),
+        "device": "cpu",
+        "versions": "{}",
+        "threads": 1,
+    }
+
+
+def measure(folder: Path, out: Path) -> tuple[float, float]:
+    """Seconds and MB (largest resident set) of `clipbench plot` in a process of its own."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "clipbench.cli", "plot", str(folder), "--out", str(out)], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"clipbench plot ended with {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - start, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--folder", type=Path, help="keep the runs here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary) / "results"
+        if not (folder / "runs").is_dir():
+            for place in settings(options.runs):
+                write_run(folder, *place, options.steps)
+        files = len(list((folder / "runs").glob("*.parquet")))
+        size = sum(path.stat().st_size for path in folder.rglob("*.parquet")) / 1e6
+        rows = [(*measure(folder, Path(temporary) / "figures"), (Path(temporary) / "figures" / "report.html")) for _ in range(3)]
+        seconds, memory, page = min(rows)
+        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; the fastest of three\n")
+        print("| runs | steps | tables, MB | seconds | peak memory, MB | report, MB |\n|---|---|---|---|---|---|")
+        print(f"| {files} | {options.steps} | {size:.0f} | {seconds:.1f} | {memory:.0f} | {page.stat().st_size / 1e6:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
