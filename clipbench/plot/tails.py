@@ -83,12 +83,12 @@ def conclusion(tail: Tail) -> str:
     far = f"far values {tail.rho.estimate:.2g} times as frequent as under a normal, where Gaussian noise (χ) has {tail.rho_chi:.2g}"
     if tail.verdict == "irregular":
         return (
-            f"No tail law fits (p = {tail.fit:.2g}), so ξ says nothing: some batches stand apart, as those with one rare example do; {far}."
+            f"No tail law fits (p = {tail.fit:.2g}), so ξ says nothing: batches stand apart, as those with a rare example do; {far}."
         )
     if tail.verdict == "heavy":
         variance = "finite" if high < 0.5 else "perhaps infinite" if low < 0.5 else "infinite"
         return (
-            f"Heavy tail: ξ is above 0, so the noise falls off more slowly than exponentially. As a power law it has {variance} variance."
+            f"Heavy tail: ξ is above 0, so the noise falls off more slowly than exponentially; as a power law it has {variance} variance."
         )
     bound = "a power tail is excluded" if high <= 0 else f"a power tail would have α above {1 / high:.1f}"
     if high >= 0.5:

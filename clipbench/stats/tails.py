@@ -150,7 +150,7 @@ def tail_index(values: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def tail_fit(values: ArrayLike, rng: np.random.Generator | None = None, repeats: int = 99) -> float:
-    """p of the hypothesis that the tail is a generalised Pareto at all: small where some values stand apart, as those of one rare example do.
+    """p of the hypothesis that the tail is a generalised Pareto at all: small where some values stand apart, as a rare example's do.
 
     Kolmogorov's distance to the fitted distribution among those of samples drawn from it and fitted likewise.
     Source: Clauset, Shalizi and Newman 2009 (arXiv 0706.1062), section 4.1.
