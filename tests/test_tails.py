@@ -70,6 +70,22 @@ def test_false_alarms_are_as_rare_as_stated():
     assert covered >= scipy_stats.binom.ppf(0.001, 100, 0.93)  # profile likelihood with 100 values is a little short
 
 
+def test_values_that_stand_apart_are_no_tail_law(rng):
+    """One example in 46 batches gives a gradient three times as large: 22 passes are 22 such values, at one place."""
+    bulk = rng.normal(2, 0.3, 990)
+    tail = stats.tail(np.r_[bulk, rng.normal(6, 0.1, 22)])
+    assert tail.index.low > 0  # what a fit alone would call heavy
+    assert tail.verdict == "irregular"
+    assert "No tail law fits" in plot.conclusion(tail)
+
+
+def test_a_tail_law_is_rejected_as_rarely_as_stated():
+    rng = np.random.default_rng(2)
+    p = [stats.tail_fit(scipy_stats.genpareto(0.2).rvs(300, random_state=rng), rng, 39) for _ in range(30)]
+    assert sum(each <= 0.05 for each in p) <= scipy_stats.binom.ppf(0.999, 30, 0.05)
+    assert max(p) > 0.5
+
+
 def test_the_index_is_scipys_maximum_likelihood(rng):
     x = np.sort(scipy_stats.t(4).rvs(N, random_state=rng) ** 2)
     start = x[N - N // 10 - 1]
@@ -261,7 +277,7 @@ def test_figure_has_a_row_for_each_step_and_shows_every_batch(rng):
     assert [len(part.axes) for part in fig.subfigs] == [4, 4]
     texts = [part.get_suptitle() for part in fig.subfigs]
     assert "Heavy tail" in texts[0]
-    assert "its variance" in texts[0]
+    assert "infinite variance" in texts[0]
     assert "No sign of a heavy tail" in texts[1]
     assert "300 batches, 2 passes" in fig.get_suptitle()
     x, share = fig.axes[1].lines[0].get_data()
@@ -273,7 +289,7 @@ def test_sentences_claim_no_more_than_the_intervals(rng):
     heavy, outliers, light = (
         stats.tail(x) for x in (scipy_stats.genpareto(0.3).rvs(8000, random_state=rng) + 1, rng.exponential(size=N), rng.normal(9, 1, N))
     )
-    assert "its variance is finite" in plot.conclusion(heavy)
+    assert "finite variance" in plot.conclusion(heavy)
     assert f"above {1 / outliers.index.high:.1f}" in plot.conclusion(outliers)
     assert "not shown to be heavy" in plot.conclusion(outliers)
     assert "No sign" in plot.conclusion(light)

@@ -80,13 +80,19 @@ def numbers(step: int, tail: Tail) -> str:
 def conclusion(tail: Tail) -> str:
     """What these batches allow to be said, and no more."""
     n, low, high = len(tail.values), tail.index.low, tail.index.high
+    far = f"far values {tail.rho.estimate:.2g} times as frequent as under a normal, where Gaussian noise (χ) has {tail.rho_chi:.2g}"
+    if tail.verdict == "irregular":
+        return (
+            f"No tail law fits (p = {tail.fit:.2g}), so ξ says nothing: batches stand apart, as those with a rare example do; {far}."
+        )
     if tail.verdict == "heavy":
-        variance = "its variance is finite" if high < 0.5 else "its variance may be infinite" if low < 0.5 else "its variance is infinite"
-        return f"Heavy tail: ξ is above 0, so the noise falls off more slowly than exponentially; {variance} (ξ ≥ ½ would be)."
+        variance = "finite" if high < 0.5 else "perhaps infinite" if low < 0.5 else "infinite"
+        return (
+            f"Heavy tail: ξ is above 0, so the noise falls off more slowly than exponentially; as a power law it has {variance} variance."
+        )
     bound = "a power tail is excluded" if high <= 0 else f"a power tail would have α above {1 / high:.1f}"
     if high >= 0.5:
         bound = f"{n} batches are too few to exclude a power tail, even one of infinite variance"
-    far = f"far values {tail.rho.estimate:.2g} times as frequent as under a normal, where Gaussian noise (χ) has {tail.rho_chi:.2g}"
     if tail.verdict == "outliers":
         return f"Skewed, {'not' if high <= 0 else 'not shown to be'} heavy: {far}; {bound}."
     return f"No sign of a heavy tail: {far}, which these batches do not tell apart; {bound}."

@@ -35,7 +35,7 @@ from clipbench.stats.paired import (
     sign_flip,
     sign_flip_floor,
 )
-from clipbench.stats.tails import Tail, hill, rho_mr, skewness, tail, tail_index
+from clipbench.stats.tails import Tail, hill, rho_mr, skewness, tail, tail_fit, tail_index
 
 __all__ = [
     "Band",
@@ -66,6 +66,7 @@ __all__ = [
     "stratified_bootstrap",
     "t_interval",
     "tail",
+    "tail_fit",
     "tail_index",
     "time_to_target",
 ]

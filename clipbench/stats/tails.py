@@ -27,12 +27,16 @@ class Tail:
     rho: Interval
     rho_chi: float
     index: Interval
+    fit: float  # p of `tail_fit`
     fits: dict[str, Any]  # {name: frozen distribution of scipy.stats}; exponential and pareto are those of the values above `start`
     start: float
 
     @property
     def verdict(self) -> str:
-        """ "heavy": heavier than exponential, ξ > 0. "outliers": not shown, but more lies far out than χ has. "light": neither."""
+        """ "irregular": no tail law fits, so ξ says nothing. "heavy": heavier than exponential, ξ > 0. "outliers": that is not shown, but
+        more lies far out than χ has. "light": neither."""
+        if self.fit <= 0.05:
+            return "irregular"
         return "heavy" if self.index.low > 0 else "outliers" if self.rho.low > max(1.0, self.rho_chi) else "light"
 
     def ccdf(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -55,6 +59,7 @@ def tail(values: ArrayLike, rng: np.random.Generator | None = None, level: float
         rho=rho_mr(x, level),
         rho_chi=float(fits["chi"].sf(_fence(*quartiles)) / OUTLYING),
         index=tail_index(x, level),
+        fit=tail_fit(x, rng),
         fits=fits,
         start=_start(x)[0],
     )
@@ -132,34 +137,61 @@ def tail_index(values: ArrayLike, level: float = 0.95) -> Interval:
     """
     x = np.sort(vector(values))
     check_level(level)
-    start, above = _start(x)
-    excess = (above - start) / float(np.mean(above - start))
-
-    def minus(shape: float) -> float:
-        return -_best_scale(excess, shape)
-
-    best = optimize.minimize_scalar(minus, bounds=(LOWEST, 5), method="bounded")
+    excess = _excess(x)
+    best, _, most = _best(excess)
     drop = float(special.ndtri((1 + level) / 2)) ** 2 / 2
 
     def over(shape: float) -> float:
-        return minus(shape) - float(best.fun) - drop
+        return most - _best_scale(excess, shape)[1] - drop
 
-    low = float(optimize.brentq(over, LOWEST, best.x)) if over(LOWEST) > 0 else -math.inf
-    high = float(optimize.brentq(over, best.x, 20)) if over(20) > 0 else math.inf
-    return Interval(float(best.x), low, high, len(x))
+    low = float(optimize.brentq(over, LOWEST, best)) if over(LOWEST) > 0 else -math.inf
+    high = float(optimize.brentq(over, best, 20)) if over(20) > 0 else math.inf
+    return Interval(best, low, high, len(x))
 
 
-def _best_scale(excess: np.ndarray, shape: float) -> float:
-    """The log-likelihood of a shape at its best scale. `excess` has mean 1."""
+def tail_fit(values: ArrayLike, rng: np.random.Generator | None = None, repeats: int = 99) -> float:
+    """p of the hypothesis that the tail is a generalised Pareto at all: small where some values stand apart, as a rare example's do.
+
+    Kolmogorov's distance to the fitted distribution among those of samples drawn from it and fitted likewise.
+    Source: Clauset, Shalizi and Newman 2009 (arXiv 0706.1062), section 4.1.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    excess = _excess(np.sort(vector(values)))
+    shape, scale, _ = _best(excess)
+    seen, law = _distance(excess, shape, scale), stats.genpareto(shape, scale=scale)
+    drawn = [np.sort(law.ppf(rng.uniform(size=len(excess)))) for _ in range(repeats)]
+    further = sum(_distance(y, *_best(y)[:2]) >= seen for y in drawn)
+    return (1 + further) / (1 + repeats)
+
+
+def _distance(excess: np.ndarray, shape: float, scale: float) -> float:
+    return float(stats.ks_1samp(excess, stats.genpareto(shape, scale=scale).cdf, mode="asymp").statistic)
+
+
+def _best(excess: np.ndarray) -> tuple[float, float, float]:
+    """Shape, scale and log-likelihood of the generalised Pareto distribution that fits best."""
+    found = optimize.minimize_scalar(lambda shape: -_best_scale(excess, shape)[1], bounds=(LOWEST, 5), method="bounded")
+    return float(found.x), _best_scale(excess, found.x)[0], -float(found.fun)
+
+
+def _best_scale(excess: np.ndarray, shape: float) -> tuple[float, float]:
+    """The scale that goes best with a shape, and its log-likelihood."""
+    unit = float(excess.mean())
 
     def minus(log_scale: float) -> float:
-        y = excess * math.exp(-log_scale)
+        y = excess * (math.exp(-log_scale) / unit)
         if abs(shape) < 1e-6:
             return len(y) * log_scale + float(y.sum())
         return len(y) * log_scale + (1 + 1 / shape) * float(np.log1p(shape * y).sum())
 
-    lowest = math.log(-shape * float(excess.max())) + 1e-9 if shape < 0 else -10.0
-    return -float(optimize.minimize_scalar(minus, bounds=(max(lowest, -10.0), 5), method="bounded").fun)
+    lowest = math.log(-shape * float(excess.max()) / unit) + 1e-9 if shape < 0 else -10.0
+    found = optimize.minimize_scalar(minus, bounds=(max(lowest, -10.0), 5), method="bounded")
+    return unit * math.exp(found.x), -float(found.fun) - len(excess) * math.log(unit)
+
+
+def _excess(x: np.ndarray) -> np.ndarray:
+    start, above = _start(x)
+    return above - start
 
 
 def _start(x: np.ndarray) -> tuple[float, np.ndarray]:
