@@ -15,6 +15,7 @@ from scipy import stats
 
 from clipbench import results
 from clipbench.cli import main
+from clipbench.errors import Unreadable
 from clipbench.plot import draw, panels, read_groups, style
 from clipbench.plot.across import across
 from clipbench.plot.arms import sections
@@ -395,6 +396,20 @@ def test_a_study_that_is_still_tuning(tmp_path):
     write(tmp_path, "none", 0, 0.5, role="tune", trial=0)
     assert [path.name for path in draw(tmp_path, tmp_path / "out")] == ["report.html"]
     assert "only tuning runs are there" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_side_by_side_draws_the_same(tmp_path, monkeypatch):
+    for task in ("a", "b"):
+        write(tmp_path, "none", 0, 0.5, task=task)
+    written = draw(tmp_path, tmp_path / "one")
+    (tmp_path / "evals" / next((tmp_path / "steps").iterdir()).name).write_text("not a table")
+    with pytest.warns(Unreadable, match="evals"):
+        draw(tmp_path, tmp_path / "two")
+    monkeypatch.setattr("clipbench.plot.MANY", 1)
+    with pytest.warns(Unreadable, match="evals"):
+        aside = draw(tmp_path, tmp_path / "three")
+    assert [path.name for path in aside] == [path.name for path in written]
+    assert (tmp_path / "three" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()
 
 
 def test_thousands_of_steps_are_thinned(tmp_path):

@@ -15,20 +15,28 @@ table.py         the same for a paper
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import pandas as pd
 
-from clipbench.errors import UserError, nearest
+from clipbench.errors import Unreadable, UserError, nearest
 from clipbench.plot import style
-from clipbench.plot.arms import sections
+from clipbench.plot.arms import Section, sections
 from clipbench.plot.comparison import comparison
 from clipbench.plot.distribution import distribution
-from clipbench.plot.groups import Group, Method, read_groups
+from clipbench.plot.groups import Group, Method, parts, read_group, read_groups
 from clipbench.plot.levels import levels
-from clipbench.plot.report import Page
+from clipbench.plot.report import Page, part_of
 from clipbench.plot.trajectory import trajectory
 
 __all__ = ["Group", "Method", "comparison", "distribution", "draw", "draw_run", "levels", "read_groups", "trajectory"]
@@ -36,6 +44,7 @@ __all__ = ["Group", "Method", "comparison", "distribution", "draw", "draw_run", 
 FIGURES = {"comparison": comparison, "levels": levels, "norms": distribution, "clipping": trajectory}
 
 FORMATS = ("png", "svg", "pdf")
+WORKERS, MANY = 4, 200  # processes at most, for a folder of so many runs: a few are drawn before a second process has started
 
 
 def draw(results: Path, out: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
@@ -47,16 +56,50 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",)) -> list[Pa
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"Unknown format '{unknown[0]}'.{nearest(unknown[0], FORMATS)} Known: {', '.join(FORMATS)}; several as png,pdf.")
-    written = []
-    page = Page(results)
-    for group in read_groups(results):
-        for section in sections(group):
-            page.add(section)
-        for name, figure in FIGURES.items():
-            if not group.methods or (figure is levels and all(method.type == "none" for method in group.methods)):
-                continue
-            written += _write(group, name, out, formats)
+    page, written = Page(results), []
+    for paths, found in _each(results, parts(results), out, formats):
+        written += paths
+        for section, html in found:
+            page.add(section, html)
     return [*written, _page(page, out)]
+
+
+Drawn = tuple[list[Path], list[tuple[Section, str]]]
+
+
+def _each(results: Path, groups: Sequence[pd.DataFrame], out: Path, formats: Sequence[str]) -> Iterator[Drawn]:
+    """What `_draw_group` makes of each, side by side where that is worth the processes."""
+    if (workers := min(len(groups), os.cpu_count() or 1, WORKERS)) < 2 or sum(map(len, groups)) < MANY:
+        yield from (_draw_group(results, runs, out, formats) for runs in groups)
+        return
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    context.set_forkserver_preload(["clipbench.plot"])
+    with ProcessPoolExecutor(workers, context) as pool:
+        for drawn, messages in pool.map(partial(_draw_aside, results, out=out, formats=formats), groups):
+            for message in messages:
+                warnings.warn(message, Unreadable, stacklevel=2)
+            yield drawn
+
+
+def _draw_aside(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str]) -> tuple[Drawn, list[str]]:
+    """In another process: what it would have warned of comes back with the rest."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Unreadable)
+        drawn = _draw_group(results, runs, out, formats)
+    return drawn, [str(each.message) for each in caught if issubclass(each.category, Unreadable)]
+
+
+def _draw_group(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str]) -> Drawn:
+    """Its figures, and its sections of the page, which come without the steps that they were drawn from."""
+    group = read_group(results, runs)
+    drawn = [(section, part_of(section)) for section in sections(group)]
+    bare = replace(group, steps=group.steps[:0], evals=group.evals[:0])
+    written = []
+    for name, figure in FIGURES.items():
+        if group.methods and not (figure is levels and all(method.type == "none" for method in group.methods)):
+            written += _write(group, name, out, formats)
+    return written, [(replace(section, group=bare), html) for section, html in drawn]
 
 
 def draw_run(results: Path, run: str, out: Path) -> Path:
@@ -69,7 +112,7 @@ def _write(group: Group, name: str, out: Path, formats: Sequence[str] = ("png",)
     with _writing(out), matplotlib.rc_context(style.RC):
         figure = FIGURES[name](group)
         for path in paths:
-            figure.savefig(path)
+            figure.savefig(path, **({"pil_kwargs": {"compress_level": 2}} if path.suffix == ".png" else {}))  # 6 takes longer than drawing
     return paths
 
 

@@ -15,7 +15,7 @@ from clipbench.plot.arms import Arm, Section
 from clipbench.plot.panels import panel
 from clipbench.stats import Interval
 
-REPEATS = 1000  # of the bootstrap
+REPEATS = 600  # of the bootstrap
 TAUS = np.linspace(-0.5, 1.0, 61)
 
 

@@ -24,9 +24,9 @@ def distribution(group: Group) -> Figure:
     height = max(2.3, 0.75 + len(methods) * (0.36 if len(methods) <= 12 else 0.25))
     margin = 0.25 + 0.055 * max(len(method.label) for method in methods)  # inches
     fig = style.figure(group.title(len(methods)), height, margins=(margin, 0.1, 0.4, 0.42))
-    places = fig.add_gridspec(1, 2, width_ratios=(1.45, 1), wspace=1.3 / (style.WIDTH / 2))
-    rows = places[0].subgridspec(len(methods), 1, hspace=0.25).subplots(sharex=True, squeeze=False).ravel()
-    tail = fig.add_subplot(places[1])
+    left = fig.add_gridspec(len(methods), 1, right=4.2 / style.WIDTH, hspace=0.25)
+    rows = left.subplots(squeeze=False).ravel()
+    tail = fig.add_subplot(fig.add_gridspec(1, 1, left=5.5 / style.WIDTH)[0])
     parts = [group.steps_of(method) for method in methods]
     edges = _edges(pd.concat(parts)["grad_norm"])
     for ax, method, steps in zip(rows, methods, parts, strict=True):
@@ -37,7 +37,7 @@ def distribution(group: Group) -> Figure:
     style.letter(rows[0], 0, "density of the norms")
     for ax in rows[:-1]:
         ax.minorticks_off()
-        ax.tick_params(bottom=False)
+        ax.set_xticks([])
     rows[-1].set_xlabel("gradient norm before clipping")
     style.letter(tail, 1, "tail")
     rarest = 1 / max(1, *(len(steps) for steps in parts))

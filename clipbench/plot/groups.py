@@ -87,15 +87,23 @@ class Group:
         return self.methods[: style.MOST]
 
     def steps_of(self, *methods: Method) -> pd.DataFrame:
-        return self.steps[self.steps["run"].isin([run for method in methods for run in method.runs])]
+        return self.steps.iloc[self._rows([run for method in methods for run in method.runs])]
 
-    def curve(self, column: str) -> pd.DataFrame:
-        """A column of `steps` against step, one column per run; NaN after a run's end. (steps, runs)"""
-        codes = self.steps["run"].cat.codes.to_numpy()
-        at, row = np.unique(self.steps["step"].to_numpy(), return_inverse=True)
-        table = np.full((len(at), len(self.steps["run"].cat.categories)), np.nan)
-        table[row, codes] = self.steps[column].to_numpy()
-        return pd.DataFrame(table, pd.Index(at, name="step"), self.steps["run"].cat.categories)
+    def _rows(self, runs: Iterable[str]) -> np.ndarray:
+        """Where these runs stand in `steps`, which holds one run after the other. Those without steps are left out."""
+        run = self.steps["run"].cat
+        codes = np.sort(run.categories.get_indexer(list(runs)))
+        ends = np.searchsorted(run.codes, [codes, codes + 1])
+        return np.concatenate([np.arange(start, end) for start, end in ends.T[codes >= 0]] or [np.zeros(0, int)])
+
+    def curve(self, column: str, *methods: Method) -> pd.DataFrame:
+        """A column of `steps` against step, one column per run of the methods, of all by default; NaN after a run's end. (steps, runs)"""
+        steps = self.steps_of(*methods) if methods else self.steps
+        runs = steps["run"].cat.remove_unused_categories().cat
+        at, row = np.unique(steps["step"].to_numpy(), return_inverse=True)
+        table = np.full((len(at), len(runs.categories)), np.nan)
+        table[row, runs.codes] = steps[column].to_numpy()
+        return pd.DataFrame(table, pd.Index(at, name="step"), runs.categories)
 
     def metric(self, split: str) -> pd.DataFrame:
         """The headline metric against step, one column per run. (evaluations, runs)"""
@@ -108,6 +116,12 @@ def read_groups(folder: Path, run: str | None = None) -> Iterator[Group]:
 
     UserError where no run has finished.
     """
+    for runs in parts(folder, run):
+        yield read_group(folder, runs)
+
+
+def parts(folder: Path, run: str | None = None) -> list[pd.DataFrame]:
+    """The rows of `runs` that make each group."""
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/."
@@ -120,12 +134,12 @@ def read_groups(folder: Path, run: str | None = None) -> Iterator[Group]:
     tuning = runs["role"] == "tune"
     if tuning[runs["run"] == run].any():  # one is asked for: then its kind stands by itself
         runs = runs[tuning].assign(study=runs["study"] + " tuning", role="")
-    for _, part in runs.groupby(["task", "scale", "optimizer", "study"]):
-        if (part["status"] != "failed").any() and (run is None or run in set(part["run"])):
-            yield _group(folder, part)
+    groups = [part for _, part in runs.groupby(["task", "scale", "optimizer", "study"])]
+    return [part for part in groups if (part["status"] != "failed").any() and (run is None or run in set(part["run"]))]
 
 
-def _group(folder: Path, runs: pd.DataFrame) -> Group:
+def read_group(folder: Path, runs: pd.DataFrame) -> Group:
+    """One of the `parts`, with its steps and evaluations."""
     finished = runs[runs["status"] != "failed"].sort_values(["started", "run"])
     settings = [_settings(row) for row in finished.to_dict("records")]
     number: dict[frozenset, int] = {}

@@ -20,14 +20,16 @@ def levels(group: Group) -> Figure:
     types = [name for name in style.hues({method.type for method in group.methods}) if name != "none"]
     width = style.WIDTH * min(1, max(2, len(types)) / COLUMNS)
     fig = style.figure(group.title(len(group.methods)), 0.5 + 1.35 * -(-len(types) // COLUMNS), width)
-    panels = style.grid(fig, len(types), COLUMNS, sharey=True)
-    style.fit(panels[0], np.concatenate([method.finals for method in group.methods]))
+    panels = style.grid(fig, len(types), COLUMNS)
+    finals = np.concatenate([method.finals for method in group.methods])
     for i, (ax, name) in enumerate(zip(panels, types, strict=True)):
         style.letter(ax, i, name)
+        style.fit(ax, finals)
         for method in group.methods:
             if method.type == "none":
                 _band(ax, method, named=i == 0)
         _points(ax, [method for method in group.methods if method.type == name], group.higher_is_better)
+    style.outer_labels(panels, COLUMNS, x=False)
     diverged = "   (✕ diverged)" if any(method.diverged for method in group.methods) else ""
     fig.supylabel(f"final validation {group.headline}{diverged}", fontsize=6.5)
     return fig

@@ -47,9 +47,10 @@ def panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 def curves(section: Section) -> Iterator[Drawing]:
     """Loss and validation metric against step and against seconds of training."""
     group, headline = section.group, section.group.headline
+    methods = [arm.method for arm in section.judged]
     val = group.evals[(group.evals["metric"] == headline) & (group.evals["split"] == "val")]
     tables = {
-        "training loss, smoothed": (thinned(smooth(group.curve("loss")), POINTS), thinned(group.curve("seconds"), POINTS)),
+        "training loss, smoothed": (thinned(smooth(group.curve("loss", *methods)), POINTS), thinned(group.curve("seconds", *methods), POINTS)),
         f"validation {headline}": tuple(val.pivot(index="step", columns="run", values=name) for name in ("value", "seconds")),
     }
     for name, (values, seconds) in tables.items():

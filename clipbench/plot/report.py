@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -50,14 +51,12 @@ class Page:
     def __init__(self, results: Path) -> None:
         self.name = results.resolve().name
         self.sections: list[Section] = []
-        self.verdicts: list[Verdict] = []
         self.parts: list[str] = []
 
-    def add(self, section: Section) -> None:
-        verdict = judge(section)
-        self.parts.append(_section(section, verdict, f"s{len(self.parts)}"))
+    def add(self, section: Section, part: str | None = None) -> None:
+        """`part`: what `part_of` made of the section, in another process."""
+        self.parts.append(part_of(section) if part is None else part)
         self.sections.append(section)
-        self.verdicts.append(verdict)
 
     def html(self) -> str:
         title = f"clipbench · {self.name}"
@@ -88,8 +87,8 @@ class Page:
 
     def _summary(self) -> str:
         lines = [
-            f'<li>{_badge(verdict)}<p><a href="#s{i}">{escape(section.title)}</a> {escape(verdict.sentence)}</p></li>'
-            for i, (section, verdict) in enumerate(zip(self.sections, self.verdicts, strict=True))
+            f'<li>{_badge(verdict)}<p><a href="#{_anchor(section)}">{escape(section.title)}</a> {escape(verdict.sentence)}</p></li>'
+            for section, verdict in ((section, judge(section)) for section in self.sections)
         ]
         return f'<ul class="summary">{"".join(lines)}</ul>' if len(lines) > 1 else ""
 
@@ -100,7 +99,13 @@ def _badge(verdict: Verdict) -> str:
     return f'<span class="badge {verdict.kind}{" picture" * picture}">{words}</span>'
 
 
-def _section(section: Section, verdict: Verdict, anchor: str) -> str:
+def _anchor(section: Section) -> str:
+    return "at-" + re.sub(r"\W+", "-", section.title)
+
+
+def part_of(section: Section) -> str:
+    """A section's part of the page, its figures among it."""
+    verdict = judge(section)
     notes = "".join(f"<li>{escape(note)}</li>" for note in verdict.notes)
     with matplotlib.rc_context(panels.RC):
         cut = len(section.judged) > panels.BANDS
@@ -110,7 +115,7 @@ def _section(section: Section, verdict: Verdict, anchor: str) -> str:
             if section.arms
             else []
         )
-    return f"""<section id="{anchor}">
+    return f"""<section id="{_anchor(section)}">
 <h2>{escape(section.title)}</h2>
 <p class="verdict">{_badge(verdict)} {escape(verdict.sentence)}</p>
 <ul class="notes">{notes}</ul>

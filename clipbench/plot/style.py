@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 Margins = tuple[float, float, float, float]
 Dash = str | tuple[int, tuple[float, ...]]
@@ -82,20 +83,31 @@ def figure(title: str, height: float, width: float = WIDTH, margins: Margins | N
     return fig
 
 
-def grid(fig: Figure, n: int, columns: int, **share: Any) -> list[Axes]:
-    """n panels in rows of `columns`; the lowest of each column keeps the labels of a shared axis."""
+def grid(fig: Figure, n: int, columns: int, **spacing: Any) -> list[Axes]:
+    """n panels in rows of `columns`."""
     rows, columns = -(-n // columns), min(n, columns)
-    axes = fig.subplots(rows, columns, squeeze=False, **share).ravel()
+    axes = fig.subplots(rows, columns, squeeze=False, gridspec_kw=spacing).ravel()
     for ax in axes[n:]:
         ax.remove()
-    for ax in axes[max(0, n - columns) : n]:
-        ax.tick_params(labelbottom=True)
     return list(axes[:n])
 
 
+def outer_labels(panels: Sequence[Axes], columns: int, x: bool = True) -> None:
+    """Number the y axes of the first column alone and, if `x`, the x axes of the last row of each.
+
+    The caller gives all panels the same limits. Shared axes would do so too, but each asks all others where its labels may stand.
+    """
+    for i, ax in enumerate(panels):
+        if i % columns:
+            ax.yaxis.set_major_formatter(NullFormatter())
+        if x and i < len(panels) - columns:
+            ax.xaxis.set_major_formatter(NullFormatter())
+
+
 def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """(the bins that hold something, ascending; the quantiles of the values in each, shares × bins), as numpy has them, in one sort."""
-    order = np.lexsort((values, bins))
+    """(the bins, from 0, that hold something; the quantiles of the values in each, shares × bins), as numpy has them, in one sort."""
+    order = np.argsort(values)
+    order = order[np.argsort(bins[order].astype(np.min_scalar_type(bins.max(initial=0))), kind="stable")]  # few bins: a radix sort
     filled, start, count = np.unique(bins[order], return_index=True, return_counts=True)
     place = np.asarray(shares)[:, None] * (count - 1)
     low, part = np.floor(place).astype(int), place % 1
@@ -106,7 +118,8 @@ def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tup
 def letter(ax: Axes, i: int, title: str) -> None:
     """Title a panel "a  title"; after z comes aa."""
     name = (ascii_lowercase[i // 26 - 1] if i >= 26 else "") + ascii_lowercase[i % 26]
-    ax.set_title(rf"$\bf{{{name}}}$  {title}")
+    for x, text, weight in ((0, name, "bold"), (3 + 4.5 * len(name), title, "normal")):  # as math in one text it would take far longer
+        ax.annotate(text, (0, 1), (x, 4), "axes fraction", "offset points", fontsize=7, fontweight=weight, annotation_clip=False)
 
 
 def hues(types: Iterable[str]) -> dict[str, str]:

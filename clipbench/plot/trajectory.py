@@ -22,20 +22,23 @@ def trajectory(group: Group) -> Figure:
     methods = group.shown
     columns = min(5 if len(methods) > 9 else 3, max(1, 125 // max(len(method.label) + 6 for method in methods)))
     rows = -(-len(methods) // columns)
-    fig = style.figure(group.title(len(methods)), 0.85 + 1.15 * rows, margins=(0.6, 0.1, 0.55, 0.42))
-    panels = style.grid(fig, len(methods), columns, sharex=True, sharey=True, gridspec_kw={"hspace": 0.32, "wspace": 0.1})
+    fig = style.figure(group.title(len(methods)), 0.85 + 1.15 * rows, margins=(0.5, 0.1, 0.55, 0.42))
+    panels = style.grid(fig, len(methods), columns, hspace=0.32, wspace=0.1)
     every = group.steps_of(*methods)
     ends = _ends(every)
-    style.log_if_wide(panels[0], "y", ends)
-    style.fit(panels[0], ends)
-    width = -(-(int(every["step"].max()) + 1) // BINS) if len(every) else 1
+    last = int(every["step"].max()) if len(every) else 1
+    width = -(-(last + 1) // BINS)
     for i, (ax, method) in enumerate(zip(panels, methods, strict=True)):
         style.letter(ax, i, method.label)
+        style.log_if_wide(ax, "y", ends)
+        style.fit(ax, ends)
+        ax.set_xlim(-0.04 * last, 1.04 * last)
         ax.minorticks_off()  # thirty panels of them would take longer than all the rest
         steps = group.steps_of(method)
         _range(ax, steps, "grad_norm", width, style.GREY)
         _range(ax, steps, "clipped_norm", width, method.colour)
         _marks(ax, steps, method)
+    style.outer_labels(panels, columns)
     for ax in panels[-columns:]:
         ax.set_xlabel("step")
     fig.supylabel("gradient norm", x=0.005, fontsize=6.5)
