@@ -103,7 +103,7 @@ def arenas(overrides: Sequence[str], config_dir: Path | None = None) -> list[Are
     composed: dict[tuple[str, ...], Any] = {}
     points = expand(later_wins(["threads=1", *(str(override.input_line) for override in rest)]))
     found = [Arena(study, (*point, *_shortened(point, study, config_dir, composed)), config_dir, composed) for point in points]
-    return found
+    return list({arena.label: arena for arena in found}.values())
 
 
 def _check_word(override: Override) -> None:

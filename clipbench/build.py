@@ -70,6 +70,10 @@ def import_module_of(module: str, task: str) -> Any:
 
 def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.device) -> Learner:
     model = fresh_model(task, settings.seed).to(device)
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if settings.compile:
+        model.compile()
     optimizer = build_optimizer(settings.optim, model, rule, device_generator(settings.seed, "clip", device))
     return Learner(
         task,

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ RESULTS_VERSION = 1
 
 CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16")}
 ROLES = ("tune", "final", "default")
+OPTIONAL = ("channels_last", "compile")  # part of a run's identity where they are on
 MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep")  # where and how fast, not what
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
 
@@ -48,6 +50,8 @@ class Settings:
     warmup: int
     max_loss: float
     precision: str
+    channels_last: bool
+    compile: bool
     tag: dict[str, Any]
     device: str
     threads: int
@@ -62,6 +66,9 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value % 1 == 0 or value < least:
                 raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
             object.__setattr__(self, name, int(value))
+        for name in OPTIONAL:
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -126,7 +133,8 @@ def load(overrides: Sequence[str], config_dir: Path | None = None, composed: dic
         raise UserError(f"{sweeping[0]} has several values: `clipbench sweep` runs them all, `clipbench run` takes one.")
     make_importable(config_dir)
     composed = {} if composed is None else composed
-    groups = [o for o in parsed if o.key_or_group in group_names(config_dir)]
+    names = group_names(config_dir)
+    groups = [o for o in parsed if o.key_or_group in names]
     lines = tuple(str(o.input_line) for o in groups)
     if lines not in composed:
         for override in groups:
@@ -134,9 +142,9 @@ def load(overrides: Sequence[str], config_dir: Path | None = None, composed: dic
         composed[lines] = _compose(lines, config_dir)
     base = copy.deepcopy(composed[lines])
     _check_scale(base, config_dir)
-    values = [override for override in parsed if override not in groups]
+    values, known = [override for override in parsed if override not in groups], set(_leaves(base))
     for override in values:
-        _check_key(override, base, config_dir)
+        _check_key(override, base, known, config_dir)
     config = _with_values(base, values)
     return Settings(**{field.name: config[field.name] for field in fields(Settings)})
 
@@ -156,11 +164,18 @@ def _with_values(base: DictConfig, overrides: Sequence[Override]) -> dict[str, A
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        return [_parsed(word) for word in overrides]
     except OverrideParseException as error:
         raise UserError(
             f"Cannot read '{error.override}'. Write key=value, as in optim.clipping_level=0.5; `clipbench run --help` lists the keys."
         ) from error
+
+
+@lru_cache(4096)
+def _parsed(word: str) -> Override:
+    """The runs of a sweep repeat most of their words, and the grammar is slow."""
+    [override] = OverridesParser.create().parse_overrides([word])
+    return override
 
 
 def roots(config_dir: Path | None) -> list[Path]:
@@ -219,11 +234,10 @@ def _check_scale(config: DictConfig, config_dir: Path | None) -> None:
         )
 
 
-def _check_key(override: Override, config: DictConfig, config_dir: Path | None) -> None:
+def _check_key(override: Override, config: DictConfig, known: set[str], config_dir: Path | None) -> None:
     key, line = override.key_or_group, override.input_line
     if key.startswith(OPEN) and not override.is_delete():
         return
-    known = set(_leaves(config))
     if key not in known and OmegaConf.select(config, key) is None:
         raise UserError(
             f"Unknown key '{key}'.{_elsewhere(key, config, config_dir) or nearest(key, known)} `clipbench run --help` lists them all."
@@ -262,7 +276,7 @@ def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
     clip_keys = ["name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip"]
     clip_keys += [] if rule.clips else ["clip_exempt", "clip_levels"]
     optim = {key: value for key, value in settings.optim.items() if key not in clip_keys and value is not None}
-    off = () if settings.restart["first"] else ("restart",)
+    off = [name for name in OPTIONAL if not getattr(settings, name)] + ([] if settings.restart["first"] else ["restart"])
     rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", "tag", *MACHINE, *off)}
     defined = {
         "version": RESULTS_VERSION,

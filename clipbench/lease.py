@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+GIVES_WAY = 1.0  # seconds in which one who took a lease too late gives it back
 HEARTBEAT, EXPIRES = 5.0, 60.0  # seconds between signs of life, and after how long without one a lease is anybody's
 
 
@@ -37,14 +38,24 @@ class Lease:
                 json.dump(_identity(), file)
         except FileExistsError:
             return f"another process, which took {mine} at this moment"
-        for path in _leases(self.folder).values():
-            if path != mine and (owner := living_owner(path)):  # who came while we looked at one who was gone
-                mine.unlink()
-                return owner
+        if owner := self._rival(mine):
+            mine.unlink()
+            return owner
         for path in older.values():
             path.unlink(missing_ok=True)
         self.path = mine
         return None
+
+    def _rival(self, mine: Path) -> str | None:
+        """Who came while we looked at one who was gone. A later rival that finds us gives its lease back, so it is waited for."""
+        deadline = time.monotonic() + GIVES_WAY
+        while True:
+            found = {number: owner for number, path in _leases(self.folder).items() if path != mine and (owner := living_owner(path))}
+            if not found:
+                return None
+            if min(found) < int(mine.suffix[1:]) or time.monotonic() > deadline:
+                return found[min(found)]
+            time.sleep(GIVES_WAY / 50)
 
     def renew(self) -> None:
         if self.path:

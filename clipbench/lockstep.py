@@ -55,7 +55,8 @@ def key(plan: Plan) -> str:
     """Plans of one key can go side by side."""
     settings = plan.settings
     task = {name: value for name, value in settings.task.items() if name != "lr"}
-    return repr((task, settings.seed, settings.batch_size, settings.steps, settings.eval_every))
+    alone = plan.run if settings.compile else ""  # a process keeps a few compiled models at a time, and would compile again in turns
+    return repr((task, settings.seed, settings.batch_size, settings.steps, settings.eval_every, alone))
 
 
 def work(plans: Sequence[Plan], stopped: Stopped = lambda: False) -> Iterator[News]:
@@ -89,6 +90,8 @@ def work(plans: Sequence[Plan], stopped: Stopped = lambda: False) -> Iterator[Ne
                 left = [plan for plan in group if plan.run not in done]
                 groups.extendleft([half for half in (left[len(left) // 2 :], left[: len(left) // 2]) if half])
             gc.collect()
+            if any(plan.settings.compile for plan in plans):
+                torch.compiler.reset()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

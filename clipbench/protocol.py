@@ -82,13 +82,9 @@ def check_folder(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> None:
 
 
 def choice(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> Chosen:
-    table = chosen_trials(arenas, tuning)
+    """By `selection.winners`, of these runs and no others."""
+    table = winners(results.read(arenas[0].plan.folder, "runs", runs=[plan.run for plan in tuning]))
     return {arena.label: dict(zip(part["method"], part["trial"], strict=True)) for arena in arenas for part in [_of(table, arena)]}
-
-
-def chosen_trials(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> pd.DataFrame:
-    """`selection.winners` of these runs and no others."""
-    return winners(results.read(arenas[0].plan.folder, "runs", runs=[plan.run for plan in tuning]))
 
 
 def _of(table: pd.DataFrame, arena: Arena) -> pd.DataFrame:
@@ -133,7 +129,7 @@ def show_outcome(arenas: Sequence[Arena], plans: Sequence[Plan]) -> None:
             table.add_row(
                 row.method,
                 " ".join(shown),
-                "diverged" if row.diverged else f"{row.value:.3f}",
+                f"{row.diverged} of {row.seeds} diverged" if row.diverged else f"{row.value:.3f}",
                 *_test(method[(method["role"] == "final") & (method["trial"] == row.trial)]),
                 *_test(method[method["role"] == "default"]),
             )

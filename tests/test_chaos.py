@@ -3,6 +3,7 @@
 import importlib.util
 import random
 import shutil
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def chaos():
 def test_three_kills_and_a_sleep_change_nothing(chaos, tmp_path):
     chaos.prepare(tmp_path, {"line": 600})
     untouched = chaos.Sweep(tmp_path / "untouched")  # meanwhile
-    struck = chaos.Chaos(tmp_path, 3, iter(["worker", "sleep", "everything", "worker"]), random.Random(0))
+    struck = chaos.Chaos(tmp_path, 3, chain(["worker", "sleep", "everything"], repeat("worker")), random.Random(0))
     struck.patience, struck.after_gain = 1.0, (0.0, 0.5)
     try:
         place = struck.sweep("struck")

@@ -7,6 +7,7 @@ import pytest
 from clipbench.config import fingerprint, load
 from clipbench.errors import UserError
 from clipbench.grid import expand
+from clipbench.lockstep import key
 from clipbench.run import make_plan
 
 
@@ -24,7 +25,7 @@ from clipbench.run import make_plan
             ["task=colla"],
             r"Unknown task 'colla'\. Did you mean 'cola'\? Known: cola, imagenet, .*--config-dir DIR with DIR/task/colla.yaml",
         ),
-        (["optim=sdg"], r"Unknown optim 'sdg'\. Did you mean 'sgd'\? Known: adam, adamw, lion, muon, sgd, spam, sstm, stable_spam"),
+        (["optim=sdg"], r"Unknown optim 'sdg'\. Did you mean 'sgd'\? Known: acclip, adam, adamw, lion, muon, sgd, spam, sstm, stable_spam"),
         (["scale=maxi"], r"Unknown scale 'maxi'\..* Known: full, mini"),
         (["task.data=x"], r"Unknown key 'task.data'\. It is known at scale=full"),
         (["steps=0"], "steps must be a whole number of at least 1, got 0"),
@@ -178,3 +179,19 @@ def test_a_scale_that_a_task_does_not_have_is_an_error_never_the_mini_one(tmp_pa
 def test_a_config_dir_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"--config-dir .*nowhere is not a folder"):
         load([], tmp_path / "nowhere")
+
+
+def test_ways_to_compute_are_part_of_the_identity_where_they_are_on():
+    plain = make_plan(["task=reddit"])
+    assert make_plan(["task=reddit", "compile=false", "channels_last=false"]).run == plain.run
+    others = {make_plan(["task=reddit", word]).run for word in ("compile=true", "channels_last=true", "precision=bf16")}
+    assert len(others | {plain.run}) == 4
+    with pytest.raises(UserError, match="compile must be true or false, got 'yes please'"):
+        make_plan(["task=reddit", "compile='yes please'"])
+
+
+def test_compiled_runs_do_not_stand_side_by_side():
+    one, other = (make_plan(["task=reddit", f"optim.clipping_type={name}"]) for name in ("none", "norm"))
+    assert key(one) == key(other)
+    one, other = (make_plan(["task=reddit", f"optim.clipping_type={name}", "compile=true"]) for name in ("none", "norm"))
+    assert key(one) != key(other)

@@ -34,11 +34,11 @@ def minimise(steps, noise=None, **settings):
 
 def test_f_at_y_falls_as_the_theorem_says():
     """A_N = N(N+1)/(4L) at ν = 1, a = 1, so f(y_N) − f* ≤ R²/(2·A_N) = 2LR²/(N(N+1)). (2005.10785, theorem 2.1 without noise)"""
-    found = minimise(1000)
-    n = np.arange(1, 1001)
+    found = minimise(400)
+    n = np.arange(1, 401)
     assert (found <= 2 * 30 / (n * (n + 1))).all()
     plain = ClippedSGD([p := nn.Parameter(torch.ones(30, dtype=torch.float64))], lr=1.0, clipping_type="none")
-    for _ in range(1000):
+    for _ in range(400):
         p.grad = torch.tensor(EIGENVALUES) * p.detach()
         plain.step()
     assert found[-1] < 0.1 * float((torch.tensor(EIGENVALUES) * p.detach() ** 2).sum() / 2)
@@ -79,12 +79,12 @@ def test_it_is_its_formula(nu, cap, B):
 
 
 def test_clipping_is_what_bounds_the_harm_of_heavy_tails():
-    """Cauchy noise: no mean, so the unclipped method is thrown anywhere; ten noise paths."""
+    """Cauchy noise: no mean, so the unclipped method is thrown anywhere; five paths of noise."""
     clipped, free = [], []
-    for seed in range(10):
-        noise = 0.1 * np.random.default_rng(seed).standard_cauchy((400, 30))
-        clipped.append(minimise(400, noise, lr=0.05, clipping_type="norm", clipping_level=0.1)[-1])
-        free.append(minimise(400, noise, lr=0.05)[-1])
+    for seed in range(5):
+        noise = 0.1 * np.random.default_rng(seed).standard_cauchy((200, 30))
+        clipped.append(minimise(200, noise, lr=0.05, clipping_type="norm", clipping_level=0.1)[-1])
+        free.append(minimise(200, noise, lr=0.05)[-1])
     start = EIGENVALUES.sum() / 2
     assert max(clipped) < start / 2
     assert np.median(free) > 10 * max(clipped)

@@ -115,7 +115,7 @@ def clipping(section: Section) -> Iterator[Drawing]:
     width = -(-int(section.group.steps["step"].max()) // BINS)
     for arm in reversed(arms):
         steps = section.group.steps_of(arm.method)
-        values, bins = steps["clip_factor"].to_numpy(float), (steps["step"].to_numpy() - 1) // width
+        values, bins = steps["clip_factor"].to_numpy(float), np.maximum(steps["step"].to_numpy() - 1, 0) // width
         there = np.isfinite(values)
         if not there.any():
             continue

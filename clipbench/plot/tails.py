@@ -88,7 +88,7 @@ def conclusion(tail: Tail) -> str:
         bound = f"{n} batches are too few to exclude a power tail, even one of infinite variance"
     far = f"far values {tail.rho.estimate:.2g} times as frequent as under a normal, where Gaussian noise (χ) has {tail.rho_chi:.2g}"
     if tail.verdict == "outliers":
-        return f"Skewed, not shown to be heavy: {far}, but ξ may be 0; {bound}."
+        return f"Skewed, {'not' if high <= 0 else 'not shown to be'} heavy: {far}; {bound}."
     return f"No sign of a heavy tail: {far}, which these batches do not tell apart; {bound}."
 
 
