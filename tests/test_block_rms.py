@@ -99,6 +99,18 @@ def test_a_level_of_its_own_and_an_exempt_group():
     torch.testing.assert_close([p.detach() for p in params], [torch.full((4,), -size) for size in (0.5, 0.25, 1.0)])
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_step_without_any_gradient_changes_nothing(implementation):
+    model = small_model()
+    optimizer = ClippedAdam(model.parameters(), clipping_type="block_rms", **IMPLEMENTATIONS[implementation])
+    set_gradients(model, 0)
+    optimizer.step()
+    before = weights(model)
+    optimizer.zero_grad()
+    optimizer.step()
+    assert all(map(torch.equal, weights(model), before))
+
+
 def test_it_is_tied_to_adam():
     model = small_model()
     with pytest.raises(ValueError, match="BlockRMS acts on the update of Adam and of its subclasses, not of ClippedSGD"):

@@ -229,7 +229,8 @@ class Join:
         if "grad_norm" not in memory:
             return
         norm = memory["grad_norm"]
-        skipped = (optimizer.found_inf > 0).reshape(()) if fuses(optimizer) else torch.zeros_like(norm, dtype=torch.bool)  # type: ignore
+        found = getattr(optimizer, "found_inf", None) if fuses(optimizer) else None
+        skipped = torch.zeros_like(norm, dtype=torch.bool) if found is None else (found > 0).reshape(())
         groups = [(rule, group) for group in optimizer.param_groups if (rule := self._rule_of(group)).tied_to]
         sizes = [torch.stack(rule.after_step(optimizer, group, skipped)) for rule, group in groups]  # type: ignore[attr-defined]
         before, after = torch.stack(sizes).sum(0) if sizes else torch.ones(2)
