@@ -49,8 +49,9 @@ def curves(section: Section) -> Iterator[Drawing]:
     group, headline = section.group, section.group.headline
     methods = [arm.method for arm in section.judged]
     val = group.evals[(group.evals["metric"] == headline) & (group.evals["split"] == "val")]
+    loss, seconds = (group.curve(name, *methods) for name in ("loss", "seconds"))
     tables = {
-        "training loss, smoothed": (thinned(smooth(group.curve("loss", *methods)), POINTS), thinned(group.curve("seconds", *methods), POINTS)),
+        "training loss, smoothed": (thinned(smooth(loss), POINTS), thinned(seconds, POINTS)),
         f"validation {headline}": tuple(val.pivot(index="step", columns="run", values=name) for name in ("value", "seconds")),
     }
     for name, (values, seconds) in tables.items():

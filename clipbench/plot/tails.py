@@ -82,9 +82,7 @@ def conclusion(tail: Tail) -> str:
     n, low, high = len(tail.values), tail.index.low, tail.index.high
     far = f"far values {tail.rho.estimate:.2g} times as frequent as under a normal, where Gaussian noise (χ) has {tail.rho_chi:.2g}"
     if tail.verdict == "irregular":
-        return (
-            f"No tail law fits (p = {tail.fit:.2g}), so ξ says nothing: batches stand apart, as those with a rare example do; {far}."
-        )
+        return f"No tail law fits (p = {tail.fit:.2g}), so ξ says nothing: batches stand apart, as those with a rare example do; {far}."
     if tail.verdict == "heavy":
         variance = "finite" if high < 0.5 else "perhaps infinite" if low < 0.5 else "infinite"
         return (
