@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from clipbench.task import Batch, Task, move
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5  # how long values may stay on the device before they become rows
+READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5  # how long a step's three values may stay on the device before they become a row
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,22 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Served:
-    """A batch on the device, what it took, and how often worker processes can make one: every `interval` seconds, 0 without them."""
+class Supply:
+    """What a batch took, and how often worker processes can make one: every `interval` seconds, 0 without them."""
 
-    batch: Batch
     span: Span
     interval: float
 
     def wait(self, own: float) -> float:
         """Seconds that a run alone, which needs `own` for a step, waits for this batch: what other runs' steps hide is added again."""
         return max(self.span.seconds, self.interval - own)
+
+
+class Served(NamedTuple):
+    """A batch on the device."""
+
+    batch: Batch
+    supply: Supply
 
 
 def serve(batches: Iterator[Batch], device: torch.device, start: int = 0) -> Generator[Served, None, None]:
@@ -139,7 +145,7 @@ def serve(batches: Iterator[Batch], device: torch.device, start: int = 0) -> Gen
             if start:
                 start -= 1
             else:
-                yield Served(batch, span, getattr(batches, "interval", 0.0))
+                yield Served(batch, Supply(span, getattr(batches, "interval", 0.0)))
     finally:
         if hasattr(batches, "close"):
             batches.close()  # ends worker processes
@@ -207,7 +213,7 @@ class Learner:
         self.random = RandomState(generator(seed, "dropout").initial_seed(), device)
         self.metrics = Together(task.metrics().to(device))
         self.step, self.seconds, self.skipped = 0, 0.0, 0
-        self.unread: list[tuple[int, float, Tensor, Span, Served]] = []  # (step, lr, [loss, norm, clipped norm] on the device, …)
+        self.unread: list[tuple[int, float, Tensor, Span, Supply]] = []  # (step, lr, [loss, norm, clipped norm] on the device, …)
 
     def learn(self, served: Served) -> None:
         """One optimizer step. Waits for nothing."""
@@ -230,7 +236,7 @@ class Learner:
             self.metrics.update(outputs.detach().float(), targets)
             self.step += 1
             values = torch.stack([loss.detach().float(), stats.grad_norm.float(), stats.clipped_norm.float()])
-        self.unread.append((self.step, self.optimizer.param_groups[0]["lr"], values, span, served))
+        self.unread.append((self.step, self.optimizer.param_groups[0]["lr"], values, span, served.supply))
 
     def read(self) -> list[StepRow | End]:
         """The steps since the last reading, by one wait for the device. Where the run diverged, an End is the last."""
@@ -239,8 +245,8 @@ class Learner:
         unread, self.unread = self.unread, []
         rows: list[StepRow | End] = []
         numbers = torch.stack([values for _, _, values, _, _ in unread]).tolist()
-        for (step, lr, _, span, served), (loss, norm, clipped) in zip(unread, numbers, strict=True):
-            self.seconds += span.seconds + served.wait(span.seconds)
+        for (step, lr, _, span, supply), (loss, norm, clipped) in zip(unread, numbers, strict=True):
+            self.seconds += span.seconds + supply.wait(span.seconds)
             factor = 0.0 if not math.isfinite(norm) else clipped / norm if norm else 1.0
             rows.append(StepRow(step, step / self.task.steps_per_epoch, self.seconds, loss, norm, clipped, factor, lr))
             self.skipped += not math.isfinite(norm)

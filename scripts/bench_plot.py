@@ -6,6 +6,7 @@ python scripts/bench_plot.py [--runs 1000] [--steps 2000] [--folder DIR]        
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from clipbench import results
 
@@ -90,13 +92,26 @@ def _row(task: str, name: str, level: float | None, seed: int, steps: int, headl
 
 
 def measure(folder: Path, out: Path) -> tuple[float, float]:
-    """Seconds and MB (largest resident set) of `clipbench plot` in a process of its own."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "clipbench.cli", "plot", str(folder), "--out", str(out)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"clipbench plot ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - start, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    """Seconds of `clipbench plot` in a process of its own, and the most MB that it and the processes it starts held at once."""
+    start, most = time.perf_counter(), 0
+    command = [sys.executable, "-m", "clipbench.cli", "plot", str(folder), "--out", str(out)]
+    with psutil.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            most = max(most, held(process))
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"clipbench plot ended with {process.returncode}")
+    return time.perf_counter() - start, most / 1e6
+
+
+def held(process: psutil.Process) -> int:
+    """Bytes; pages that several share count once, where the system tells."""
+    total = 0
+    with contextlib.suppress(psutil.Error):  # one may end while we look
+        for each in (process, *process.children(recursive=True)):
+            memory = each.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)
+    return total
 
 
 def main() -> None:

@@ -2,15 +2,17 @@
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
 from tiny import Line
 
+from clipbench.checkpoint import COMPACT_AFTER, Rows
 from clipbench.errors import UserError
 from clipbench.optim import RULES, clip_gradients, make_rule
 from clipbench.seeds import device_generator, fresh_model, generator
-from clipbench.train import End, EvalRow, Learner, Schedule, Served, Span, StepRow, serve, train
+from clipbench.train import End, EvalRow, Learner, Schedule, Span, StepRow, Supply, serve, train
 
 CPU = torch.device("cpu")
 
@@ -168,9 +170,9 @@ def test_a_waiting_time_that_other_runs_hide_is_added_again():
     span = Span(CPU)
     with span:
         pass
-    served = Served(None, span, interval=0.05)
-    assert served.wait(own=0.03) == pytest.approx(0.02)
-    assert served.wait(own=0.08) == span.seconds < 1e-3
+    supply = Supply(span, interval=0.05)
+    assert supply.wait(own=0.03) == pytest.approx(0.02)
+    assert supply.wait(own=0.08) == span.seconds < 1e-3
 
 
 def test_batches_that_end_are_a_mistake_of_the_tasks():
@@ -226,3 +228,28 @@ def test_evaluation_metrics_are_over_the_whole_split():
     with torch.no_grad():
         expected = (one.model(x) - y).square().mean().item()
     assert one.evaluate("test") == pytest.approx({"loss": expected, "mse": expected})
+
+
+def test_what_a_step_leaves_until_it_is_read_is_three_numbers():
+    """64 steps may wait to be read: their inputs must not."""
+    task = Line()
+    one = learner(task)
+    batches = serve(task.train_batches(generator(0, "data")), CPU)
+    seen = []
+    for _ in range(20):
+        served = next(batches)
+        seen.append(weakref.ref(served.batch[0]))
+        one.learn(served)
+    del served
+    assert len(one.unread) == 20
+    assert sum(ref() is not None for ref in seen) <= 1  # the generator's own, until it is asked again
+    assert all(values.numel() == 3 and values.untyped_storage().nbytes() == 12 for _, _, values, _, _ in one.unread)
+
+
+def test_a_million_steps_are_kept_in_64_bytes_each():
+    rows, part = Rows(), 64
+    for first in range(0, 1_000_000, part):
+        rows.add([StepRow(step + 1, 0.5, 1.5, 0.1, 2.0, 1.0, 0.5, 1e-3) for step in range(first, first + part)])
+    assert len(rows.steps) < COMPACT_AFTER + part
+    assert sum(each.untyped_storage().nbytes() for each in rows.compact) <= 64 * 1_000_000
+    assert len(rows.state_dict()["steps"]) == 1_000_000

@@ -15,7 +15,8 @@ table.py         the same for a paper
 
 from __future__ import annotations
 
-import multiprocessing
+import gc
+import multiprocessing.forkserver
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,8 @@ __all__ = ["Group", "Method", "comparison", "distribution", "draw", "draw_run", 
 FIGURES = {"comparison": comparison, "levels": levels, "norms": distribution, "clipping": trajectory}
 
 FORMATS = ("png", "svg", "pdf")
-WORKERS, MANY = 4, 200  # processes at most, for a folder of so many runs: a few are drawn before a second process has started
+WORKERS = min(4, os.cpu_count() or 1)
+MANY = 200  # a folder of fewer runs is drawn before a second process has started
 
 
 def draw(results: Path, out: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
@@ -56,8 +58,8 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",)) -> list[Pa
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"Unknown format '{unknown[0]}'.{nearest(unknown[0], FORMATS)} Known: {', '.join(FORMATS)}; several as png,pdf.")
-    page, written = Page(results), []
-    for paths, found in _each(results, parts(results), out, formats):
+    page, written, side = Page(results), [], _aside(results)
+    for paths, found in _each(results, parts(results), out, formats, side):
         written += paths
         for section, html in found:
             page.add(section, html)
@@ -67,15 +69,23 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",)) -> list[Pa
 Drawn = tuple[list[Path], list[tuple[Section, str]]]
 
 
-def _each(results: Path, groups: Sequence[pd.DataFrame], out: Path, formats: Sequence[str]) -> Iterator[Drawn]:
-    """What `_draw_group` makes of each, side by side where that is worth the processes."""
-    if (workers := min(len(groups), os.cpu_count() or 1, WORKERS)) < 2 or sum(map(len, groups)) < MANY:
+def _aside(results: Path) -> Any:
+    """What starts other processes, where there are runs enough to be worth it; their imports begin at once, beside our reading."""
+    if WORKERS < 2 or sum(1 for _ in (results / "runs").glob("*.parquet")) < MANY:
+        return None
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    multiprocessing.forkserver.set_forkserver_preload(["clipbench.plot"])
+    multiprocessing.forkserver.ensure_running()
+    return multiprocessing.get_context("forkserver")
+
+
+def _each(results: Path, groups: Sequence[pd.DataFrame], out: Path, formats: Sequence[str], side: Any) -> Iterator[Drawn]:
+    """What `_draw_group` makes of each, one after the other or, with a context that starts processes, side by side."""
+    if side is None or len(groups) < 2:
         yield from (_draw_group(results, runs, out, formats) for runs in groups)
         return
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(method)
-    context.set_forkserver_preload(["clipbench.plot"])
-    with ProcessPoolExecutor(workers, context) as pool:
+    with ProcessPoolExecutor(min(len(groups), WORKERS), side) as pool:
         for drawn, messages in pool.map(partial(_draw_aside, results, out=out, formats=formats), groups):
             for message in messages:
                 warnings.warn(message, Unreadable, stacklevel=2)
@@ -92,14 +102,27 @@ def _draw_aside(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[
 
 def _draw_group(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str]) -> Drawn:
     """Its figures, and its sections of the page, which come without the steps that they were drawn from."""
-    group = read_group(results, runs)
-    drawn = [(section, part_of(section)) for section in sections(group)]
-    bare = replace(group, steps=group.steps[:0], evals=group.evals[:0])
-    written = []
-    for name, figure in FIGURES.items():
-        if group.methods and not (figure is levels and all(method.type == "none" for method in group.methods)):
-            written += _write(group, name, out, formats)
+    with _no_collections():
+        group = read_group(results, runs)
+        drawn = [(section, part_of(section)) for section in sections(group)]
+        bare = replace(group, steps=group.steps[:0], evals=group.evals[:0])
+        written = []
+        for name, figure in FIGURES.items():
+            if group.methods and not (figure is levels and all(method.type == "none" for method in group.methods)):
+                written += _write(group, name, out, formats)
     return written, [(replace(section, group=bare), html) for section, html in drawn]
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A figure is so many objects that looking for garbage among them takes a third of the time of drawing it: look at the end."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def draw_run(results: Path, run: str, out: Path) -> Path:
@@ -112,7 +135,8 @@ def _write(group: Group, name: str, out: Path, formats: Sequence[str] = ("png",)
     with _writing(out), matplotlib.rc_context(style.RC):
         figure = FIGURES[name](group)
         for path in paths:
-            figure.savefig(path, **({"pil_kwargs": {"compress_level": 2}} if path.suffix == ".png" else {}))  # 6 takes longer than drawing
+            options: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if path.suffix == ".png" else {}  # 6 takes longer than drawing
+            figure.savefig(path, **options)
     return paths
 
 
