@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -390,6 +391,18 @@ def test_unknown_format(tmp_path, capsys, words):
     write_arms(tmp_path, {"none": NONE[:1]})
     assert main([words[0], str(tmp_path), *words[1:]]) == 2
     assert f"Unknown format '{words[2]}'" in capsys.readouterr().err
+
+
+def test_a_run_on_a_busy_machine_moves_no_curve_against_time(tmp_path):
+    """Four seeds of 1 s and one of 100: at the end the mean of all five stands at 1 s."""
+    with matplotlib.rc_context(panels.RC):
+        section = write_arms(tmp_path, {"none": NONE, "norm": BETTER})
+        table = pd.DataFrame({run: [2.0 + i, 1.0 + i] for i, run in enumerate(section.judged[0].method.runs)}, [1, 2])
+        seconds = pd.DataFrame({run: [0.5, 1.0] for run in table}, table.index)
+        seconds.iloc[:, 0] *= 100
+        shown = panels._on_seconds(section, table, seconds)[section.judged[0].name]
+    assert shown.index.tolist() == [0.5, 1.0]
+    assert shown.to_numpy().tolist() == table.to_numpy().tolist()
 
 
 def test_a_study_that_is_still_tuning(tmp_path):

@@ -91,20 +91,12 @@ def _mean(ax: Axes, table: pd.DataFrame, arm: Arm, band: bool) -> None:
 
 
 def _on_seconds(section: Section, values: pd.DataFrame, seconds: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Each arm's runs on an even grid of seconds, as long as all of its finished runs lasted."""
+    """Each arm's runs against the median, over its seeds, of the seconds at which a step ended: one run on a busy machine moves nothing."""
     found = {}
     for arm in section.judged:
         runs = [run for run in arm.method.runs if run in values and run in seconds]
-        ends = [seconds[run].max() for run in runs if run in arm.method.done] or [seconds[run].max() for run in runs]
-        grid = np.linspace(0, min(ends, default=0), POINTS)
-        lines = {run: _interpolated(grid, seconds[run].to_numpy(float), values[run].to_numpy(float)) for run in runs}
-        found[arm.name] = pd.DataFrame(lines, pd.Index(grid))
+        found[arm.name] = values[runs].set_axis(seconds[runs].median(axis=1), axis="index") if runs else values[runs]
     return found
-
-
-def _interpolated(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    there = np.isfinite(x) & np.isfinite(y)
-    return np.interp(grid, x[there], y[there], left=np.nan, right=np.nan) if there.any() else np.full(len(grid), np.nan)
 
 
 def clipping(section: Section) -> Iterator[Drawing]:

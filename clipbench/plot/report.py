@@ -24,7 +24,7 @@ BADGES = {"helps": "helps", "hurts": "hurts", "mixed": "depends", "same": "no di
 BLOCKS: dict[str, tuple[Callable[[Section], Iterable[Drawing]], str]] = {
     "Training": (
         panels.curves,
-        "Mean over seeds with its 95 % t-interval, evaluation not timed; ✕ ends a run that diverged, which is no part of the mean.",
+        "Mean over seeds with its 95 % t-interval; seconds are medians, evaluation left out; ✕ ends a run that diverged, no part of these.",
     ),
     "Sensitivity": (
         sensitivity,
