@@ -1,0 +1,92 @@
+"""Makes the reference results behind the README again: small tables and figures in results/reference, from runs in --results.
+
+python scripts/reference.py methods                     every clipping type, and every optimizer, at its defaults on the mini tasks
+python scripts/reference.py studies                     a quick study of each mini task
+python scripts/reference.py cora DATA                   nine types with SGD, five seeds, on DATA/raw/reddit_data.npz, reddit_graph.npz
+python scripts/reference.py published COLA MODEL        torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a BERT
+python scripts/reference.py tails COLA MODEL CIFAR      the gradient's noise before training; CIFAR: train/<class>/*, val/<class>/*
+
+Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour for published with MiniLM.
+Each goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from clipbench import results
+from clipbench.cli import main as clipbench
+from clipbench.optim import RULES, TIED
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+MINI = "task=imagenet,voc,cola,reddit"
+CORE = "none,norm,linear_rand_norm,quadratic_rand_norm,layer_wise,coordinate_wise,auto,linear_rand_auto,quadratic_rand_auto"
+
+
+def run(*words: str) -> None:
+    if code := clipbench(list(words)):
+        raise SystemExit(code)
+
+
+def keep(folder: Path, name: str, *tables: str) -> None:
+    """Draw it and show the table for a paper; keep tables as one file each, and the comparison of each task."""
+    run("plot", str(folder))
+    run("table", str(folder))
+    for table in tables:
+        keep_table(folder, table, f"{name}_{table}")
+    for path in (folder / "figures").glob("*_comparison.png"):
+        shutil.copy(path, REFERENCE / f"{name}_{path.name.removesuffix('_comparison.png')}.png")
+
+
+def keep_table(folder: Path, table: str, name: str) -> None:
+    """Without what holds paths of this machine."""
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    results.read(folder, table).drop(columns=["config", "data"], errors="ignore").to_parquet(REFERENCE / f"{name}.parquet")
+
+
+def methods(folder: Path) -> None:
+    run("sweep", MINI, f"optim.clipping_type={','.join([*RULES, *TIED])}", f"results={folder}")
+    run("sweep", MINI, "optim=sgd,adam,lion,muon,spam,stable_spam,sstm,acclip", f"results={folder}")
+    keep(folder, "methods", "runs")
+
+
+def studies(folder: Path) -> None:
+    run("study", MINI, "study=quick", f"results={folder}")
+    keep(folder, "study", "runs")
+
+
+def cora(folder: Path, data: str) -> None:
+    settings = "task=reddit scale=full batch_size=16 steps=150 eval_every=15 optim=sgd optim.lr=0.5 threads=1"
+    run("sweep", *settings.split(), f"task.data={data}", f"optim.clipping_type={CORE}", "seed=range(5)", f"results={folder}")
+    keep(folder, "cora", "runs")
+
+
+def published(folder: Path, cola: str, model: str) -> None:
+    words = ["scale=full", f"task.data={cola}", f"task.model={model}", f"results={folder}"]
+    run("sweep", "+experiment=torchclip_cola", "seed=range(3)", *words)
+    keep(folder, "published", "runs", "evals")
+
+
+def tails(folder: Path, cola: str, model: str, cifar: str) -> None:
+    for task, words in {
+        "cola": [f"task.data={cola}", f"task.model={model}"],
+        "imagenet": [f"task.data={cifar}", "task.size=32", "batch_size=64"],
+    }.items():
+        run("tails", f"task={task}", "scale=full", "--at", "0", "--batches", "240", f"results={folder / task}", *words)
+        keep_table(folder / task, "tails", f"tails_{task}")
+        for path in (folder / task / "figures").glob("*_tails.png"):
+            shutil.copy(path, REFERENCE / f"tails_{task}.png")
+
+
+PARTS: dict[str, Callable[..., None]] = {each.__name__: each for each in (methods, studies, cora, published, tails)}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("data", nargs="*", metavar="PATH", help="COLA, MODEL, CIFAR or DATA, as above")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="results/reference_PART unless told")
+    options = parser.parse_args()
+    PARTS[options.part](options.results or Path("results") / f"reference_{options.part}", *options.data)
