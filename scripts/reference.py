@@ -42,9 +42,11 @@ def keep(folder: Path, name: str, *tables: str) -> None:
 
 
 def keep_table(folder: Path, table: str, name: str) -> None:
-    """Without what holds paths of this machine."""
+    """Without what may hold a path or a name of this machine."""
     REFERENCE.mkdir(parents=True, exist_ok=True)
-    results.read(folder, table).drop(columns=["config", "data"], errors="ignore").to_parquet(REFERENCE / f"{name}.parquet")
+    results.read(folder, table).drop(columns=["config", "data", "overrides", "error", "host"], errors="ignore").to_parquet(
+        REFERENCE / f"{name}.parquet"
+    )
 
 
 def methods(folder: Path) -> None:
