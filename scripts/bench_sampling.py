@@ -9,12 +9,12 @@ by norm. The two take turns in one process, a block of steps each; the ratio is 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle, islice
 
 import numpy as np
 import torch
+from bench_loop import seconds
 from bench_step import machine
 from torch import Tensor, nn
 
@@ -53,15 +53,6 @@ def steps(graph: Graph, labels: Tensor, batches: Iterator[Drawn]) -> Iterator[No
         optimizer.step()
         optimizer.zero_grad()
         yield
-
-
-def seconds(loop: Iterator[object], n: int, wait: Callable[[], None]) -> float:
-    wait()
-    started = time.perf_counter()
-    for _ in islice(loop, n):
-        pass
-    wait()
-    return time.perf_counter() - started
 
 
 def main(options: argparse.Namespace) -> None:
