@@ -246,15 +246,19 @@ def tails(argv: list[str]) -> int:
     return DONE
 
 
+APART = "each setting stands for itself, with those of the other optimizers: for arms that were chosen beforehand, as a published figure's"
+
+
 def plot(argv: list[str]) -> int:
     parser = _Parser(prog="clipbench plot", description="The report and figures of a results folder, from its tables.", allow_abbrev=False)
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="the folder with steps/, evals/ and runs/ (results)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where report.html and the figures go (<results>/figures)")
     parser.add_argument("--format", default="png", metavar="LIST", help="of the figures: png, svg, pdf, or several as svg,pdf (png)")
+    parser.add_argument("--apart", action="store_true", help=APART)
     options = parser.parse_args(argv)
     from clipbench.plot import draw
 
-    for path in draw(options.results, options.out or options.results / "figures", options.format.split(",")):
+    for path in draw(options.results, options.out or options.results / "figures", options.format.split(","), options.apart):
         print(path)
     return DONE
 
@@ -275,10 +279,11 @@ def table(argv: list[str]) -> int:
     parser = _Parser(prog="clipbench table", description="Print the report's tables, for a paper.", allow_abbrev=False)
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help="a results folder (results)")
     parser.add_argument("--format", default="md", metavar="LIST", help="md, latex (booktabs), csv (every digit), or several as md,csv (md)")
+    parser.add_argument("--apart", action="store_true", help=APART)
     options = parser.parse_args(argv)
     from clipbench.plot.table import tables
 
-    print("\n".join(tables(options.results, options.format.split(",")).values()), end="")
+    print("\n".join(tables(options.results, options.format.split(","), options.apart).values()), end="")
     return DONE
 
 

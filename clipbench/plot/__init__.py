@@ -49,9 +49,10 @@ WORKERS = min(4, os.cpu_count() or 1)
 MANY = 200  # a folder of fewer runs is drawn before a second process has started
 
 
-def draw(results: Path, out: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+def draw(results: Path, out: Path, formats: Sequence[str] = ("png",), apart: bool = False) -> list[Path]:
     """Write `report.html` and, for each group of runs, `<task>_<scale>_<optimizer>_<figure>.<format>` into `out`; return all paths.
 
+    `apart`: each setting stands for itself, those of all optimizers in one figure, `<task>_<scale>_<figure>.<format>`.
     A study's final runs and defaults form a group, `<task>_<scale>_<optimizer>_<study>`; its tuning runs are in the report alone.
     `levels` is left out where no run clips. Files of `results` that cannot be read are skipped with a warning (results.Unreadable).
     UserError where `results` holds no finished run, `out` cannot be written or a format is not one of FORMATS.
@@ -59,7 +60,7 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",)) -> list[Pa
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"Unknown format '{unknown[0]}'.{nearest(unknown[0], FORMATS)} Known: {', '.join(FORMATS)}; several as png,pdf.")
     page, written, side = Page(results), [], _aside(results)
-    for paths, found in _each(results, parts(results), out, formats, side):
+    for paths, found in _each(results, parts(results, apart=apart), out, formats, side, apart):
         written += paths
         for section, html in found:
             page.add(section, html)
@@ -80,30 +81,30 @@ def _aside(results: Path) -> Any:
     return multiprocessing.get_context("forkserver")
 
 
-def _each(results: Path, groups: Sequence[pd.DataFrame], out: Path, formats: Sequence[str], side: Any) -> Iterator[Drawn]:
+def _each(results: Path, groups: Sequence[pd.DataFrame], out: Path, formats: Sequence[str], side: Any, apart: bool) -> Iterator[Drawn]:
     """What `_draw_group` makes of each, one after the other or, with a context that starts processes, side by side."""
     if side is None or len(groups) < 2:
-        yield from (_draw_group(results, runs, out, formats) for runs in groups)
+        yield from (_draw_group(results, runs, out, formats, apart) for runs in groups)
         return
     with ProcessPoolExecutor(min(len(groups), WORKERS), side) as pool:
-        for drawn, messages in pool.map(partial(_draw_aside, results, out=out, formats=formats), groups):
+        for drawn, messages in pool.map(partial(_draw_aside, results, out=out, formats=formats, apart=apart), groups):
             for message in messages:
                 warnings.warn(message, Unreadable, stacklevel=2)
             yield drawn
 
 
-def _draw_aside(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str]) -> tuple[Drawn, list[str]]:
+def _draw_aside(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool) -> tuple[Drawn, list[str]]:
     """In another process: what it would have warned of comes back with the rest."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", Unreadable)
-        drawn = _draw_group(results, runs, out, formats)
+        drawn = _draw_group(results, runs, out, formats, apart)
     return drawn, [str(each.message) for each in caught if issubclass(each.category, Unreadable)]
 
 
-def _draw_group(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str]) -> Drawn:
+def _draw_group(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool) -> Drawn:
     """Its figures, and its sections of the page, which come without the steps that they were drawn from."""
     with _no_collections():
-        group = read_group(results, runs)
+        group = read_group(results, runs, apart)
         drawn = [(section, part_of(section)) for section in sections(group)]
         bare = replace(group, steps=group.steps[:0], evals=group.evals[:0])
         written = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ class Arm:
     edges: tuple[str, ...]  # of what was tried, where the choice lies: "lr", "clipping_level"
     scores: pd.Series
     clipped: float  # share of steps
+    without: bool  # among what was tried is no clipping: a level of ∞, or p = 1
     ms_per_step: float
     colour: str
     dash: style.Dash
@@ -35,6 +37,10 @@ class Arm:
     @property
     def name(self) -> str:
         return self.method.name + " (default)" * (self.method.role == "default")
+
+    @property
+    def optimizer(self) -> str:
+        return str(self.method.settings.get("optim.name", ""))
 
     @property
     def words(self) -> str:
@@ -96,11 +102,16 @@ class Section:
 
     @cached_property
     def none(self) -> Arm | None:
-        return next((arm for arm in self.judged if arm.method.type == "none"), None)
+        """What the others are compared with; of several optimizers' the one whose optimizer has the most arms."""
+        arms = Counter(arm.optimizer for arm in self.judged)
+        return max((arm for arm in self.judged if arm.method.type == "none"), key=lambda arm: arms[arm.optimizer], default=None)
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
-        """Each arm against none on the seeds they share; positive is better. The family of Holm's correction is all of them."""
+        """Each arm against none on the seeds they share; positive is better.
+
+        The family of Holm's correction is all of them and, in a study, the methods that were tuned but cannot be compared yet.
+        """
         if self.none is None:
             return {}
         pairs = {}
@@ -108,11 +119,18 @@ class Section:
             both = pd.concat([arm.scores, self.none.scores], axis=1, join="inner") * self.sign
             if arm is not self.none and len(both):
                 pairs[arm.name] = both.to_numpy().T
-        adjusted = stats.holm([stats.paired_t(a, b) for a, b in pairs.values()])
+        p = [stats.paired_t(a, b) for a, b in pairs.values()]
+        adjusted = stats.holm([*p, *[1.0] * len(self.missing)])[: len(p)]
         return {
             name: Comparison(**vars(stats.compare(none, {name: arm})[name]) | {"adjusted": float(p)})
             for (name, (arm, none)), p in zip(pairs.items(), adjusted, strict=True)
         }
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Methods of the study without a final run: they failed, or are still to be made."""
+        named = {*self.group.tuning["method"], *self.group.failed["method"].fillna("")}
+        return tuple(sorted(named - {"", *(arm.method.name for arm in self.judged)}))
 
     @property
     def learning_rates(self) -> set[float]:
@@ -120,16 +138,19 @@ class Section:
 
     @property
     def equal_budget(self) -> bool:
-        return bool(self.group.study)
+        """A study's methods had as many trials each, unless some were tuned further than others."""
+        return bool(self.group.study) and len({arm.tried for arm in self.judged}) <= 1
 
 
 def sections(group: Group) -> list[Section]:
     """One for each set of settings that is neither the rule's nor the learning rate: batch sizes, for one, are not compared."""
     contexts: dict[frozenset, list[Method]] = {}
     for method in group.methods:
-        contexts.setdefault(frozenset(item for item in method.settings.items() if not _own(item[0])), []).append(method)
+        apart = frozenset(item for item in method.settings.items() if not (group.apart or _own(item[0])))
+        contexts.setdefault(apart, []).append(method)
     split = "test" if group.runs["final_test"].notna().any() or group.runs.empty else "val"
-    shares = (group.steps["clip_factor"] < CLIPPED).groupby(group.steps["run"], observed=False).agg(["sum", "size"])
+    steps = group.steps[np.isfinite(group.steps["grad_norm"])]  # what is not finite is skipped, not clipped
+    shares = (steps["clip_factor"] < CLIPPED).groupby(steps["run"], observed=False).agg(["sum", "size"])
     common = frozenset.intersection(*contexts) if contexts else frozenset()
     found = []
     for context, methods in contexts.items():
@@ -146,13 +167,14 @@ def _own(key: str) -> bool:
 
 def _order(arm: Arm, group: Group) -> tuple:
     mean = arm.score.estimate * (-1 if group.higher_is_better else 1)
-    return (arm.method.role == "default", np.isnan(mean), np.nan_to_num(mean), arm.name)
+    return (arm.method.role == "default", arm.diverged / arm.n, np.nan_to_num(mean), arm.name)
 
 
 def _chosen(group: Group, methods: Iterable[Method]) -> list[tuple[Method, list[Mapping[str, Any]]]]:
     """For each method the setting with the fewest diverged runs, then the best validation mean, and all that it was chosen from.
 
-    A setting with fewer seeds than others of its method is left out: its mean is luck. In a study tuning has chosen already.
+    A setting with fewer seeds than others of its method is left out: its mean is luck. In a study tuning has chosen already, and the
+    group holds the final runs of that choice only.
     """
     families: dict[tuple[str, str], list[Method]] = {}
     for method in methods:
@@ -177,7 +199,12 @@ def _arm(group: Group, method: Method, tried: list[Mapping[str, Any]], split: st
     return Arm(
         method=method,
         tried=len(tried),
-        edges=tuple(key for key in RESOLVED[1:] if _at_edge(method.settings[key], [each[key] for each in tried], NO_EDGE.get(key))),
+        edges=tuple(
+            key.removeprefix("optim.clip.")
+            for key in (*RESOLVED[1:], *(key for key in method.settings if key.startswith("optim.clip.")))
+            if _at_edge(method.settings[key], [each.get(key) for each in tried], NO_EDGE.get(key))
+        ),
+        without=any(each.get(key) == value for each in tried for key, value in NO_EDGE.items()),
         scores=scores.where(runs["status"].to_numpy() == "done").sort_index(),
         clipped=float(steps["sum"] / steps["size"]) if steps["size"] else np.nan,
         ms_per_step=float(times.median()),
@@ -186,6 +213,10 @@ def _arm(group: Group, method: Method, tried: list[Mapping[str, Any]], split: st
     )
 
 
-def _at_edge(value: float | None, tried: list[float | None], no_edge: float | None) -> bool:
-    values = {each for each in tried if each is not None}
-    return value is not None and value != no_edge and len(values) > 1 and value in (min(values), max(values))
+def _at_edge(value: Any, tried: list[Any], no_edge: float | None) -> bool:
+    values = {each for each in tried if _is_number(each)}
+    return _is_number(value) and value != no_edge and len(values) > 1 and value in (min(values), max(values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

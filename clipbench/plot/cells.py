@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from clipbench.plot.arms import Arm, Section
-from clipbench.plot.verdict import amount, p_value
+from clipbench.plot.verdict import amount, p_value, reference
 from clipbench.stats import Comparison, sign_flip_floor
 
 WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
@@ -16,12 +16,12 @@ WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
 
 def columns(section: Section) -> dict[str, str]:
     """Heading → what it means."""
-    points = ", points" if section.in_points else ""
+    points, unit = (", points", "; a point is 0.01") if section.in_points else ("", "")
     return {
         "method": "with its chosen settings",
         "n": "seeds",
         f"{'test' if section.split == 'test' else 'validation'} {section.group.headline}": "mean over seeds ± 95 % t-interval",
-        f"gain over none{points}": "paired by seed, positive is better; 95 % t-interval" + "; a point is 0.01" * section.in_points,
+        f"gain over {reference(section)}{points}": f"paired by seed, positive is better; 95 % t-interval{unit}",
         "": "the same, drawn: 0 is the line",
         "p": "paired t-test after Holm's correction",
         "exact p": "sign-flip test, uncorrected; it cannot go below 2/2ⁿ",
@@ -52,15 +52,16 @@ def row(section: Section, arm: Arm) -> str:
         f' <span class="flag" title="the best may lie beyond what was tried">{escape(_flag(edge))} at edge</span>' for edge in arm.edges
     )
     head = f'<th scope="row" class="text">{chip(arm)}<span>{escape(arm.name)}<small>{escape(arm.words)}{flags}</small></span></th>'
-    return f"<tr>{head}" + "".join(f'<td data-v="{_sortable(value)}">{text}</td>' for value, text in cells) + "</tr>"
+    return f"<tr>{head}" + "".join(f'<td data-v="{sortable(value)}">{text}</td>' for value, text in cells) + "</tr>"
 
 
 def _flag(edge: str) -> str:
     return {"clipping_level": "level", "p_autoclip": "p", "beta": "β"}.get(edge, edge)
 
 
-def _sortable(value: float) -> str:
-    return "" if math.isnan(value) else repr(float(value))
+def sortable(value: float) -> str:
+    """A number as JavaScript reads it."""
+    return "" if math.isnan(value) else repr(float(value)).replace("inf", "Infinity")
 
 
 def _compared(section: Section, comparison: Comparison | None) -> list[tuple[float, str]]:
@@ -73,7 +74,8 @@ def _compared(section: Section, comparison: Comparison | None) -> list[tuple[flo
         rest = [(math.nan, "diverged"), (math.nan, ""), (math.nan, ""), (math.nan, "")]
     else:
         bounded = math.isfinite(found.low)
-        ends = f"<small>{amount(section, found.low, found)} to {amount(section, found.high, found)}</small>" if bounded else ""
+        fewer = f", n={found.n}" if found.n < max(arm.n for arm in section.judged) else ""
+        ends = f"<small>{amount(section, found.low, found)} to {amount(section, found.high, found)}{fewer}</small>" if bounded else ""
         floor = sign_flip_floor(found.n)
         exact = f"{p_value(comparison.sign_p)}" + ("<small>floor</small>" if comparison.sign_p <= floor * 1.001 else "")
         rest = [

@@ -17,6 +17,7 @@ from scipy import stats
 from clipbench import results as tables
 from clipbench.errors import UserError
 from clipbench.plot import style
+from clipbench.selection import winners
 
 RESOLVED = ("clipping_type", "clipping_level", "p_autoclip", "beta", "lr")  # columns of `runs`: null where the type has no use for it
 APART = {"seed", "device", "threads", "results", "checkpoint_every", "task.name", "task.device", "task.workers"}
@@ -71,6 +72,7 @@ class Group:
     runs: pd.DataFrame  # of the methods, by run
     tuning: pd.DataFrame  # a study's trials, by run: never drawn or judged together with the others
     failed: pd.DataFrame
+    apart: bool  # each setting stands for itself, with those of other optimizers
 
     @property
     def stem(self) -> str:
@@ -111,16 +113,17 @@ class Group:
         return rows.pivot(index="step", columns="run", values="value")
 
 
-def read_groups(folder: Path, run: str | None = None) -> Iterator[Group]:
+def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> Iterator[Group]:
     """Every group of a results folder, by name, or the one that holds `run`; each is read when it is asked for.
 
+    `apart`: all optimizers of a task and scale are one group, and each setting is a method of its own.
     UserError where no run has finished.
     """
-    for runs in parts(folder, run):
-        yield read_group(folder, runs)
+    for runs in parts(folder, run, apart):
+        yield read_group(folder, runs, apart)
 
 
-def parts(folder: Path, run: str | None = None) -> list[pd.DataFrame]:
+def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.DataFrame]:
     """The rows of `runs` that make each group."""
     if not folder.is_dir():
         raise UserError(
@@ -134,11 +137,11 @@ def parts(folder: Path, run: str | None = None) -> list[pd.DataFrame]:
     tuning = runs["role"] == "tune"
     if tuning[runs["run"] == run].any():  # one is asked for: then its kind stands by itself
         runs = runs[tuning].assign(study=runs["study"] + " tuning", role="")
-    groups = [part for _, part in runs.groupby(["task", "scale", "optimizer", "study"])]
+    groups = [part for _, part in runs.groupby(["task", "scale", *["optimizer"] * (not apart), "study"])]
     return [part for part in groups if (part["status"] != "failed").any() and (run is None or run in set(part["run"]))]
 
 
-def read_group(folder: Path, runs: pd.DataFrame) -> Group:
+def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     """One of the `parts`, with its steps and evaluations."""
     finished = runs[runs["status"] != "failed"].sort_values(["started", "run"])
     settings = [_settings(row) for row in finished.to_dict("records")]
@@ -150,17 +153,23 @@ def read_group(folder: Path, runs: pd.DataFrame) -> Group:
     finished = finished.assign(settings=settings, number=[number.setdefault(key, len(number)) for key in keys])
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further seed.
     latest = finished.drop_duplicates(["number", "seed"], keep="last").sort_values(["seed", "run"])
-    left_out = {"failed": len(runs) - len(finished), "repeated later": len(finished) - len(latest)}
+    earlier = _of_earlier_choice(latest)
+    left_out = {
+        "failed": len(runs) - len(finished),
+        "repeated later": len(finished) - len(latest),
+        "of what an earlier, smaller tuning chose": int(earlier.sum()),
+    }
+    latest = latest[~earlier]
     tuned = latest["role"] == "tune"
     first = latest.iloc[0]
     best = -1 if first["higher_is_better"] else 1
     methods = sorted(
-        _methods(latest[~tuned]), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label)
+        _methods(latest[~tuned], apart), key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label)
     )
     return Group(
         task=first["task"],
         scale=first["scale"],
-        optimizer=first["optimizer"],
+        optimizer="" if apart else first["optimizer"],
         headline=first["headline"],
         methods=tuple(methods),
         steps=_steps(folder, latest[~tuned]["run"]),
@@ -171,7 +180,14 @@ def read_group(folder: Path, runs: pd.DataFrame) -> Group:
         runs=latest[~tuned].set_index("run"),
         tuning=latest[tuned].set_index("run"),
         failed=runs[runs["status"] == "failed"].set_index("run"),
+        apart=apart,
     )
+
+
+def _of_earlier_choice(runs: pd.DataFrame) -> pd.Series:
+    """Which final runs are of another trial than tuning's winner: a study that got more trials may have chosen anew."""
+    chosen = winners(runs).set_index("method")["trial"]
+    return (runs["role"] == "final") & runs["method"].isin(chosen.index) & (runs["trial"] != runs["method"].map(chosen))
 
 
 def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
@@ -183,7 +199,7 @@ def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
     return pa.concat_tables([empty, *parts.values()]).to_pandas().assign(run=names)
 
 
-def _methods(runs: pd.DataFrame) -> Iterator[Method]:
+def _methods(runs: pd.DataFrame, apart: bool) -> Iterator[Method]:
     kinds = dict(zip(runs["number"], runs["settings"], strict=True))
     hues = style.hues({kind["clipping_type"] for kind in kinds.values()})
     for name, hue in hues.items():
@@ -192,15 +208,16 @@ def _methods(runs: pd.DataFrame) -> Iterator[Method]:
             rows, kind = runs[runs["number"] == number], kinds[number]
             done = rows[rows["status"] == "done"]
             role, method = rows["role"].iloc[0], rows["method"].iloc[0]
+            label = _label(kind, peers.values(), kinds.values()) + " (default)" * (role == "default")
             yield Method(
-                label=_label(kind, peers.values(), kinds.values()) + " (default)" * (role == "default"),
+                label=label,
                 settings=kind,
                 done=tuple(done["run"]),
                 diverged=tuple(rows[rows["status"] == "diverged"]["run"]),
                 finals=done["final"].to_numpy(float),
                 colour=style.shade(hue, variant, len(peers)),
                 dash=style.dash(name, variant),
-                name=method or name,
+                name=label if apart else method or name,
                 role=role,
             )
 
@@ -232,8 +249,11 @@ def _order(settings: Settings) -> list[tuple[bool, Any]]:
 
 
 def _label(settings: Settings, peers: Iterable[Settings], everyone: Iterable[Settings]) -> str:
-    """The type, then what differs: a clipping setting among the runs of the type, any other among all."""
-    words = [settings["clipping_type"]]
+    """The optimizer, where there are several; the type; what differs: a clipping setting among the type's runs, any other among all."""
+    optimizer = settings.get("optim.name")
+    several = any(rival.get("optim.name") != optimizer for rival in everyone)
+    peers, everyone = ([rival for rival in rivals if rival.get("optim.name") == optimizer] for rivals in (peers, everyone))
+    words = [str(optimizer)] * several + [settings["clipping_type"]]
     for key, value in settings.items():
         rivals = peers if key in RESOLVED[1:4] or key.startswith("optim.clip.") else everyone
         if value is not None and key != "clipping_type" and any(rival.get(key) != value for rival in rivals):

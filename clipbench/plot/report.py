@@ -14,13 +14,14 @@ import numpy as np
 from clipbench.plot import panels, svg
 from clipbench.plot.across import Across, across, profile
 from clipbench.plot.arms import Arm, Section
-from clipbench.plot.cells import chip, columns, row
+from clipbench.plot.cells import chip, columns, row, sortable
 from clipbench.plot.made import facts
 from clipbench.plot.panels import Drawing
 from clipbench.plot.sensitivity import sensitivity
 from clipbench.plot.verdict import Verdict, judge
 
-BADGES = {"helps": "helps", "hurts": "hurts", "mixed": "depends", "same": "no difference", "few": "too few seeds", "diverged": "diverged"}
+BADGES = {"helps": "helps", "hurts": "hurts", "ahead": "ahead", "behind": "behind", "mixed": "depends"}
+BADGES |= {"same": "no difference", "short": "search too small", "few": "too few seeds", "diverged": "diverged"}
 BLOCKS: dict[str, tuple[Callable[[Section], Iterable[Drawing]], str]] = {
     "Training": (
         panels.curves,
@@ -40,8 +41,9 @@ READING = (
     "than any value. A verdict is given from three paired seeds on, and where the corrected p is at most .05."
 )
 SCALED = (
-    "Scores of each task are scaled so that the mean of none is 0 and the best mean seen is 1; intervals are 95 %, of a bootstrap over "
-    "seeds within tasks. A run that diverged counts as −∞. With so few tasks a ranking is a description, not a law."
+    "Scores of each task are scaled so that the mean of none is 0 and the best run seen is 1; intervals are 95 %, of a bootstrap over "
+    "seeds within tasks, a method's paired with those of none. A run that diverged counts as −∞. With so few tasks a ranking is a "
+    "description, not a law."
 )
 
 
@@ -62,7 +64,7 @@ class Page:
         title = f"clipbench · {self.name}"
         source = files("clipbench.plot")
         style, script = (source.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-        found = across(self.sections)
+        several = "".join(_across(found) for found in across(self.sections))
         return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -76,7 +78,7 @@ class Page:
 <body>
 <header><p class="mark">clipbench</p><h1>{escape(self.name)}</h1>{self._summary()}</header>
 <main>
-{"".join(self.parts)}{_across(found) if found else ""}<section class="reading"><h2>How to read this</h2><p>{escape(READING)}</p></section>
+{"".join(self.parts)}{several}<section class="reading"><h2>How to read this</h2><p>{escape(READING)}</p></section>
 </main>
 <dialog><figure><img alt=""><figcaption></figcaption></figure></dialog>
 <script>
@@ -94,7 +96,7 @@ class Page:
 
 
 def _badge(verdict: Verdict) -> str:
-    picture = verdict.picture and verdict.kind in ("helps", "hurts", "mixed", "same")
+    picture = verdict.picture and verdict.kind in ("helps", "hurts", "ahead", "behind", "mixed", "same")
     words = "picture: " * picture + BADGES.get(verdict.kind, "no verdict")
     return f'<span class="badge {verdict.kind}{" picture" * picture}">{words}</span>'
 
@@ -175,10 +177,12 @@ def _across(found: Across) -> str:
     heads = "".join(f'<th scope="col"{" class=text" * (not i)}><button>{name}</button></th>' for i, name in enumerate(names))
     with matplotlib.rc_context(panels.RC):
         picture = _block("Performance profile", [("performance profile: higher is better", profile(found))], "Band: stratified bootstrap.")
+    counts = sorted({len(values) for scores in found.scores.values() for values in scores.values()})
+    seeds = f"n={counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " seeds a task"
     left = f" Left out: {escape('; '.join(found.left_out))}." if found.left_out else ""
-    return f"""<section id="across">
-<h2>Across {len(found.tasks)} tasks</h2>
-<p class="how">{SCALED}{left}</p>
+    return f"""<section id="across-{re.sub(r"[^a-z0-9]+", "-", found.title.lower())}">
+<h2>Across {len(found.tasks)} tasks · {escape(found.title)}</h2>
+<p class="how">{", ".join(found.tasks)}; {seeds}. {SCALED}{left}</p>
 <div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
 {_legend([each.arm for each in found.rows])}{picture}
 </section>
@@ -190,4 +194,4 @@ def _interval(found) -> str:  # type: ignore[no-untyped-def]
         return f"{value:.2f}".replace("-", "−").replace("inf", "∞")
 
     ends = f" <small>{number(found.low)} to {number(found.high)}</small>" if np.isfinite([found.low, found.high]).any() else ""
-    return f'<td data-v="{found.estimate}">{number(found.estimate)}{ends}</td>'
+    return f'<td data-v="{sortable(found.estimate)}">{number(found.estimate)}{ends}</td>'

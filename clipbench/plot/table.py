@@ -13,19 +13,19 @@ from typing import Any
 from clipbench.errors import UserError, nearest
 from clipbench.plot.arms import Arm, Section, sections
 from clipbench.plot.groups import read_groups
-from clipbench.plot.verdict import amount, p_value
+from clipbench.plot.verdict import amount, p_value, reference
 
-HEADS = ("method", "settings", "n", "{split} {headline}", "gain over none{unit}", "p", "diverged", "clipped", "ms/step")
+HEADS = ("method", "settings", "n", "{split} {headline}", "gain over {none}{unit}", "p", "diverged", "clipped", "ms/step")
 
-CAPTION = r"Mean $\pm$ 95\,\% $t$-interval over $n$ seeds; gain paired by seed; $p$ after Holm's correction."
+CAPTION = r"Mean $\pm$ 95\,\% $t$-interval over the seeds that came to an end; gain paired by seed; $p$ after Holm's correction."
 
 
-def tables(results: Path, formats: Iterable[str]) -> dict[str, str]:
-    """{format: text} of every section of a results folder. UserError for an unknown format, or where no run has finished."""
+def tables(results: Path, formats: Iterable[str], apart: bool = False) -> dict[str, str]:
+    """{format: text} of every section of a results folder, `apart` as in `draw`. UserError: an unknown format, or no finished run."""
     formats = list(formats)
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"Unknown format '{unknown[0]}'.{nearest(unknown[0], FORMATS)} Known: {', '.join(FORMATS)}; several as md,csv.")
-    found = [section for group in read_groups(results) for section in sections(group) if section.arms]
+    found = [section for group in read_groups(results, apart=apart) for section in sections(group) if section.arms]
     return {name: FORMATS[name](found) for name in formats}
 
 
@@ -132,6 +132,7 @@ def _tex(text: str) -> str:
 
 def _cells(section: Section) -> list[list[str]]:
     names = {"split": "test" if section.split == "test" else "validation", "headline": section.group.headline}
+    names["none"] = reference(section)
     unit = " (points)" if section.in_points else ""
     return [[head.format(**names, unit=unit) for head in HEADS], *(_row(section, arm) for arm in section.arms)]
 
@@ -146,9 +147,11 @@ def _row(section: Section, arm: Arm) -> list[str]:
             gain += f" ({amount(section, found.low, found)} to {amount(section, found.high, found)})"
             p = p_value(comparison.adjusted)
     mean = f"{score.estimate:.3f}" + (f" ± {score.half:.3f}" if math.isfinite(score.half) else "") if score.n else "–"
+    mean += f" (n={score.n})" if 0 < score.n < arm.n else ""
+    edges = f" (at the edge: {', '.join(arm.edges).replace('clipping_level', 'level')})" if arm.edges else ""
     return [
         arm.name,
-        arm.words.replace("  ", ", "),
+        arm.words.replace("  ", ", ") + edges,
         str(arm.n),
         mean.replace("-", "−"),
         gain,
