@@ -31,10 +31,12 @@ NONE = [0.500, 0.520, 0.510, 0.490, 0.505]
 BETTER = [0.530, 0.553, 0.545, 0.519, 0.534]
 
 
-def write(
-    folder, name, seed, test, status="done", level=None, lr=0.1, task="toy", role=None, trial=None, higher=True, optim="sgd", **config
-):
-    run = f"r{abs(hash((task, name, seed, level, lr, role, trial, optim, str(config)))):x}"
+OTHERS = {"role": None, "trial": None, "higher": True, "optim": "sgd", "skipped": 0}
+
+
+def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy", **more):
+    role, trial, higher, optim, skipped = (more.pop(key, default) for key, default in OTHERS.items())
+    run = f"r{abs(hash((task, name, seed, level, lr, role, trial, optim, str(more)))):x}"
     factor = 1.0 if name == "none" or level == np.inf else 0.5
     norms = {"grad_norm": 2.0, "clipped_norm": 2 * factor, "clip_factor": factor}
     steps = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms} for i in range(1, STEPS + 1)]
@@ -45,7 +47,7 @@ def write(
         for i in range(4, STEPS + 1, 4)
         for split in ("train", "val")
     ]
-    settings = {"optim": {"name": optim, "lr": lr, "clipping_type": name, "clipping_level": level}, "seed": seed, **config}
+    settings = {"optim": {"name": optim, "lr": lr, "clipping_type": name, "clipping_level": level}, "seed": seed, **more}
     row = {"task": task, "scale": "mini", "optimizer": optim, "lr": lr, "clipping_type": name, "clipping_level": level, "seed": seed}
     row |= {"status": status, "headline": "accuracy", "higher_is_better": higher, "config": json.dumps(settings), "started": f"{seed:03}"}
     row |= {
