@@ -47,10 +47,14 @@ def points(overrides: Sequence[str], config_dir: Path | None = None) -> list[lis
     words = [str(override.input_line) for override in parsed if override.key_or_group != "experiment"]
     if any(not isinstance(name, str) for name in names):
         raise UserError("experiment takes one name. Several experiments are several sweeps into the same results folder.")
-    arms = [arm for name in names for arm in experiment(name, config_dir)] or [[]]
+    scales = [scale for override in parsed if override.key_or_group == "scale" for [scale] in expand([str(override.input_line)])] or [""]
     if not names and not any(override.is_sweep_override() for override in parsed):
         words += [axis for axis in DEFAULT_GRID if axis.split("=")[0] not in {override.key_or_group for override in parsed}]
-    return [point for arm in arms for point in expand(later_wins(["threads=1", *arm, *words]))]
+    found = []
+    for scale in scales:
+        arms = [arm for name in names for arm in experiment(name, config_dir, scale == "scale=full")] or [[]]
+        found += [point for arm in arms for point in expand(later_wins(["threads=1", *arm, *words, *[scale] * bool(scale)]))]
+    return found
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -66,10 +70,11 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     return [list(point) for point in product(*axes)]
 
 
-def experiment(name: Any, config_dir: Path | None = None) -> list[list[str]]:
-    """The arms of conf/experiment/<name>.yaml, each after the words that all share.
+def experiment(name: Any, config_dir: Path | None = None, full: bool = False) -> list[list[str]]:
+    """The arms of conf/experiment/<name>.yaml, each after the words that all share, or that all share at scale=full.
 
-    all: [task=cola, steps=220]
+    all: [task=cola, schedule=constant]
+    full: [steps=220]
     arms:
       - [optim=sgd, optim.clipping_type=norm, "optim.clipping_level=0.5,1,2"]
       - [optim=adam, optim.lr=5e-5]
@@ -85,13 +90,14 @@ def experiment(name: Any, config_dir: Path | None = None) -> list[list[str]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    shape = "It takes `arms:`, a list of lists of overrides as on the command line, and `all:`, a list of those that all arms share."
-    if not isinstance(content, dict) or set(content) - {"all", "arms"} or not content.get("arms"):
+    shape = "It takes `arms:`, a list of lists of overrides as on the command line; `all:`, a list of those that all arms share; "
+    shape += "`full:`, likewise at scale=full."
+    if not isinstance(content, dict) or set(content) - {"all", "full", "arms"} or not content.get("arms"):
         raise UserError(f"{path}: {shape}")
-    shared, arms = content.get("all") or [], content["arms"]
-    if not all(_is_words(words) for words in ([shared, *arms] if isinstance(arms, list) else [None])):
+    shared, more, arms = content.get("all") or [], content.get("full") or [], content["arms"]
+    if not all(_is_words(words) for words in ([shared, more, *arms] if isinstance(arms, list) else [None])):
         raise UserError(f"{path}: {shape}")
-    return [later_wins([*shared, *arm]) for arm in arms]
+    return [later_wins([*shared, *(more if full else []), *arm]) for arm in arms]
 
 
 def _is_words(words: Any) -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -294,16 +295,36 @@ PUBLISHED = {  # {task: [(optimizer, lr, type, level, p)]}: torch-clip's figures
         ("sgd", 0.01, "none", None, None),
         ("adam", 1e-3, "none", None, None),
     ],
+    "reddit": [
+        *(("sgd", None, name, level, None) for name, level in {"norm": 1, "layer_wise": 1, "coordinate_wise": 0.1}.items()),
+        ("sgd", None, "quadratic_rand_auto", None, 0.75),
+        ("sgd", None, "none", None, None),
+        ("adam", None, "none", None, None),
+    ],
 }
+STEPS = {"cola": 220, "imagenet": 7000, "voc": 270, "reddit": 1500}  # about
 
 
+@pytest.mark.parametrize("scale", ["mini", "full"])
 @pytest.mark.parametrize("task", PUBLISHED)
-def test_torch_clips_arms_are_as_published(task):
+def test_torch_clips_arms_are_as_published(task, scale):
     found = []
-    for plan in make_plans([f"+experiment=torchclip_{task}"]):
-        optim, rule = plan.settings.optim, plan.rule
-        name = optim["clipping_type"]
-        level = rule.clipping_level if name in ("norm", "layer_wise", "linear_rand_norm", "quadratic_rand_norm") else None
-        found.append((optim["name"], optim["lr"], name, level, getattr(rule, "p_autoclip", None)))
+    for plan in make_plans([f"+experiment=torchclip_{task}", f"scale={scale}", "seed=3"]):
+        optim, rule, settings = plan.settings.optim, plan.rule, plan.settings
+        lr = None if task == "reddit" else optim["lr"]  # was not published
+        found.append((optim["name"], lr, optim["clipping_type"], getattr(rule, "clipping_level", None), getattr(rule, "p_autoclip", None)))
         assert optim["name"] != "sgd" or optim["momentum"] == 0.9
+        assert "rand" not in optim["clipping_type"] or rule.beta == 0.85
+        assert (settings.schedule, settings.warmup, settings.seed) == ("constant", 0, 3)
+        assert (settings.steps == STEPS[task]) == (scale == "full")
+        if task == "cola" and optim["name"] == "adam":
+            assert optim["weight_decay"] == 5e-4
     assert found == PUBLISHED[task]
+
+
+def test_an_experiment_has_several_seeds_and_both_scales():
+    plans = make_plans(["+experiment=torchclip_voc", "scale=mini,full"])
+    assert Counter((plan.settings.scale, plan.settings.seed) for plan in plans) == {
+        (scale, seed): 5 for scale in ("mini", "full") for seed in range(5)
+    }
+    assert {plan.settings.steps for plan in plans if plan.settings.scale == "full"} == {270}
