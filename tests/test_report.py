@@ -21,9 +21,10 @@ from clipbench.plot import draw, panels, read_groups, style
 from clipbench.plot.across import across
 from clipbench.plot.arms import sections
 from clipbench.plot.made import facts
-from clipbench.plot.report import Page
+from clipbench.plot.report import Page, part_of
 from clipbench.plot.sensitivity import sensitivity, smoothed
 from clipbench.plot.table import tables
+from clipbench.plot.target import reached, target
 from clipbench.plot.verdict import judge
 
 STEPS = 12
@@ -386,6 +387,25 @@ def test_arms_of_several_optimizers_stand_side_by_side(tmp_path):
     assert "gain over sgd none" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+def test_time_to_target_counts_a_miss_as_infinite(tmp_path):
+    """The target is none's validation in tuning, .49; a run rises to its test value in equal parts at steps 4, 8, …, 40."""
+    for name in ("none", "norm"):
+        write(tmp_path, name, 0, 0.5, level=None if name == "none" else 1.0, role="tune", trial=0)
+    for seed, value in enumerate([0.6, 0.7, 0.65, 0.48, 0.9]):
+        write(tmp_path, "none", seed + 1, value, role="final", trial=0)
+        write(tmp_path, "norm", seed + 1, 0.45, level=1.0, role="final", trial=0)
+    found = section(tmp_path)
+    assert target(found) == pytest.approx(0.49)
+    at = [next(step for step in range(4, STEPS + 1, 4) if value * step / STEPS >= 0.49) for value in (0.6, 0.7, 0.65, 0.9)]
+    none = reached(found, found.none, target(found))
+    assert (none.steps.estimate, none.count) == (np.median([*at, np.inf]), 4)
+    assert none.seconds.estimate == pytest.approx(none.steps.estimate / 10)
+    norm = reached(found, next(arm for arm in found.judged if arm.name == "norm"), target(found))
+    assert (norm.steps.estimate, norm.count) == (np.inf, 0)
+    assert "∞<small>0 of 5 did" in part_of(found)
+    assert target(write_arms(tmp_path / "no study", {"none": NONE})) is None
+
+
 def test_skipped_steps_are_not_clipped_and_are_told(tmp_path):
     write(tmp_path, "none", 0, 0.5, skipped=1)
     write(tmp_path, "norm", 0, 0.5)
@@ -568,5 +588,5 @@ def test_thousands_of_steps_are_thinned(tmp_path):
         norms = {"grad_norm": 1.0, "clipped_norm": 1.0, "clip_factor": 1.0}
         steps = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms} for i in range(1, 5001)]
         results.write_rows(tmp_path, "steps", found.arms[0].method.runs[0], steps)
-        figure = dict(panels.curves(section(tmp_path)))["training loss, smoothed, against step"]
+        figure = dict(panels.curves(section(tmp_path)))["training loss, smoothed, against step: faint, as it was"]
     assert len(figure.axes[0].lines[0].get_xdata()) <= panels.POINTS

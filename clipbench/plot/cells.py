@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from clipbench.plot.arms import Arm, Section
+from clipbench.plot.target import reached, target
 from clipbench.plot.verdict import amount, p_value, reference
 from clipbench.stats import Comparison, sign_flip_floor
 
@@ -27,6 +28,7 @@ def columns(section: Section) -> dict[str, str]:
         "exact p": "sign-flip test, uncorrected; it cannot go below 2/2ⁿ",
         "P(better)": "chance that a run of the method beats a run of none",
         "r": "correlation of the paired seeds",
+        **_goal(section),
         "diverged": "runs that diverged",
         "clipped": "share of steps clipped",
         "ms/step": "median over runs, evaluation left out",
@@ -44,6 +46,7 @@ def row(section: Section, arm: Arm) -> str:
         (arm.n, str(arm.n)),
         (score.estimate, mean.replace("-", "−") + (f" <small>n={score.n}</small>" if partial else "")),
         *_compared(section, comparison),
+        *_reached(section, arm),
         (arm.diverged / arm.n, f"{arm.diverged} of {arm.n}" if arm.diverged else "0"),
         (arm.clipped, "–" if math.isnan(arm.clipped) else f"{100 * arm.clipped:.3g} %"),
         (arm.ms_per_step, "–" if math.isnan(arm.ms_per_step) else f"{arm.ms_per_step:.3g}"),
@@ -53,6 +56,25 @@ def row(section: Section, arm: Arm) -> str:
     )
     head = f'<th scope="row" class="text">{chip(arm)}<span>{escape(arm.name)}<small>{escape(arm.words)}{flags}</small></span></th>'
     return f"<tr>{head}" + "".join(f'<td data-v="{sortable(value)}">{text}</td>' for value, text in cells) + "</tr>"
+
+
+def _goal(section: Section) -> dict[str, str]:
+    if (value := target(section)) is None:
+        return {}
+    note = (
+        f"median steps until validation {section.group.headline} was at {value:.4g}, none's in tuning; ∞: half of the runs never"
+    )
+    return {"to target": note}
+
+
+def _reached(section: Section, arm: Arm) -> list[tuple[float, str]]:
+    if (value := target(section)) is None:
+        return []
+    found = reached(section, arm, value)
+    at = found.steps.estimate
+    if not math.isfinite(at):
+        return [(at, f"∞<small>{found.count} of {arm.n} did</small>")]
+    return [(at, f"{at:.4g}<small>{found.seconds.estimate:.3g} s, {found.count} of {arm.n}</small>")]
 
 
 def _flag(edge: str) -> str:

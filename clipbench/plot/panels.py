@@ -54,18 +54,24 @@ def curves(section: Section) -> Iterator[Drawing]:
         "training loss, smoothed": (thinned(smooth(loss), POINTS), thinned(seconds, POINTS)),
         f"validation {headline}": tuple(val.pivot(index="step", columns="run", values=name) for name in ("value", "seconds")),
     }
+    raw = thinned(loss, POINTS)
     for name, (values, seconds) in tables.items():
-        yield f"{name}, against step", _curve(section, values, "step", name)
+        faint = raw if "loss" in name else None
+        yield f"{name}, against step" + ": faint, as it was" * (faint is not None), _curve(section, values, "step", name, faint)
         yield f"{name}, against time", _curve(section, _on_seconds(section, values, seconds), "seconds of training", name)
 
 
-def _curve(section: Section, table: Any, xlabel: str, ylabel: str) -> Figure:
+def _curve(section: Section, table: Any, xlabel: str, ylabel: str, raw: pd.DataFrame | None = None) -> Figure:
     fig, ax = panel(xlabel, ylabel)
     tables = table if isinstance(table, dict) else {arm.name: table for arm in section.judged}
     done = [tables[arm.name][[run for run in arm.method.done if run in tables[arm.name]]].to_numpy(float).ravel() for arm in section.judged]
     every = np.concatenate([*done, np.zeros(0)])
     style.log_if_wide(ax, "y", every)
     style.fit(ax, every)
+    if raw is not None:
+        for arm in reversed(banded(section)):
+            mean = raw[[run for run in arm.method.done if run in raw]].mean(axis=1)
+            ax.plot(raw.index, mean, color=arm.colour, alpha=0.3, linewidth=0.5)
     for arm in reversed(section.judged):  # the best on top
         _mean(ax, tables[arm.name], arm, arm in banded(section))
     return fig

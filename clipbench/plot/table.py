@@ -13,6 +13,7 @@ from typing import Any
 from clipbench.errors import UserError, nearest
 from clipbench.plot.arms import Arm, Section, sections
 from clipbench.plot.groups import read_groups
+from clipbench.plot.target import reached, target
 from clipbench.plot.verdict import amount, p_value, reference
 
 HEADS = ("method", "settings", "n", "{split} {headline}", "gain over {none}{unit}", "p", "diverged", "clipped", "ms/step")
@@ -69,6 +70,10 @@ def numbers(section: Section, arm: Arm) -> dict[str, Any]:
             "p_better": comparison.improvement.estimate,
             "correlation": comparison.correlation.estimate,
         }
+    if (goal := target(section)) is not None:
+        found_at = reached(section, arm, goal)
+        row |= {"target": goal, "reached": found_at.count}
+        row |= {"steps_to_target": found_at.steps.estimate, "seconds_to_target": found_at.seconds.estimate}
     unknown = {key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)} - {"clipping_level"}
     return {key: None if key in unknown else value for key, value in row.items()}
 
