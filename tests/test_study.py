@@ -95,6 +95,11 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
     assert (set(tune["seed"]), set(final["seed"]), set(default["seed"])) == ({100}, {0, 1}, {0, 1})
     assert default["trial"].isna().all()
     assert final["final_test"].notna().all()
+    assert default["final_test"].notna().all()
+    assert tune["final"].notna().all()
+    assert tune["final_test"].isna().all()
+    evals = table("evals")
+    assert set(evals[evals["run"].isin(tune["run"])]["split"]) == {"train", "val"}
 
     best = tune.loc[tune.groupby("method")["final"].idxmin()].set_index("method")  # one seed, mean squared error
     assert final.groupby("method")["trial"].agg(set).to_dict() == {method: {best.loc[method, "trial"]} for method in methods}
@@ -105,7 +110,9 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
     assert settings["optim.clip.k"].dropna().between(0.5, 2).all()
     assert settings["optim.clip.k"].nunique() == 4
 
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert re.search(r"small tune \d  mse \d+\.\d+ on validation, done", progress)
+    assert all((" on test" in line) == ("small tune" not in line) for line in progress.splitlines() if "  mse " in line)
     assert "3 methods × 4 trials × 1 seed: 12 runs" in said
     assert "own_rule:Smooth: clipping_level 0.01 to 10 (log) or inf (0.25 of the trials), k 0.5 to 2" in said
     assert list(Path("results/figures").glob("line_mini_adamw_small_comparison.png"))
