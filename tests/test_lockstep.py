@@ -66,7 +66,7 @@ def made(plans, folder):
 
 
 def test_a_tuning_run_beside_others_never_sees_test(own):
-    words = ["task=line", "steps=20", "eval_every=10", "seed=0"]
+    words = ["task=line", "steps=20", "eval_every=10", "seed=0", "optim.clipping_type=norm"]
     tags = ["tag.study=mine", "tag.method=norm"]
     (tune,) = make_plans([*words, *tags, "tag.role=tune", "tag.trial=0"], Path("."))
     (final,) = make_plans([*words, *tags, "tag.role=final", "tag.trial=0"], Path("."))

@@ -38,6 +38,20 @@ class Broken(Smooth):
     def __call__(self, grads, params, state, rng):
         raise RuntimeError("broken")
 '''
+FRAGILE = """
+from dataclasses import dataclass
+from clipbench.optim import Rule
+
+@dataclass(frozen=True)
+class Fragile(Rule):
+    '''α = 1; raises above k = 0.5'''
+    k: float = 0.0
+
+    def __call__(self, grads, params, state, rng):
+        if self.k > 0.5:
+            raise RuntimeError("broken")
+        return grads.norm * 0 + 1, state
+"""
 STUDY = """
 # two methods, a first look
 methods: [none, norm]
@@ -96,7 +110,7 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
     assert default["trial"].isna().all()
     assert final["final_test"].notna().all()
     assert default["final_test"].notna().all()
-    assert tune["final"].notna().all()
+    assert tune["final"].notna().to_list() == (tune["status"] == "done").to_list()
     assert tune["final_test"].isna().all()
     evals = table("evals")
     assert set(evals[evals["run"].isin(tune["run"])]["split"]) == {"train", "val"}
@@ -168,12 +182,46 @@ def test_more_trials_go_on_from_what_is_there_and_other_changes_are_refused(own,
     assert study("study.draws=1", "results=other", "--dry-run") == 0
 
 
-def test_nothing_is_chosen_where_a_tuning_run_failed(own, capsys):
+def test_where_a_task_fails_the_others_go_on_to_their_end(own, capsys):
+    line = (own / "task" / "line.yaml").read_text()
+    (own / "task" / "bad.yaml").write_text(line.replace("name: line", "name: bad").replace("fail_at: -1", "fail_at: 5"))
+    assert study("task=bad,line", "study.trials=2") == 1
+    runs = table("runs")
+    assert set(runs[runs["task"] == "bad"]["role"]) == {"tune"}
+    assert runs[runs["task"] == "line"].groupby("role").size().to_dict() == {"tune": 4, "final": 4, "default": 4}
+    said, error = capsys.readouterr()
+    assert "small · line (mini) · adamw · mse" in said
+    assert list(Path("results/figures").glob("line_*.png"))
+    (message,) = [line for line in error.splitlines() if line.startswith("clipbench:")]
+    assert "bad (mini) · adamw: 4 of 4 tuning runs failed (none, norm)" in message
+    assert "line (mini)" not in message
+    assert "clipbench status results" in message
+    assert study("task=bad,line", "study.trials=2", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "Tuning: 8 runs into results: 4 finished, 4 to do" in said
+    assert "4 failed that are tried again" in said
+    assert "Final runs: 16 runs into results: 8 finished, 8 to do" in said
+
+
+def test_a_trial_that_failed_has_no_place_and_its_method_goes_on(own, capsys):
+    (own / "own_rule.py").write_text(FRAGILE)
+    (own / "study" / "small.yaml").write_text(STUDY.replace("Smooth", "Fragile").replace("[0.5, 2]", "[0, 1]"))
+    assert study("optim.clipping_type=own_rule:Fragile") == 1
+    runs = table("runs")
+    tune = runs.query("role == 'tune' and method == 'own_rule:Fragile'")
+    assert set(tune["status"]) == {"done", "failed"}
+    final = runs.query("role == 'final' and method == 'own_rule:Fragile'")
+    assert set(final["trial"]) == {tune[tune["status"] == "done"].set_index("trial")["final"].idxmin()}
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"{(tune['status'] == 'failed').sum()} of 8 tuning runs failed (own_rule:Fragile)." in message
+
+
+def test_nothing_is_chosen_where_a_method_has_no_complete_trial(own, capsys):
     assert study("optim.clipping_type=own_rule:Broken", "study.trials=1") == 1
     runs = table("runs")
     assert set(runs["role"]) == {"tune"}
     assert runs.set_index("method")["status"].to_dict() == {"none": "done", "own_rule:Broken": "failed"}
-    assert "Nothing was chosen" in capsys.readouterr().err
+    assert "1 of 2 tuning runs failed (own_rule:Broken); without a complete trial of each method nothing" in capsys.readouterr().err
 
 
 def plans(*words):
