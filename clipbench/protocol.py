@@ -38,7 +38,7 @@ def make(arenas: Sequence[Arena], launcher: Sequence[str], config_dir: Path | No
     print("\nTuning: ", end="", flush=True)
     code, mistakes = _made(engine, tuning)
     chosen = choice(arenas, tuning)
-    if code == 130 or mistakes and not chosen:
+    if code == 130 or (mistakes and not chosen):
         return _end(code, mistakes)
     if chosen:
         print("\nFinal runs, on fresh seeds: ", end="", flush=True)
