@@ -96,10 +96,13 @@ def dry_run(arenas: Sequence[Arena], launcher: Sequence[str]) -> None:
     first = {arena.label: dict.fromkeys(arena.study.methods, 0) for arena in arenas}
     chosen = first | {label: methods for label, methods in choice(arenas, tuning).items() if over[label]}
     print("\nTuning: ", end="")
-    left = estimate.show(tuning, launcher)
+    known: estimate.Known = {}
+    left = estimate.show(tuning, launcher, known)
     print("\nFinal runs: ", end="")
-    left |= estimate.show([plan for arena in arenas for plan in arena.finals(chosen[arena.label])], launcher)
-    print("Nothing was started." if left else "It is made already.")
+    left += estimate.show([plan for arena in arenas for plan in arena.finals(chosen[arena.label])], launcher, known)
+    if left.known:
+        print(f"\nBoth phases: about {left}.")
+    print("Nothing was started." if left.runs else "It is made already.")
 
 
 def check_folder(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> None:

@@ -159,8 +159,12 @@ def test_interrupted_between_the_phases_it_goes_on_to_the_same_tables(own):
 
 def test_a_dry_run_states_the_cost_and_writes_nothing(own, capsys):
     before = sorted(own.rglob("*"))
-    assert study("--dry-run") == 0
-    said = capsys.readouterr().out
+    assert study("--dry-run", "steps=1000000", "eval_every=100000") == 0
+    said, progress = capsys.readouterr()
+    times = re.findall(r"[Aa]bout (\S+) (\w+)[:.]", said)
+    tuning, finals, both = (float(time) * {"s": 1, "min": 60, "h": 3600, "days": 86400}[unit] for time, unit in times)
+    assert both == pytest.approx(tuning + finals, rel=0.1)
+    assert progress.count("timing a few steps") == 1  # both phases are of one kind
     assert "2 methods × 4 trials × 1 seed: 8 runs" in said
     assert "2 winners and 2 defaults × 2 seeds that tuning never saw: 8 runs" in said
     assert "8 runs into results: 0 finished, 8 to do" in said
