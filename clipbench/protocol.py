@@ -124,7 +124,7 @@ def check_folder(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> None:
 
 def choice(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> Chosen:
     """By `selection.winners`, of these runs and no others. Without the arenas in which a method has no trial at every tuning seed."""
-    table = winners(results.read(arenas[0].plan.folder, "runs", runs=[plan.run for plan in tuning]))
+    table = winners(_rows(tuning))
     chosen = {}
     for arena in arenas:
         part = _of(table, arena)
@@ -132,6 +132,13 @@ def choice(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> Chosen:
         if set(complete["method"]) == set(arena.study.methods):
             chosen[arena.label] = dict(zip(complete["method"], complete["trial"], strict=True))
     return chosen
+
+
+def _rows(plans: Sequence[Plan]) -> pd.DataFrame:
+    """Of those that have ended."""
+    folder = plans[0].folder
+    there = results.statuses(folder, [plan.run for plan in plans])
+    return results.read(folder, "runs", runs=list(there))
 
 
 def _of(table: pd.DataFrame, arena: Arena) -> pd.DataFrame:
@@ -160,7 +167,7 @@ def _seeds(count: int) -> str:
 
 def show_outcome(arenas: Sequence[Arena], plans: Sequence[Plan]) -> None:
     """A line for each method: what was chosen, its validation value in tuning, and test values of it and of the defaults."""
-    rows = results.read(arenas[0].plan.folder, "runs", runs=[plan.run for plan in plans])
+    rows = _rows(plans)
     best = winners(rows)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
     for arena in arenas:
