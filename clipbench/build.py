@@ -85,6 +85,7 @@ def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.devi
         schedule=Schedule(settings.schedule, settings.warmup, settings.steps),
         max_loss=settings.max_loss,
         restarter=Restarter(**settings.restart) if settings.restart["first"] else None,
+        splits=task.splits[:1] if settings.tag["role"] == "tune" else None,  # what is chosen must not have seen test
     )
 
 

@@ -192,7 +192,7 @@ def sweep(argv: list[str]) -> int:
     if options.dry_run:
         from clipbench import estimate
 
-        if estimate.show(plans, launcher):
+        if estimate.show(plans, launcher).runs:
             print("Nothing was started.")
         return DONE
     if launcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 import traceback
 from collections import deque
@@ -192,7 +193,7 @@ def record_failure(plan: Plan, error: str) -> dict[str, Any]:
     """A run whose process was lost: what its checkpoint holds of it, and how it was lost."""
     rows = plan.work.rows()
     steps = list(rows)
-    end = End("failed", len(steps), steps[-1].seconds if steps else 0.0, sum(row.clip_factor == 0 for row in steps), error)
+    end = End("failed", len(steps), steps[-1].seconds if steps else 0.0, sum(not math.isfinite(row.grad_norm) for row in steps), error)
     facts = {"started": _started(plan), "lockstep": 1, **asdict(end)}
     return record(plan, rows, facts, find_device(plan.settings.device))
 

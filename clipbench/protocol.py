@@ -24,7 +24,10 @@ Chosen = dict[str, dict[str, int]]  # arena: method: trial
 
 
 def make(arenas: Sequence[Arena], launcher: Sequence[str], config_dir: Path | None) -> int:
-    """All phases, as far as they are not made yet, and the exit code. Nothing is chosen before every tuning run has ended."""
+    """All phases, as far as they are not made yet, and the exit code. Nothing is chosen before every tuning run has ended.
+
+    An arena in which a method has no complete trial gets no final runs; the others go on. What is lacking is one message at the end.
+    """
     folder = arenas[0].plan.folder
     tuning = [plan for arena in arenas for plan in arena.tuning()]
     check_folder(arenas, tuning)
@@ -33,19 +36,53 @@ def make(arenas: Sequence[Arena], launcher: Sequence[str], config_dir: Path | No
         (lambda plans: launch(plans, launcher, config_dir, table=False)) if launcher else (lambda plans: make_runs(plans, table=False))
     )
     print("\nTuning: ", end="", flush=True)
-    if code := engine(tuning):
-        if code == 1:
-            print("clipbench: Nothing was chosen: each method needs all its trials. The same command tries again.", file=sys.stderr)
-        return code
+    code, mistakes = _made(engine, tuning)
     chosen = choice(arenas, tuning)
-    print("\nFinal runs, on fresh seeds: ", end="", flush=True)
-    finals = [plan for arena in arenas for plan in arena.finals(chosen[arena.label])]
-    code = engine(finals)
-    if code != 130:
-        show_outcome(arenas, [*tuning, *finals])
-        for path in draw(folder, folder / "figures"):
-            print(path)
-    return code
+    if code == 130 or (mistakes and not chosen):
+        return _end(code, mistakes)
+    if chosen:
+        print("\nFinal runs, on fresh seeds: ", end="", flush=True)
+        ready = [arena for arena in arenas if arena.label in chosen]
+        finals = [plan for arena in ready for plan in arena.finals(chosen[arena.label])]
+        final_code, more = _made(engine, finals)
+        if final_code == 130:
+            return 130
+        code, mistakes = code or final_code, mistakes + [each for each in more if each not in mistakes]
+        if results.statuses(folder, [plan.run for plan in finals]):
+            show_outcome(ready, [*tuning, *finals])
+            for path in draw(folder, folder / "figures"):
+                print(path)
+    return _end(code, mistakes + shortfall(arenas, chosen))
+
+
+def _made(engine: Callable[[list[Plan]], int], plans: list[Plan]) -> tuple[int, list[str]]:
+    """The engine's exit code and, where it stopped at a mistake of the user's, which."""
+    try:
+        return engine(plans), []
+    except UserError as error:
+        return 2, [str(error)]
+
+
+def _end(code: int, lacking: Sequence[str]) -> int:
+    """Say what is lacking, in one message."""
+    if lacking:
+        print(f"clipbench: {' '.join(lacking)}", file=sys.stderr)
+    return code or int(bool(lacking))
+
+
+def shortfall(arenas: Sequence[Arena], chosen: Chosen) -> list[str]:
+    """A sentence for each arena that lacks runs, and what to do; none where every run is there."""
+    lines, folder = [], arenas[0].plan.folder
+    for arena in arenas:
+        phases = {"tuning": arena.tuning(), "final": arena.finals(chosen[arena.label]) if arena.label in chosen else []}
+        status = results.statuses(folder, [plan.run for plans in phases.values() for plan in plans])
+        left = {name: [plan for plan in plans if status.get(plan.run, "failed") == "failed"] for name, plans in phases.items()}
+        counts = [f"{len(each)} of {len(phases[name])} {name} runs failed" for name, each in left.items() if each]
+        methods = ", ".join(dict.fromkeys(str(plan.settings.tag["method"]) for each in left.values() for plan in each))
+        then = "" if arena.label in chosen else "; without a complete trial of each method nothing was chosen"
+        lines += [f"{arena.label}: {' and '.join(counts)} ({methods}){then}."] if counts else []
+    advice = f"Why: clipbench status {folder}. Mend it and give the same command again: it makes only what is missing."
+    return [*lines, advice] if lines else []
 
 
 def dry_run(arenas: Sequence[Arena], launcher: Sequence[str]) -> None:
@@ -55,13 +92,17 @@ def dry_run(arenas: Sequence[Arena], launcher: Sequence[str]) -> None:
     show_cost(arenas)
     folder = arenas[0].plan.folder
     status = results.statuses(folder, [plan.run for plan in tuning])
-    over = all(status.get(plan.run, "failed") != "failed" for plan in tuning)
-    chosen = choice(arenas, tuning) if over else {arena.label: dict.fromkeys(arena.study.methods, 0) for arena in arenas}
+    over = {arena.label: all(status.get(plan.run, "failed") != "failed" for plan in arena.tuning()) for arena in arenas}
+    first = {arena.label: dict.fromkeys(arena.study.methods, 0) for arena in arenas}
+    chosen = first | {label: methods for label, methods in choice(arenas, tuning).items() if over[label]}
     print("\nTuning: ", end="")
-    left = estimate.show(tuning, launcher)
+    known: estimate.Known = {}
+    left = estimate.show(tuning, launcher, known)
     print("\nFinal runs: ", end="")
-    left |= estimate.show([plan for arena in arenas for plan in arena.finals(chosen[arena.label])], launcher)
-    print("Nothing was started." if left else "It is made already.")
+    left += estimate.show([plan for arena in arenas for plan in arena.finals(chosen[arena.label])], launcher, known)
+    if left.known:
+        print(f"\nBoth phases: about {left}.")
+    print("Nothing was started." if left.runs else "It is made already.")
 
 
 def check_folder(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> None:
@@ -82,9 +123,22 @@ def check_folder(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> None:
 
 
 def choice(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> Chosen:
-    """By `selection.winners`, of these runs and no others."""
-    table = winners(results.read(arenas[0].plan.folder, "runs", runs=[plan.run for plan in tuning]))
-    return {arena.label: dict(zip(part["method"], part["trial"], strict=True)) for arena in arenas for part in [_of(table, arena)]}
+    """By `selection.winners`, of these runs and no others. Without the arenas in which a method has no trial at every tuning seed."""
+    table = winners(_rows(tuning))
+    chosen = {}
+    for arena in arenas:
+        part = _of(table, arena)
+        complete = part[part["seeds"] == len(arena.study.tuning_seeds)]
+        if set(complete["method"]) == set(arena.study.methods):
+            chosen[arena.label] = dict(zip(complete["method"], complete["trial"], strict=True))
+    return chosen
+
+
+def _rows(plans: Sequence[Plan]) -> pd.DataFrame:
+    """Of those that have ended."""
+    folder = plans[0].folder
+    there = results.statuses(folder, [plan.run for plan in plans])
+    return results.read(folder, "runs", runs=list(there))
 
 
 def _of(table: pd.DataFrame, arena: Arena) -> pd.DataFrame:
@@ -113,7 +167,7 @@ def _seeds(count: int) -> str:
 
 def show_outcome(arenas: Sequence[Arena], plans: Sequence[Plan]) -> None:
     """A line for each method: what was chosen, its validation value in tuning, and test values of it and of the defaults."""
-    rows = results.read(arenas[0].plan.folder, "runs", runs=[plan.run for plan in plans])
+    rows = _rows(plans)
     best = winners(rows)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
     for arena in arenas:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,7 +22,7 @@ from clipbench.status import ending
 from clipbench.train import EvalRow, Row, StepRow
 
 Watch = Callable[[Sequence[Row]], None]
-CLIPPED_BELOW = 1 - 1e-6  # a clip_factor below this is a clipped step
+CLIPPED_BELOW = 1 - 1e-6  # a clip_factor below this is a clipped step, unless the step was skipped
 
 
 def finished_row(plan: Plan) -> dict[str, Any] | None:
@@ -67,22 +69,23 @@ def counting(label: str) -> Iterator[Callable[[str, int, int], None]]:
 
 
 class _State:
-    """The latest values, and the share of steps clipped so far."""
+    """The latest values, and the share of steps clipped so far, those skipped left out."""
 
     def __init__(self) -> None:
-        self.step, self.loss, self.norm, self.clipped = 0, float("nan"), float("nan"), 0
+        self.step, self.loss, self.norm, self.clipped, self.made = 0, float("nan"), float("nan"), 0, 0
         self.val = ""
 
     def take(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if isinstance(row, StepRow):
                 self.step, self.loss, self.norm = row.step, row.loss, row.grad_norm
-                self.clipped += row.clip_factor < CLIPPED_BELOW
+                self.made += math.isfinite(row.grad_norm)
+                self.clipped += math.isfinite(row.grad_norm) and row.clip_factor < CLIPPED_BELOW
         vals = [f"{row.metric} {row.value:.3f}" for row in rows if isinstance(row, EvalRow) and row.split == "val" and row.metric != "loss"]
         self.val = "val " + " ".join(vals) if vals else self.val
 
     def __str__(self) -> str:
-        share = self.clipped / max(1, self.step)
+        share = self.clipped / max(1, self.made)
         return f"loss {self.loss:.4g}  norm {self.norm:.3g}  clipped {share:.0%}  {self.val}".rstrip()
 
 
@@ -93,24 +96,30 @@ def _print_lines(state: _State, rows: Sequence[Row], plan: Plan) -> None:
 
 
 def outcome(row: dict[str, Any]) -> str:
-    """ "mcc 0.71 on test, done after 1500 steps, 28 s of training"; of a failed run, the end of its traceback."""
+    """ "mcc 0.71 on test, done after 1500 steps, 28 s of training", on validation in tuning; of a failed run, the end of its traceback."""
     if row["status"] == "failed":
         return f"failed: {ending(row['error'], 1)}"
-    value = "no value" if pd.isna(row.get("final_test")) else f"{row['final_test']:.3f}"
-    return f"{row['headline']} {value} on test, {row['status']} after {row['steps']} steps, {row['seconds']:.0f} s of training"
+    column, split = ("final", "validation") if tunes(row) else ("final_test", "test")
+    value = "no value" if pd.isna(row.get(column)) else f"{row[column]:.3f}"
+    return f"{row['headline']} {value} on {split}, {row['status']} after {row['steps']} steps, {row['seconds']:.0f} s of training"
+
+
+def tunes(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `runs` is a tuning trial: nothing of it on test is shown, even where an earlier version has evaluated it."""
+    return bool(row.get("role") == "tune")
 
 
 def result(plan: Plan, row: dict[str, Any]) -> None:
     """The table at the end of `clipbench run`."""
-    steps = results.read(plan.folder, "steps", ["clip_factor", "loss", "step"], [plan.run])
+    steps = results.read(plan.folder, "steps", ["grad_norm", "clip_factor", "loss", "step"], [plan.run])
     evals = results.read(plan.folder, "evals", ["step", "split", "metric", "value"], [plan.run])
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row(row["headline"], _headline(row, evals))
-    if row["baseline"]:
+    if row["baseline"] and not tunes(row):
         table.add_row("baseline", f"{row['baseline_test']:.3f} ({row['baseline']})")
-    others = [split for split in evals["split"].unique() if split not in ("train", "val")]
+    others = [] if tunes(row) else [split for split in evals["split"].unique() if split not in ("train", "val")]
     final = evals[evals["step"] == evals["step"].max()] if len(evals) else evals
     for split in others:
         pairs = final[(final["split"] == split) & ~((final["metric"] == row["headline"]) & (split == "test"))]
@@ -119,7 +128,9 @@ def result(plan: Plan, row: dict[str, Any]) -> None:
         )
     if row["status"] == "diverged":
         table.add_row("diverged", f"at step {len(steps)}: the loss was {steps['loss'].iloc[-1]:g} (max_loss={plan.settings.max_loss:g})")
-    table.add_row("clipped", f"{(steps['clip_factor'] < CLIPPED_BELOW).mean():.0%} of {len(steps)} steps; {row['skipped']} skipped")
+    made = steps["clip_factor"][np.isfinite(steps["grad_norm"])]
+    share = f"{(made < CLIPPED_BELOW).mean():.0%}" if len(made) else "none"
+    table.add_row("clipped", f"{share} of {len(made)} steps; {row['skipped']} more skipped")
     table.add_row("time", f"{row['seconds']:.1f} s of training on {row['device']}, {row['threads']} threads; evaluation left out")
     table.add_row("data", row["data"] + _full_scale(plan))
     table.add_row("rows", f"{plan.folder}/{{steps,evals,runs}}/{plan.run}.parquet")
@@ -129,10 +140,12 @@ def result(plan: Plan, row: dict[str, Any]) -> None:
 
 def _headline(row: dict[str, Any], evals: pd.DataFrame) -> str:
     val = evals[(evals["split"] == "val") & (evals["metric"] == row["headline"])]
-    if pd.isna(row["final_test"]):
-        return f"no test value: {row['status']}"
+    column, split = ("final", "validation") if tunes(row) else ("final_test", "test")
+    if pd.isna(row[column]):
+        return f"no {split} value: {row['status']}"
     at = val["step"][val["value"] == row["best"]].iloc[0]
-    return f"{row['final_test']:.3f} on test; {row['final']:.3f} on validation (best {row['best']:.3f} at step {at})"
+    test = "" if tunes(row) else f"{row['final_test']:.3f} on test; "
+    return f"{test}{row['final']:.3f} on validation (best {row['best']:.3f} at step {at})"
 
 
 def _full_scale(plan: Plan) -> str:
@@ -152,7 +165,7 @@ def summary(folder: Path, runs: Sequence[str]) -> None:
     for key, part in rows.groupby(shared, dropna=False, sort=False):
         group = dict(zip(shared, key, strict=True))
         fields = " ".join(f"{name}={group[name]:g}" for name in ("clipping_level", "p_autoclip", "beta") if pd.notna(group[name]))
-        value = part["final_test"].dropna()
+        value = part["final_test"][part["role"] != "tune"].dropna()
         text = f"{group['headline']} {value.mean():.3f} ({value.min():.3f} to {value.max():.3f})" if len(value) else "none"
         diverged = int((part["status"] == "diverged").sum())
         lr = "default" if pd.isna(group["lr"]) else f"{group['lr']:g}"

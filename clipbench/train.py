@@ -205,9 +205,12 @@ class Learner:
         schedule: Callable[[int], float],
         max_loss: float,
         restarter: Restarter | None = None,
+        splits: Sequence[str] | None = None,
     ) -> None:
+        """`splits`: what it is evaluated on after its last step, of the task's; all of them by default."""
         self.task, self.model, self.optimizer, self.device = task, model, optimizer, device
         self.schedule, self.max_loss, self.restarter = schedule, max_loss, restarter
+        self.splits = tuple(task.splits if splits is None else splits)
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         self.random = RandomState(generator(seed, "dropout").initial_seed(), device)
@@ -357,8 +360,8 @@ def train(
     """Train to `steps` and yield once per step: the rows that have become readable, mostly none. A learner's last item is an End.
 
     Where `read(step)` is true, none is left unread: the moment for a checkpoint. `batches` start at the step of the learner that is
-    furthest behind; others join when their step comes. Validation every `eval_every` steps and at the end, every other split once,
-    at the end. Nothing in a step waits for the device, and clocks stand still during evaluation and while somebody else has the turn.
+    furthest behind; others join when their step comes. Validation every `eval_every` steps and at the end, a learner's other `splits`
+    once, at the end. Nothing in a step waits for the device, and clocks stand still during evaluation and while somebody else has the turn.
     """
     turns = Turns(learners)
     step, read_at = min(learner.step for learner in learners), time.perf_counter()
@@ -374,15 +377,17 @@ def train(
         if evaluate:
             turns.each(Learner.train_metrics, present)
             for split in learners[0].task.splits if step == steps else learners[0].task.splits[:1]:
-                _evaluate(turns, present, split)
+                _evaluate(turns, [learner for learner in present if split in learner.splits], split)
         yield turns.taken()
     turns.each(lambda learner: [End("done", learner.step, learner.seconds, learner.skipped)], list(turns.active))
     yield turns.taken()
 
 
 def _evaluate(turns: Turns, learners: Sequence[Learner], split: str) -> None:
-    """One pass over the split for all of them."""
+    """One pass over the split for all of them; none where none is left."""
     evaluations = {learner: Evaluation(learner) for learner in learners if learner in turns.active}
+    if not evaluations:
+        return
     with ExitStack() as stack:
         turns.each(lambda learner: stack.enter_context(evaluation_weights(learner.optimizer)), learners)
         for batch in learners[0].task.eval_batches(split):

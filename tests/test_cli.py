@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,6 +87,14 @@ def test_a_run_that_diverges_is_a_result(own, capsys):
     row = table("runs").iloc[0]
     assert (row["status"], row["steps"]) == ("diverged", 7)
     assert "diverged" in capsys.readouterr().out
+
+
+def test_a_step_that_was_skipped_is_not_clipped(own, capsys):
+    assert clipbench("run", "optim.clipping_type=none", "task.explode_at=7", "max_loss=inf") == 0
+    assert (table("steps").query("step == 7")["clip_factor"] == 0).all()
+    said = capsys.readouterr()
+    assert "0% of 19 steps; 1 more skipped" in said.out
+    assert re.findall(r"clipped (\d+%)", said.err) == ["0%", "0%"]
 
 
 def test_a_run_that_fails_is_recorded_with_its_traceback_and_tried_again(own, capsys):

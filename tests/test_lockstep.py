@@ -65,6 +65,19 @@ def made(plans, folder):
     return {plan.run: rows(folder, plan.run) for plan in plans}
 
 
+def test_a_tuning_run_beside_others_never_sees_test(own):
+    words = ["task=line", "steps=20", "eval_every=10", "seed=0", "optim.clipping_type=norm"]
+    tags = ["tag.study=mine", "tag.method=norm"]
+    (tune,) = make_plans([*words, *tags, "tag.role=tune", "tag.trial=0"], Path("."))
+    (final,) = make_plans([*words, *tags, "tag.role=final", "tag.trial=0"], Path("."))
+    found = made([tune, final], own / "beside")
+    splits = [found[plan.run]["evals"].query("step == 20")["split"].to_list() for plan in (tune, final)]
+    assert [set(each) for each in splits] == [{"train", "val"}, {"train", "val", "test"}]
+    assert found[tune.run]["runs"]["final_test"].isna().all()
+    assert found[final.run]["runs"]["final_test"].notna().all()
+    assert found[tune.run]["runs"]["final"][0] == found[final.run]["runs"]["final"][0]
+
+
 def rows(folder, run):
     return {table: results.read(folder, table, runs=[run]) for table in ("steps", "evals", "runs")}
 

@@ -225,17 +225,52 @@ def test_tuning_and_final_runs_are_never_mixed(tmp_path):
     np.testing.assert_allclose(steps[0], [0.89, 0.94, 0.94, 0.94, 0.94])
 
 
-def test_where_runs_diverge_is_shaded(tmp_path):
-    for lr, statuses in {0.1: ("done", "done"), 1.0: ("done", "diverged"), 10.0: ("diverged", "diverged")}.items():
-        for seed, status in enumerate(statuses):
-            for name in ("none", "norm"):
-                write(tmp_path, name, seed, 0.5 + 0.01 * seed, status, lr=lr)
+def test_where_runs_diverge_is_shaded_and_counted_for_each_method(tmp_path):
+    """Clipping widens the stable range: pooled over both methods only lr=10 would look unstable."""
+    for lr, (none, norm) in {0.1: (0, 0), 1.0: (2, 0), 10.0: (3, 1)}.items():
+        for name, lost in {"none": none, "norm": norm}.items():
+            for seed in range(3):
+                write(tmp_path, name, seed, 0.5 + 0.01 * seed, "diverged" if seed < lost else "done", lr=lr)
     (name, figure), *_ = sensitivity(section(tmp_path))
     assert name.startswith("learning rate")
-    shaded = sorted(patch.get_x() for patch in figure.axes[0].patches)
-    assert len(shaded) == 2
-    assert 0.1 < shaded[0] < 1 < shaded[1] < 10
-    assert {line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "X"} == {1.0, 10.0}
+    (ax,) = figure.axes
+    places = ax.transData + ax.transAxes.inverted()
+    counts = {text.get_text(): text.get_position() for text in ax.texts if "/" in text.get_text()}
+    assert set(counts) == {"2/3", "3/3", "1/3"}
+    for text, lr in {"2/3": 1.0, "3/3": 10.0, "1/3": 10.0}.items():
+        x, y = counts[text]
+        shades = [patch for patch in ax.patches if patch.get_alpha() and patch.get_bbox().contains(x, y)]
+        assert len(shades) == 1
+        assert [shades[0].get_bbox().x0 < places.transform((at, 0.5))[0] < shades[0].get_bbox().x1 for at in (0.1, 1.0, 10.0)] == [
+            at == lr for at in (0.1, 1.0, 10.0)
+        ]
+    assert counts["2/3"][1] == counts["3/3"][1] != counts["1/3"][1]
+    figure.canvas.draw()
+    assert all(text.get_window_extent().y1 <= figure.bbox.y1 for text in ax.texts)
+
+
+def test_a_lucky_survivor_is_not_the_best_other_setting(tmp_path):
+    for lr in (0.1, 1.0):
+        for seed in range(5):
+            write(tmp_path, "none", seed, 0.4, lr=lr)
+            write(tmp_path, "norm", seed, 0.51, level=1.0, lr=lr)
+            write(tmp_path, "norm", seed, 0.91, "done" if seed == 2 else "diverged", level=9.0, lr=lr)
+            write(tmp_path, "norm", seed, 0.81, level=3.0, lr=lr) if seed < 4 else None  # lacks a seed
+    drawn = dict(sensitivity(section(tmp_path)))
+    rates = next(figure for name, figure in drawn.items() if name.startswith("learning rate"))
+    lines = [line.get_ydata() for line in rates.axes[0].lines if list(line.get_xdata()) == [0.1, 1.0]]
+    assert sorted(float(y[0]) for y in lines) == pytest.approx([0.39, 0.5])
+
+
+def test_the_level_panel_shows_the_best_trial_of_none_by_its_mean_over_seeds(tmp_path):
+    for trial, (values, lr) in enumerate({(0.91, 0.11): 0.1, (0.61, 0.63): 0.2, (0.99, None): 0.3}.items()):
+        for seed, value in zip((100, 101), values, strict=True):
+            write(tmp_path, "none", seed, value, "diverged" if value is None else "done", lr=lr, role="tune", trial=trial)
+            write(tmp_path, "norm", seed, 0.5, level=1.0 + trial, lr=lr, role="tune", trial=trial)
+    write_arms(tmp_path, {"none": NONE, "norm": BETTER}, role="final", trial=1, lr=0.2)
+    figure = dict(sensitivity(section(tmp_path)))["norm: clipping level"]
+    (reference,) = [line.get_ydata()[0] for line in figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
+    assert reference == pytest.approx(0.61)  # 0.62 on test, 0.01 less on validation
 
 
 def test_a_wide_local_line_is_the_least_squares_line():

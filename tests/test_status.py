@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from clipbench import results
 from clipbench.cli import main
@@ -28,6 +29,20 @@ TRACEBACK = """Traceback (most recent call last):
 RuntimeError: the disk is on fire
 """
 WORDS = ["task=line", "steps=20", "eval_every=10"]
+SLOW = """
+import time
+from own_line import Line
+
+class Slow(Line):
+    def train_batches(self, rng):
+        for batch in super().train_batches(rng):
+            time.sleep(0.02)
+            yield batch
+
+    def eval_batches(self, split):
+        time.sleep(0.2)
+        yield from super().eval_batches(split)
+"""
 
 
 def make(*words, stopped=lambda: False):
@@ -278,10 +293,22 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(folder, capsys):
     assert tree(".") == before
 
 
-def test_a_dry_run_into_a_folder_that_is_not_there(folder, capsys):
-    shown = dry(capsys, "results=other")
-    assert "no estimate: no finished run of line (mini) · adamw · batch_size=32 on cpu" in shown
-    assert "About" not in shown
+UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
+
+
+def test_a_dry_run_into_a_folder_that_is_not_there_times_some_steps(folder, capsys):
+    """A batch takes 20 ms and a validation 200: 100 000 steps with 10 000 validations are then at least 4000 s."""
+    Path("own_slow.py").write_text(SLOW)
+    Path("task/slow.yaml").write_text(Path("task/line.yaml").read_text().replace("own_line.Line", "own_slow.Slow").replace("line", "slow"))
+    threads = torch.get_num_threads()
+    shown = dry(capsys, "task=slow", "results=other", "steps=100000", "eval_every=10", "optim.clipping_type=norm", "seed=0")
+    assert torch.get_num_threads() == threads
+    step, validation, steps = re.search(r"(\S+) s a step and (\S+) s a validation, timed over (\d+) steps just now", shown).groups()
+    assert float(step) >= 0.02
+    assert float(validation) >= 0.2
+    assert 1 < int(steps) <= 20
+    told, unit = re.search(r"About (\S+) (\w+): steps and", shown).groups()
+    assert float(told) * UNITS[unit] == pytest.approx(1e5 * float(step) + 1e4 * float(validation), rel=0.05)
     assert not Path("other").exists()
 
 
@@ -297,9 +324,12 @@ def test_the_estimate_is_the_median_of_runs_of_its_kind(folder, capsys):
     assert "About 4 min: " in shown
     assert "About 2 min: " in dry(capsys, *words, "sweep.workers_per_device=2")
     shown = dry(capsys, *words, "sweep.workers_per_device=1", "optim=adamw,sgd")
-    assert "no estimate: no finished run of line (mini) · sgd" in shown
+    assert re.search(r"line \(mini\) · sgd .* s a step and .* timed over 20 steps just now", shown)
+    assert "About 4 min: " in shown  # the others are done within a second
+    assert "timed over" in dry(capsys, *words, "batch_size=8")
+    shown = dry(capsys, *words, "sweep.workers_per_device=1", "optim=adamw,sgd", "task.fail_at=3")
+    assert "no estimate: RuntimeError: the disk is on fire" in shown
     assert "About 4 min for 4 of the 8 runs: " in shown
-    assert "no estimate" in dry(capsys, *words, "batch_size=8")
 
 
 def test_a_dry_run_with_a_launcher_speaks_of_jobs(folder, capsys):

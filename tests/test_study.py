@@ -38,6 +38,20 @@ class Broken(Smooth):
     def __call__(self, grads, params, state, rng):
         raise RuntimeError("broken")
 '''
+FRAGILE = """
+from dataclasses import dataclass
+from clipbench.optim import Rule
+
+@dataclass(frozen=True)
+class Fragile(Rule):
+    '''α = 1; raises above k = 0.5'''
+    k: float = 0.0
+
+    def __call__(self, grads, params, state, rng):
+        if self.k > 0.5:
+            raise RuntimeError("broken")
+        return grads.norm * 0 + 1, state
+"""
 STUDY = """
 # two methods, a first look
 methods: [none, norm]
@@ -95,6 +109,11 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
     assert (set(tune["seed"]), set(final["seed"]), set(default["seed"])) == ({100}, {0, 1}, {0, 1})
     assert default["trial"].isna().all()
     assert final["final_test"].notna().all()
+    assert default["final_test"].notna().all()
+    assert tune["final"].notna().to_list() == (tune["status"] == "done").to_list()
+    assert tune["final_test"].isna().all()
+    evals = table("evals")
+    assert set(evals[evals["run"].isin(tune["run"])]["split"]) == {"train", "val"}
 
     best = tune.loc[tune.groupby("method")["final"].idxmin()].set_index("method")  # one seed, mean squared error
     assert final.groupby("method")["trial"].agg(set).to_dict() == {method: {best.loc[method, "trial"]} for method in methods}
@@ -105,7 +124,9 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
     assert settings["optim.clip.k"].dropna().between(0.5, 2).all()
     assert settings["optim.clip.k"].nunique() == 4
 
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert re.search(r"small tune \d  mse \d+\.\d+ on validation, done", progress)
+    assert all((" on test" in line) == ("small tune" not in line) for line in progress.splitlines() if "  mse " in line)
     assert "3 methods × 4 trials × 1 seed: 12 runs" in said
     assert "own_rule:Smooth: clipping_level 0.01 to 10 (log) or inf (0.25 of the trials), k 0.5 to 2" in said
     assert list(Path("results/figures").glob("line_mini_adamw_small_comparison.png"))
@@ -138,8 +159,12 @@ def test_interrupted_between_the_phases_it_goes_on_to_the_same_tables(own):
 
 def test_a_dry_run_states_the_cost_and_writes_nothing(own, capsys):
     before = sorted(own.rglob("*"))
-    assert study("--dry-run") == 0
-    said = capsys.readouterr().out
+    assert study("--dry-run", "steps=1000000", "eval_every=100000") == 0
+    said, progress = capsys.readouterr()
+    times = re.findall(r"[Aa]bout (\S+) (\w+)[:.]", said)
+    tuning, finals, both = (float(time) * {"s": 1, "min": 60, "h": 3600, "days": 86400}[unit] for time, unit in times)
+    assert both == pytest.approx(tuning + finals, rel=0.1)
+    assert progress.count("timing a few steps") == 1  # both phases are of one kind
     assert "2 methods × 4 trials × 1 seed: 8 runs" in said
     assert "2 winners and 2 defaults × 2 seeds that tuning never saw: 8 runs" in said
     assert "8 runs into results: 0 finished, 8 to do" in said
@@ -161,12 +186,50 @@ def test_more_trials_go_on_from_what_is_there_and_other_changes_are_refused(own,
     assert study("study.draws=1", "results=other", "--dry-run") == 0
 
 
-def test_nothing_is_chosen_where_a_tuning_run_failed(own, capsys):
+@pytest.mark.parametrize(("odd", "code"), [("fail_at: 5", 1), ("fail_at: -1\nnonsense: 1", 2)])
+def test_where_a_task_fails_the_others_go_on_to_their_end(own, capsys, odd, code):
+    line = (own / "task" / "line.yaml").read_text()
+    (own / "task" / "bad.yaml").write_text(line.replace("name: line", "name: bad").replace("fail_at: -1", odd))
+    assert study("task=bad,line", "study.trials=2") == code
+    runs = table("runs")
+    assert set(runs[runs["task"] == "bad"]["role"]) <= {"tune"}
+    assert runs[runs["task"] == "line"].groupby("role").size().to_dict() == {"tune": 4, "final": 4, "default": 4}
+    said, error = capsys.readouterr()
+    assert "small · line (mini) · adamw · mse" in said
+    assert list(Path("results/figures").glob("line_*.png"))
+    (message,) = [line for line in error.splitlines() if line.startswith("clipbench:")]
+    assert "bad (mini) · adamw: 4 of 4 tuning runs failed (none, norm)" in message
+    assert "line (mini)" not in message
+    assert ("Task 'bad': " in message and "nonsense" in message) == (code == 2)
+    assert "Skipped" not in error
+    assert "clipbench status results" in message
+    assert study("task=bad,line", "study.trials=2", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "Tuning: 8 runs into results: 4 finished, 4 to do" in said
+    assert "4 failed that are tried again" in said or code == 2
+    assert "no estimate: " in said
+    assert "Final runs: 16 runs into results: 8 finished, 8 to do" in said
+
+
+def test_a_trial_that_failed_has_no_place_and_its_method_goes_on(own, capsys):
+    (own / "own_rule.py").write_text(FRAGILE)
+    (own / "study" / "small.yaml").write_text(STUDY.replace("Smooth", "Fragile").replace("[0.5, 2]", "[0, 1]"))
+    assert study("optim.clipping_type=own_rule:Fragile") == 1
+    runs = table("runs")
+    tune = runs.query("role == 'tune' and method == 'own_rule:Fragile'")
+    assert set(tune["status"]) == {"done", "failed"}
+    final = runs.query("role == 'final' and method == 'own_rule:Fragile'")
+    assert set(final["trial"]) == {tune[tune["status"] == "done"].set_index("trial")["final"].idxmin()}
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"{(tune['status'] == 'failed').sum()} of 8 tuning runs failed (own_rule:Fragile)." in message
+
+
+def test_nothing_is_chosen_where_a_method_has_no_complete_trial(own, capsys):
     assert study("optim.clipping_type=own_rule:Broken", "study.trials=1") == 1
     runs = table("runs")
     assert set(runs["role"]) == {"tune"}
     assert runs.set_index("method")["status"].to_dict() == {"none": "done", "own_rule:Broken": "failed"}
-    assert "Nothing was chosen" in capsys.readouterr().err
+    assert "1 of 2 tuning runs failed (own_rule:Broken); without a complete trial of each method nothing" in capsys.readouterr().err
 
 
 def plans(*words):

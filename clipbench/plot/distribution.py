@@ -18,7 +18,8 @@ POINTS = 500  # of a density or a tail, however many steps there are
 def distribution(group: Group) -> Figure:
     """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height. b: P(‖g‖ ≥ x). All steps of all seeds, of diverged runs too.
 
-    A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in every share, and are named.
+    A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in
+    every share but that of steps clipped, where a step that was skipped has no part, and are named.
     """
     methods = group.shown
     height = max(2.3, 0.75 + len(methods) * (0.36 if len(methods) <= 12 else 0.25))
@@ -78,7 +79,8 @@ def _tail(ax: Axes, norms: np.ndarray, method: Method) -> None:
 def _words(norms: np.ndarray, clip_factor: pd.Series) -> str:
     if not len(norms):
         return "no steps"
-    words = [f"{100 * (clip_factor < CLIPPED).mean():.1f} % clipped"]
+    made = clip_factor[np.isfinite(norms)]
+    words = [f"{100 * (made < CLIPPED).mean():.1f} % clipped"] if len(made) else []
     for name, odd in {"zero": norms == 0, "not finite": ~np.isfinite(norms)}.items():
         if odd.any():
             words.append(f"{odd.sum()} {name}")

@@ -116,7 +116,7 @@ def clipping(section: Section) -> Iterator[Drawing]:
     for arm in reversed(arms):
         steps = section.group.steps_of(arm.method)
         values, bins = steps["clip_factor"].to_numpy(float), np.maximum(steps["step"].to_numpy() - 1, 0) // width
-        there = np.isfinite(values)
+        there = np.isfinite(values) & np.isfinite(steps["grad_norm"].to_numpy(float))  # a step that was skipped was not clipped
         if not there.any():
             continue
         at, (low, middle, high) = style.binned(bins[there], values[there], (0.1, 0.5, 0.9))
@@ -127,7 +127,8 @@ def clipping(section: Section) -> Iterator[Drawing]:
         factors.plot(x, middle, **look)
         clipped = np.bincount(bins[there], values[there] < CLIPPED)[at] / np.bincount(bins[there])[at]
         shares.plot(x, 100 * clipped, **look)
-    lowest = section.group.steps_of(*[arm.method for arm in arms])["clip_factor"]
+    steps = section.group.steps_of(*[arm.method for arm in arms])
+    lowest = steps["clip_factor"][np.isfinite(steps["grad_norm"])]
     style.log_if_wide(factors, "y", lowest[lowest > 0].quantile([0.05, 1]))
     shares.set_ylim(-3, 103)
     yield "clip factor: median and the middle 80 % of steps and seeds", factor

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from clipbench.plot import style
 from clipbench.plot.arms import NO_EDGE, Arm, Section
 from clipbench.plot.groups import mean_interval
-from clipbench.plot.panels import Drawing, banded, panel
+from clipbench.plot.panels import MARGINS, SIZE, Drawing, banded, panel
 
 GRID = 8  # values of a setting that are places of their own; more are put into bins of trials
 NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "p_autoclip"}
-RED = "#B3261E"
+ROW, GAP = 0.085, 0.05  # inches: of an arm on top of the panel, and below the rows
+OWN = 12  # values of a setting that have a cell of their own in such a row
 
 
 def sensitivity(section: Section) -> Iterator[Drawing]:
@@ -31,7 +34,8 @@ def sensitivity(section: Section) -> Iterator[Drawing]:
         fig, ax = _panel(section, runs, "lr")
         for arm in reversed(section.judged):
             _line(ax, section, runs[runs["name"] == arm.name], "lr", arm, arm in banded(section))
-        yield f"learning rate: {how}", fig
+        above = "; on top, how many runs of each method diverged where" * _diverged(fig, ax, section, runs, "lr", section.judged)
+        yield f"learning rate: {how}{above}", fig
     for arm in section.judged:
         own = runs[runs["name"] == arm.name]
         for setting in NO_EDGE:
@@ -39,20 +43,27 @@ def sensitivity(section: Section) -> Iterator[Drawing]:
                 fig, ax = _panel(section, own, setting)
                 _reference(ax, section, runs)
                 _line(ax, section, own, setting, arm, True)
+                _diverged(fig, ax, section, own, setting, [arm])
                 yield f"{arm.name}: {NAMES[setting]}", fig
 
 
 def _runs(section: Section) -> pd.DataFrame:
-    """The tuning trials of a study, or else every run of the section; `value` NaN where one diverged."""
+    """The tuning trials of a study, or else every run of the section; `value` NaN where one diverged.
+
+    Runs of one name and `setting` differ in the seed alone.
+    """
     group = section.group
     if group.tuning.empty:
-        names = {run: method.name for method in section.methods for run in method.runs if method.role != "default"}
-        rows = group.runs.loc[list(names)].assign(name=names.values())
+        names = {run: (method.name, i) for i, method in enumerate(section.methods) if method.role != "default" for run in method.runs}
+        rows = group.runs.loc[list(names)].assign(name=[name for name, _ in names.values()], setting=[i for _, i in names.values()])
     else:
-        rows = group.tuning.assign(name=group.tuning["method"])
+        rows = group.tuning.assign(name=group.tuning["method"], setting=group.tuning["trial"])
     numbers = rows[["lr", *NO_EDGE]].astype(float)
     return numbers.assign(
-        name=rows["name"], diverged=rows["status"] == "diverged", value=rows["final"].astype(float).where(rows["status"] == "done")
+        name=rows["name"],
+        setting=rows["setting"],
+        diverged=rows["status"] == "diverged",
+        value=rows["final"].astype(float).where(rows["status"] == "done"),
     )
 
 
@@ -73,7 +84,6 @@ def _panel(section: Section, runs: pd.DataFrame, setting: str) -> tuple[Figure, 
             ticks = list(finite if _is_grid(section, values) else _round(finite[0] / ratio, finite[-1] * ratio))
             ax.set_xticks(ticks + [beyond] * infinite, [f"{tick:g}" for tick in ticks] + ["∞"] * infinite)
             ax.minorticks_off()
-        _region(ax, section, runs, setting)
     return fig, ax
 
 
@@ -94,33 +104,57 @@ def _round(low: float, high: float) -> list[float]:
     return [tick for decade in decades for step in steps if low <= (tick := float(f"{step}e{decade}")) <= high]
 
 
-def _region(ax: Axes, section: Section, runs: pd.DataFrame, setting: str) -> None:
-    """Shade where at least half of the runs diverged: at a value of a grid, or among four trials or more that are next to each other."""
-    rows = runs[np.isfinite(runs[setting]) & (runs[setting] > 0)].sort_values(setting)
-    if not rows["diverged"].any():
-        return
-    x = np.log(rows[setting].to_numpy()) if ax.get_xscale() == "log" else rows[setting].to_numpy()
-    values = np.unique(x)
-    count = len(values) if _is_grid(section, rows[setting]) else max(1, min(8, len(values) // 4))
+def _diverged(fig: Figure, ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arms: Sequence[Arm]) -> bool:
+    """On top of the panel a row for each arm, in the legend's order: how many of its runs diverged where, deeper where more did."""
+    if not runs["diverged"].any():
+        return False
+    width, axes_height = SIZE[0] - sum(MARGINS[:2]), SIZE[1] - sum(MARGINS[2:])
+    height = SIZE[1] + GAP + ROW * len(arms)
+    fig.set_size_inches(SIZE[0], height)
+    fig.subplots_adjust(bottom=MARGINS[2] / height, top=(MARGINS[2] + axes_height) / height)
+    whole: dict[str, Any] = {"transform": ax.transAxes, "clip_on": False}
+    for i, arm in enumerate(reversed(arms)):
+        own = runs[(runs["name"] == arm.name) & (runs[setting] > 0)]
+        y, cells = 1 + (GAP + ROW * i) / axes_height, _cells(ax, section, own[setting].clip(upper=_beyond(runs, setting)))
+        tried = [end for low, high, _ in cells for end in (low, high)]
+        ax.plot(tried, [y + 0.45 * ROW / axes_height] * len(tried), color=arm.colour, linestyle=arm.dash, linewidth=0.6, **whole)
+        for low, high, there in cells:
+            part = own["diverged"].to_numpy()[there]
+            if part.any():
+                size = (high - low - 0.004, 0.9 * ROW / axes_height)
+                ax.add_patch(Rectangle((low + 0.002, y), *size, facecolor="white", linewidth=0, zorder=3, **whole))
+                depth = 0.1 + 0.45 * part.mean()
+                ax.add_patch(Rectangle((low + 0.002, y), *size, facecolor=arm.colour, alpha=depth, linewidth=0, zorder=4, **whole))
+                words = f"{part.sum()}/{len(part)}"
+                if len(part) > 1 and 0.045 * len(words) < width * (high - low):
+                    place = ((low + high) / 2, y + 0.42 * ROW / axes_height)
+                    ax.text(*place, words, fontsize=5, ha="center", va="center_baseline", zorder=5, **whole)
+    middle = 1 + (GAP + ROW * len(arms) / 2) / axes_height
+    ax.annotate("diverged", (0, middle), (-3, 0), "axes fraction", "offset points", ha="right", va="center", fontsize=6.5)
+    return True
+
+
+def _cells(ax: Axes, section: Section, x: pd.Series) -> list[tuple[float, float, np.ndarray]]:
+    """(ends along the axis, from 0 to 1; which of x lie in it): one for each value, of many trials one for four or more in a row."""
+    if x.empty:
+        return []
+    at = (ax.transScale + ax.transLimits).transform(np.column_stack([x, np.zeros(len(x))]))[:, 0].round(9)
+    values = np.unique(at)
+    count = len(values) if len(values) <= OWN or _is_grid(section, x) else min(OWN, len(values) // 4)
     parts = np.array_split(values, count)
-    limits = np.log(ax.get_xlim()) if ax.get_xscale() == "log" else np.array(ax.get_xlim())
     between = [(left[-1] + right[0]) / 2 for left, right in pairwise(parts)]
-    back = np.exp if ax.get_xscale() == "log" else np.asarray
-    for part, (low, high) in zip(parts, pairwise([limits[0], *between, limits[1]]), strict=True):
-        if rows["diverged"].to_numpy()[np.isin(x, part)].mean() >= 0.5:
-            ax.axvspan(float(back(low)), float(back(high)), color=RED, alpha=0.1, linewidth=0, label="half of the runs or more diverge")
+    first, last = (between[0] - values[0], values[-1] - between[-1]) if between else (0.04, 0.04)
+    ends = pairwise([max(0.0, values[0] - first), *between, min(1.0, values[-1] + last)])
+    return [(low, high, np.isin(at, part)) for part, (low, high) in zip(parts, ends, strict=True)]
 
 
 def _line(ax: Axes, section: Section, runs: pd.DataFrame, setting: str, arm: Arm, band: bool) -> None:
-    """Points are runs, ✕ those that diverged, at the losing edge; the line is a mean with its 95 % interval, over trials a smooth one."""
+    """Points are runs that ended; the line is a mean with its 95 % interval, over trials a smooth one."""
     runs = runs[runs[setting] > 0]
     if runs.empty:
         return
     x = runs[setting].clip(upper=_beyond(runs, setting))
     ax.plot(x, runs["value"], "o", markersize=2.5, markeredgewidth=0, alpha=0.45, color=arm.colour)
-    losing = ax.get_ylim()[0 if section.group.higher_is_better else 1]
-    for place in x[runs["diverged"]].unique():
-        style.cross(ax, place, losing, arm.colour)
     if _is_grid(section, runs[setting]):
         places, means, halves = np.array([(place, *_summary(section, part)) for place, part in runs.groupby(x)], float).T
     else:
@@ -161,33 +195,32 @@ def _weights(at: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
+def _best(section: Section, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the best setting among those with all their seeds: fewest diverged, then the best mean, as in `clipbench.selection`."""
+    settings = [part for _, part in runs.groupby("setting")]
+    most = max(map(len, settings))
+
+    def order(part: pd.DataFrame) -> tuple[int, float]:
+        return int(part["value"].isna().sum()), float(np.nan_to_num(-section.sign * part["value"].mean()))
+
+    return min((part for part in settings if len(part) == most), key=order)
+
+
 def _summary(section: Section, runs: pd.DataFrame) -> tuple[float, float]:
-    """Mean and half interval over the runs that ended: in a sweep, of the best of the settings that share this place."""
-    ended = runs.dropna(subset="value")
-    if ended.empty:
-        return np.nan, np.nan
-    if section.group.tuning.empty:
-        others = [ended[column].fillna(-1) for column in ("lr", *NO_EDGE)]
-        means = ended["value"].groupby(others).transform("mean")
-        ended = ended[means == (means.max() if section.group.higher_is_better else means.min())]
-    mean, half = mean_interval(ended["value"].to_numpy(float))
+    """Mean and half interval over the seeds that ended, of the best of the settings that share this place."""
+    ended = _best(section, runs)["value"].dropna()
+    mean, half = mean_interval(ended.to_numpy(float)) if len(ended) else (np.nan, np.nan)
     return float(mean), float(half)
 
 
 def _reference(ax: Axes, section: Section, runs: pd.DataFrame) -> None:
-    """No clipping at its best: in a sweep its mean and interval over seeds, in a study its best trial."""
-    if section.none is None:
+    """No clipping at its best setting or, in a study, trial: its mean over seeds and, in a sweep, the interval."""
+    none = runs[runs["name"] == section.none.name] if section.none else runs[:0]
+    if none.empty:
         return
-    if section.group.tuning.empty:
-        finals = section.none.method.finals
-        mean, half = mean_interval(finals) if len(finals) else (np.nan, np.nan)
-    else:
-        values = runs["value"][runs["name"] == section.none.name]
-        mean, half = (values.max() if section.group.higher_is_better else values.min()), np.nan
+    mean, half = _summary(section, none)
     if np.isfinite(mean):
-        ax.axhline(float(mean), color=style.GREY, linewidth=0.8)
-        ax.annotate(
-            "none", (0.99, float(mean)), (0, 2), ax.get_yaxis_transform(), "offset points", color=style.GREY, fontsize=7, ha="right"
-        )
-    if np.isfinite(half):
-        ax.axhspan(float(mean - half), float(mean + half), color=style.GREY, alpha=0.15, linewidth=0)
+        ax.axhline(mean, color=style.GREY, linewidth=0.8)
+        ax.annotate("none", (0.99, mean), (0, 2), ax.get_yaxis_transform(), "offset points", color=style.GREY, fontsize=7, ha="right")
+    if np.isfinite(half) and section.group.tuning.empty:
+        ax.axhspan(mean - half, mean + half, color=style.GREY, alpha=0.15, linewidth=0)
