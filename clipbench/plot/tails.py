@@ -79,9 +79,8 @@ def _passes(passes: float) -> str:
 def made(rows: pd.DataFrame) -> str:
     """What ∇f is the mean of, and what besides the choice of examples is in the noise."""
     first = rows.iloc[0]
-    mean = (
-        f"the mean of all training data, {_passes(first['full_passes'])}" if first["full_passes"] >= 1 else "the mean of these batches only"
-    )
+    whole = first["full_passes"] >= 1
+    mean = f"the mean of all training data, {_passes(first['full_passes'])}" if whole else "the mean of these batches only"
     return f"∇f: {mean}. Dropout off; {first['drawn'] + ' is part of the noise' if first['drawn'] else 'no augmentation or sampling'}."
 
 
