@@ -128,9 +128,9 @@ def noise(
 ) -> list[dict[str, float]]:
     """loss, ‖∇f_B‖, ‖∇f‖ and ‖∇f_B − ∇f‖ of the first `number` batches; ∇f is the mean of the first `full` ∇f_B.
 
-        Batches are gone through twice, so that memory holds two gradients and not all. A batch's gradient is computed in float32; sums and
-    differences are float64, so that a mean over many batches loses nothing. That is not exact: at the starting weights of the mini tasks the
-    norms differ from those of float64 throughout by up to 2e-7 (cola), 2e-4 (voc) and 2e-3 (imagenet) of themselves.
+    Batches are gone through twice, so that memory holds two gradients and not all. A batch's gradient is computed in float32; sums and
+    differences are float64, so that a mean over many batches loses nothing. That is not exact: at the starting weights of the mini
+    tasks the norms differ from those of float64 throughout by up to 2e-7 (cola), 2e-4 (voc) and 2e-3 (imagenet) of themselves.
     UserError where a gradient is not finite.
     """
     params = [p for p in model.parameters() if p.requires_grad]

@@ -80,7 +80,7 @@ def stratified_bootstrap(
     fewest seeds of a task, and with one the interval is infinite. The tasks are fixed: nothing is said on tasks that were not run.
     Source: Agarwal et al. 2021, section 4.1; Hesterberg 2014 (arXiv 1411.5279), section 4.
     """
-    estimate, low, high, n = _bootstrap(scores, lambda part: np.array([statistic(part)]), rng, repeats, level)
+    estimate, low, high, n = bootstrap(scores, lambda part: np.array([statistic(part)]), rng, repeats, level)
     return Interval(float(estimate[0]), float(low[0]), float(high[0]), n)
 
 
@@ -110,13 +110,13 @@ def performance_profile(
     def shares(part: Arrays) -> np.ndarray:
         return np.mean([(_filled(values)[:, None] > at).mean(0) for values in part.values()], axis=0)
 
-    return Band(at, *_bootstrap(scores, shares, rng, repeats, level))
+    return Band(at, *bootstrap(scores, shares, rng, repeats, level))
 
 
-def _bootstrap(
+def bootstrap(
     scores: Scores, statistic: Callable[[Arrays], np.ndarray], rng: np.random.Generator, repeats: int, level: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """(estimate, low, high, n)"""
+    """(estimate, low, high, n): `stratified_bootstrap` of a statistic with several values. (k,), (k,), (k,)"""
     check_level(level)
     parts = {task: np.asarray(values, float) for task, values in scores.items()}
     if not parts or any(part.ndim == 0 or len(part) == 0 for part in parts.values()):
