@@ -41,7 +41,7 @@ def test_t_intervals_cover(calibrate, rng, n):
 
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_identical_methods_are_called_different_in_at_most_one_study_of_twenty(calibrate, rng, n):
-    studies = 400
+    studies = 300
     hits = calibrate.false_calls(lambda: calibrate.family(rng, n, 4), studies)
     assert hits <= binom.ppf(1 - 1e-4, studies, 0.05)
     assert hits >= binom.ppf(1e-4, studies, 0.02)  # no procedure that never calls
@@ -49,10 +49,10 @@ def test_identical_methods_are_called_different_in_at_most_one_study_of_twenty(c
 
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_a_planted_difference_is_found_as_often_as_theory_says(calibrate, rng, n):
-    studies, effect = 400, calibrate.effect_found_with(n, 0.8)
+    studies, effect = 300, calibrate.effect_found_with(n, 0.8)
     assert as_stated(calibrate.found(rng, n, 1, effect, studies), studies, 0.8)
-    hits = calibrate.found(rng, n, 4, effect, 200)  # one better method of four: Holm lies between Bonferroni and no correction
-    assert binom.ppf(1e-4, 200, calibrate.power(n, effect, 0.05 / 4)) <= hits <= binom.ppf(1 - 1e-4, 200, 0.8)
+    hits = calibrate.found(rng, n, 4, effect, 150)  # one better method of four: Holm lies between Bonferroni and no correction
+    assert binom.ppf(1e-4, 150, calibrate.power(n, effect, 0.05 / 4)) <= hits <= binom.ppf(1 - 1e-4, 150, 0.8)
 
 
 def first_order(calibrate, n, half):
@@ -64,7 +64,7 @@ def first_order(calibrate, n, half):
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_bootstrap_over_tasks_covers_and_plain_percentiles_do_not(calibrate, rng, n):
     """The expansion takes t with Σ(n − 1) degrees of freedom. At three seeds it is approximate: the docstring's 92 %."""
-    studies, tasks = 6000, len(calibrate.SPREADS)
+    studies, tasks = 6000 if n == 10 else 2000, len(calibrate.SPREADS)
     stated = 0.92 if n == 3 else first_order(calibrate, n, t.ppf(0.975, tasks * (n - 1)))
     least = binom.ppf(1e-4, studies, stated)
     assert least <= calibrate.bootstrap_coverage(rng, n, "mean", studies, 500) <= binom.ppf(1 - 1e-4, studies, 0.96)
@@ -101,7 +101,8 @@ def test_aggregates_of_many_studies_are_those_of_each(calibrate, rng):
 def test_the_interval_of_the_probability_of_improvement_covers_and_walds_does_not(calibrate, rng, n, truth):
     studies = 1000
     pairs = [calibrate.better(rng, n, truth) for _ in range(studies)]
-    least = binom.ppf(1e-4, studies, 0.95)
+    stated = 0.9 if (n, truth) == (3, 0.5) else 0.95  # 2 of the 20 orders of three and three are outside, and all are equally likely
+    least = binom.ppf(1e-4, studies, stated)
     assert sum(truth in stats.probability_of_improvement(a, b) for a, b in pairs) >= least
 
     def wald(a, b):
@@ -128,9 +129,9 @@ def test_what_does_not_do_as_it_says_is_noticed(calibrate, rng):
 
     for interval in (with_normal_quantile, percentile):
         assert not as_stated(calibrate.coverage(interval, 0, 2000), 2000, 0.95)
-    values = np.array([[none, *methods.values()] for none, methods in (calibrate.family(rng, 5, 4) for _ in range(400))])
+    values = np.array([[none, *methods.values()] for none, methods in (calibrate.family(rng, 5, 4) for _ in range(300))])
     p = ttest_rel(values[:, 1:], values[:, :1], axis=-1).pvalue  # (studies, methods)
-    assert (p < 0.05).any(1).sum() > binom.ppf(1 - 1e-4, 400, 0.05)
+    assert (p < 0.05).any(1).sum() > binom.ppf(1 - 1e-4, 300, 0.05)
 
 
 def test_the_table_says_what_was_found(calibrate):
