@@ -257,7 +257,7 @@ def figure(lines: list[Line]) -> None:
         c.plot([40, 90], [40, 90], color=style.GREY, linewidth=0.5, zorder=0)
         c.set(xlabel="power by theory, %", ylabel="planted differences found, %")
         for i, (ax, title) in enumerate(zip((a, b, c), ("coverage", "false calls of the verdict", "power of the verdict"), strict=True)):
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=5.5)
+            ax.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.17), frameon=False, fontsize=5.5, labelspacing=0.3)
             style.letter(ax, i, title)
         fig.savefig(REFERENCE / "calibration.png")
 
@@ -289,4 +289,4 @@ def main(studies: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -51,12 +52,13 @@ def samples(rows: pd.DataFrame) -> dict[int, Tail]:
 def figure(rows: pd.DataFrame) -> Figure:
     """For each step: histogram with densities, P(‖noise‖ ≥ x) with fits, Q-Q, Hill's α over k with its band; numbers and a sentence."""
     first, tails = rows.iloc[0], samples(rows)
-    fig = style.figure(f"{first['label']}   ·   {_amount(rows)}\n{made(rows)}", 0.65 + 2.1 * len(tails))
+    fig = style.figure(f"{first['label']}   ·   {_amount(rows)}\n{made(rows)}", 0.65 + 2.2 * len(tails))
     parts = np.atleast_1d(fig.subfigures(len(tails), 1))  # type: ignore[arg-type]
     for i, (part, (step, tail)) in enumerate(zip(parts, tails.items(), strict=True)):
         at = rows[rows["step"] == step]
         words = f"{numbers(step, tail)}   ‖∇f‖ {at['full_norm'].iloc[0]:.3g}, median {NOISE} {np.median(tail.values):.3g}"
-        part.suptitle(f"{words}\n{conclusion(tail)}", x=0.005, ha="left", fontsize=6.5)
+        said = textwrap.fill(conclusion(tail), 150)
+        part.suptitle(f"{words}\n{said}", x=0.005, ha="left", fontsize=6.5)
         panels = part.subplots(1, 4)
         for number, (draw, ax) in enumerate(zip((_density, _ccdf, _quantiles, _hill), panels, strict=True)):
             title = draw(ax, tail)
