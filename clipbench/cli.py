@@ -111,7 +111,7 @@ def _overrides(command: str, what: str, argv: list[str]) -> argparse.Namespace:
         parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it should take; start nothing")
     if command == "tails":
         parser.add_argument(
-            "--at", default="0", metavar="STEPS", help="training steps after which to measure, as 0,100,500 (0: before training)"
+            "--at", metavar="STEPS", help="training steps after which to measure, as 0,100,500 (before training, half-way, at the end)"
         )
         parser.add_argument(
             "--batches", type=int, default=1000, metavar="N", help="batches to measure, in whole passes where these are shorter (1000)"
@@ -231,7 +231,7 @@ def tails(argv: list[str]) -> int:
     options = _overrides("tails", "Measure the gradient's noise over batches at fixed weights, and draw its tail.", argv)
     _loading()
     from clipbench import show
-    from clipbench.plot.tails import conclusion, draw_tails, numbers, samples
+    from clipbench.plot.tails import conclusion, draw_tails, made, numbers, samples
     from clipbench.run import make_plan
     from clipbench.tails import make, parse_steps
 
@@ -239,6 +239,7 @@ def tails(argv: list[str]) -> int:
     at = parse_steps(options.at, plan.settings.steps)
     with show.counting(plan.label) as tick:
         rows = make(plan, at, options.batches, tick)
+    print(made(rows))
     for step, tail in samples(rows).items():
         print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
     name = f"{plan.settings.task['name']}_{plan.settings.scale}_{plan.run}_tails.png"

@@ -50,6 +50,8 @@ SCHEMAS = {
             "step": INT,
             "batch": INT,
             "passes": REAL,
+            "full_passes": REAL,
+            "drawn": TEXT,
             "loss": REAL,
             "grad_norm": REAL,
             "full_norm": REAL,
@@ -102,7 +104,7 @@ SCHEMAS = {
 }
 """Explicit, because a reader of the folder takes the first file's columns and would drop what only later files have."""
 
-LATER = {"lockstep", "driver", "study", "role", "method", "trial"}
+LATER = {"lockstep", "driver", "study", "role", "method", "trial", "full_passes", "drawn"}
 """Columns that files of earlier versions lack; they are read as null."""
 
 

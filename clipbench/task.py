@@ -30,6 +30,7 @@ class Task(ABC):
     )  # "val" is what tuning looks at; everything else is looked at once, at the end
     data: str = ""  # which data this is, with its sizes: "handwritten digits of scikit-learn, 1197/300/300 images"
     steps_per_epoch: float = float("nan")  # batches in one pass over the training set
+    drawn: str = "augmentation or sampling, if the task has any,"  # by `plain_batches`, for an example; "" for nothing
 
     @abstractmethod
     def model(self, rng: torch.Generator) -> nn.Module:
@@ -38,6 +39,10 @@ class Task(ABC):
     @abstractmethod
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
         """Training batches without end. The n-th depends on `rng` and n alone, not on devices or worker processes."""
+
+    def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        """`train_batches` without augmentation: only the order is drawn. `clipbench tails` measures on them, and names `drawn` as noise."""
+        return self.train_batches(rng)
 
     @abstractmethod
     def eval_batches(self, split: str) -> Iterable[Batch]:

@@ -1,9 +1,9 @@
 """The instrument tested on nothing, and on something planted: does each interval cover, and the verdict err, as often as it says?
 
-python scripts/calibrate.py [STUDIES]      a Markdown table; 20 000 studies take some minutes on one core
+python scripts/calibrate.py [STUDIES]      a Markdown table, and results/reference/calibration.parquet and .png
 
 Studies are simulated: values of methods at paired seeds, drawn from distributions whose truth is known. What is called are the functions
-that the report calls.
+that the report calls; differences are judged by its verdict, on sections made up of these values. Verdicts take a fifth of STUDIES.
 """
 
 from __future__ import annotations
@@ -12,23 +12,37 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import matplotlib
 import numpy as np
-from scipy import special
+import pandas as pd
+from matplotlib.axes import Axes
+from scipy import optimize, special
 from scipy import stats as distributions
 
 from clipbench import stats
+from clipbench.plot import style
+from clipbench.plot.across import REPEATS
+from clipbench.plot.arms import Arm, Section
+from clipbench.plot.groups import RESOLVED, Group, Method
+from clipbench.plot.verdict import judge
 from clipbench.stats import Interval
+from clipbench.stats.aggregate import Arrays, bootstrap
 
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 SEEDS = (3, 5, 10)
 LEVEL = 0.95
+MEANS, SPREADS = np.array([0.5, 1.0, 0.5, 1.0]), np.array([0.1, 0.2, 0.3, 0.4])  # of the scores of four tasks, scaled
 Rng = np.random.Generator
+Family = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Line:
     """`hits` of `studies` did what the line names; `stated`: the share that is claimed or follows from theory, NaN for none."""
 
+    kind: str  # covers, false or found
     what: str
     n: int
     stated: float
@@ -36,14 +50,18 @@ class Line:
     studies: int
 
     @property
+    def share(self) -> float:
+        return self.hits / self.studies
+
+    @property
     def error(self) -> float:
         """Half the 95 % Monte-Carlo interval of the share found."""
-        share = min(max(self.hits / self.studies, 1 / self.studies), 1 - 1 / self.studies)
+        share = min(max(self.share, 1 / self.studies), 1 - 1 / self.studies)
         return 1.96 * math.sqrt(share * (1 - share) / self.studies)
 
     def __str__(self) -> str:
         stated = "–" if math.isnan(self.stated) else f"{100 * self.stated:.1f} %"
-        return f"| {self.what} | {self.n} | {stated} | {100 * self.hits / self.studies:.1f} ± {100 * self.error:.1f} % |"
+        return f"| {self.what} | {self.n} | {stated} | {100 * self.share:.1f} ± {100 * self.error:.1f} % |"
 
 
 def normal(rng: Rng, n: int) -> np.ndarray:
@@ -71,7 +89,7 @@ def unlike_pair(rng: Rng, n: int) -> tuple[np.ndarray, np.ndarray]:
     return skewed(rng, n), 0.1 * normal(rng, n)
 
 
-def family(rng: Rng, n: int, methods: int, shifts: float = 0.0, correlation: float = 0.5) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def family(rng: Rng, n: int, methods: int, shifts: float = 0.0, correlation: float = 0.5) -> Family:
     """(none, methods) at paired seeds, all of one distribution of unit variance but the first, which is better by `shifts`."""
     shared = math.sqrt(correlation) * rng.normal(size=n)
     values = shared + math.sqrt(1 - correlation) * rng.normal(size=(methods + 1, n))
@@ -79,23 +97,39 @@ def family(rng: Rng, n: int, methods: int, shifts: float = 0.0, correlation: flo
     return values[0], {f"method {i}": values[i] for i in range(1, methods + 1)}
 
 
-def accuracies(rng: Rng, n: int, methods: int, examples: int = 500, accuracy: float = 0.98) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def accuracies(rng: Rng, n: int, methods: int, examples: int = 500, accuracy: float = 0.98) -> Family:
     """The same, where the metric is the share right of few examples: ties, and spreads that are zero by chance."""
     values = rng.binomial(examples, accuracy, size=(methods + 1, n)) / examples
     return values[0], {f"method {i}": values[i] for i in range(1, methods + 1)}
 
 
-def false_calls(draw: Callable[[], tuple[np.ndarray, dict[str, np.ndarray]]], studies: int) -> int:
-    """Studies in which nothing differs and something is called different."""
-    return sum(any(each.different for each in stats.compare(*draw()).values()) for _ in range(studies))
+def section(none: np.ndarray, methods: dict[str, np.ndarray]) -> Section:
+    """What the report makes of the final runs of a study, from their test values alone."""
+    nothing = pd.DataFrame()
+    seeds = tuple(map(str, range(len(none))))
+    arms = []
+    for name, values in {"none": none, **methods}.items():
+        settings = dict.fromkeys(RESOLVED) | {"clipping_type": "none" if name == "none" else "norm", "lr": 0.1}
+        arms.append(Arm(Method(name, settings, seeds, (), values, "", "-", name, "final"), 1, (), pd.Series(values), 0.0, 1.0, "", "-"))
+    group = Group("made up", "", "", "metric", (), nothing, nothing, True, (), "calibration", nothing, nothing, nothing)
+    return Section(group, "", tuple(arms), tuple(arm.method for arm in arms), "test")
+
+
+def false_calls(draw: Callable[[], Family], studies: int) -> int:
+    """Studies in which nothing differs and the verdict calls something different."""
+    return sum(judge(section(*draw())).kind != "same" for _ in range(studies))
 
 
 def found(rng: Rng, n: int, methods: int, effect: float, studies: int) -> int:
-    """Studies in which the one method that is better is called so. `effect`: in standard deviations of the paired difference (here 1)."""
+    """Studies whose verdict is that clipping helps by the one method that is better, another perhaps too, or that it depends.
+
+    `effect`: in standard deviations of the paired difference (here 1).
+    """
     hits = 0
     for _ in range(studies):
-        first = stats.compare(*family(rng, n, methods, effect))["method 1"]
-        hits += first.different and first.difference.estimate > 0
+        made = section(*family(rng, n, methods, effect))
+        first = made.comparisons["method 1"]
+        hits += judge(made).kind in ("helps", "mixed") and first.different and first.difference.estimate > 0
     return hits
 
 
@@ -112,59 +146,147 @@ def effect_found_with(n: int, chance: float) -> float:
     return low
 
 
-def tasks_of(rng: Rng, n: int, draw: Callable[[Rng, int], np.ndarray], tasks: int = 4) -> dict[str, np.ndarray]:
-    """Scores of four tasks that differ in mean and in spread; the mean over tasks of their means is 0.75."""
-    return {str(i): 0.5 * (i % 2) + 0.5 + 0.1 * (1 + i) * draw(rng, n) for i in range(tasks)}
+def tasks_of(rng: Rng, n: int, studies: int) -> dict[str, np.ndarray]:
+    """Scores of four tasks that differ in mean and in spread, normal; a column is a study. {task: (n, studies)}"""
+    return {str(i): rng.normal(mean, spread, (n, studies)) for i, (mean, spread) in enumerate(zip(MEANS, SPREADS, strict=True))}
 
 
-def mean_of_means(scores: stats.aggregate.Arrays) -> float:
-    return float(np.mean([values.mean() for values in scores.values()]))
+def mean_of_means(scores: Arrays) -> np.ndarray:
+    return np.mean([values.mean(0) for values in scores.values()], axis=0)
 
 
-def lines(studies: int, rng: Rng) -> Iterator[Line]:
-    few = max(1, studies // 10)  # where a study takes long
+def interquartile_means(scores: Arrays) -> np.ndarray:
+    """stats.interquartile_mean of each column."""
+    pooled = np.sort(np.concatenate(list(scores.values())), axis=0)
+    cut = len(pooled) // 4
+    return pooled[cut : len(pooled) - cut].mean(0)
+
+
+def optimality_gaps(scores: Arrays) -> np.ndarray:
+    """stats.optimality_gap of each column."""
+    return 1 - np.minimum(np.concatenate(list(scores.values())), 1).mean(0)
+
+
+def true_interquartile_mean() -> float:
+    """Of the mixture of the four normals: 2·E[X; q₁ < X < q₃]."""
+    quartiles = [optimize.brentq(lambda x, q=q: special.ndtr((x - MEANS) / SPREADS).mean() - q, -2, 4) for q in (0.25, 0.75)]
+    low, high = ((q - MEANS) / SPREADS for q in quartiles)
+    density = distributions.norm.pdf
+    return float(2 * np.mean(MEANS * (special.ndtr(high) - special.ndtr(low)) - SPREADS * (density(high) - density(low))))
+
+
+def true_optimality_gap() -> float:
+    """1 − E[min(X, 1)], E[(X − 1)₊] = (μ − 1)Φ(d) + σφ(d) with d = (μ − 1)/σ."""
+    d = (MEANS - 1) / SPREADS
+    return float(1 - np.mean(MEANS - (MEANS - 1) * special.ndtr(d) - SPREADS * distributions.norm.pdf(d)))
+
+
+AGGREGATES: dict[str, tuple[Callable[[Arrays], np.ndarray], float]] = {
+    "mean": (mean_of_means, float(MEANS.mean())),
+    "interquartile mean": (interquartile_means, true_interquartile_mean()),
+    "optimality gap": (optimality_gaps, true_optimality_gap()),
+}
+
+
+def bootstrap_coverage(rng: Rng, n: int, what: str, studies: int, together: int = 200) -> int:
+    """How many of `studies` intervals of an aggregate hold the truth. So many at a time share their resamples: that saves the time."""
+    statistic, truth = AGGREGATES[what]
+    hits = 0
+    for _ in range(studies // together):
+        _, low, high, _ = bootstrap(tasks_of(rng, n, together), statistic, rng, REPEATS, LEVEL)
+        hits += int(((low <= truth) & (truth <= high)).sum())
+    return hits
+
+
+def better(rng: Rng, n: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Independent normal values, the first side above the second with probability `share`: a shift of √2·Φ⁻¹(share)."""
+    return rng.normal(math.sqrt(2) * special.ndtri(share), 1, n), rng.normal(size=n)
+
+
+def coverages(rng: Rng, studies: int) -> Iterator[Line]:
+    singles = {"t-interval, normal values": normal, "t-interval, lognormal values (skewness 3.7)": skewed}
+    pairs = {
+        "paired t-interval, normal pairs (ρ = 0.8)": pair,
+        "paired t-interval, lognormal pairs": lambda rng, n: pair(rng, n, draw=skewed),
+        "paired t-interval, lognormal against normal": unlike_pair,
+    }
+    shares = {
+        "P(improvement) = 0.5, independent seeds": (lambda rng, n: better(rng, n, 0.5), 0.5),
+        "P(improvement) = 0.8, independent seeds": (lambda rng, n: better(rng, n, 0.8), 0.8),
+        "P(improvement) = 0.5, seeds correlated by 0.8": (pair, 0.5),
+    }
     for n in SEEDS:
-        hits = coverage(lambda: stats.t_interval(normal(rng, n)), 0, studies)  # noqa: B023 (called at once)
-        yield Line("t-interval covers, normal values", n, LEVEL, hits, studies)
+        for what, draw in singles.items():
+            yield Line("covers", what, n, LEVEL, coverage(lambda: stats.t_interval(draw(rng, n)), 0, studies), studies)  # noqa: B023 (called at once)
+        for what, two in pairs.items():
+            yield Line("covers", what, n, LEVEL, coverage(lambda: stats.paired_interval(*two(rng, n)), 0, studies), studies)  # noqa: B023
+        for what, (two, truth) in shares.items():
+            hits = coverage(lambda: stats.probability_of_improvement(*two(rng, n)), truth, studies // 2)  # noqa: B023
+            yield Line("covers", what, n, LEVEL, hits, studies // 2)
+        for what in AGGREGATES:
+            yield Line("covers", f"bootstrap, {what} of 4 tasks", n, LEVEL, bootstrap_coverage(rng, n, what, studies), studies)
+
+
+def verdicts(rng: Rng, studies: int) -> Iterator[Line]:
     for n in SEEDS:
-        hits = coverage(lambda: stats.t_interval(skewed(rng, n)), 0, studies)  # noqa: B023
-        yield Line("t-interval covers, lognormal values (skewness 3.7)", n, LEVEL, hits, studies)
-    for what, draw in (
-        ("correlated normal pairs (ρ = 0.8)", pair),
-        ("correlated lognormal pairs", lambda rng, n: pair(rng, n, draw=skewed)),
-        ("lognormal against normal", unlike_pair),
-    ):
-        for n in SEEDS:
-            hits = coverage(lambda: stats.paired_interval(*draw(rng, n)), 0, studies)  # noqa: B023
-            yield Line(f"paired t-interval covers, {what}", n, LEVEL, hits, studies)
-    for n in SEEDS:
-        hits = coverage(lambda: stats.probability_of_improvement(*pair(rng, n, 0.0)), 0.5, studies)  # noqa: B023
-        yield Line("interval of the probability of improvement covers ½, independent seeds", n, LEVEL, hits, studies)
-    for n in SEEDS:
-        hits = coverage(lambda: stats.probability_of_improvement(*pair(rng, n)), 0.5, studies)  # noqa: B023
-        yield Line("… seeds correlated by 0.8", n, LEVEL, hits, studies)
-    for n in SEEDS:
-        hits = coverage(lambda: stats.stratified_bootstrap(tasks_of(rng, n, normal), mean_of_means, rng), 0.75, few)  # noqa: B023
-        yield Line("stratified bootstrap covers, mean of 4 tasks of unequal spread", n, LEVEL, hits, few)
-    for methods in (1, 4, 8):
-        for n in SEEDS:
-            hits = false_calls(lambda: family(rng, n, methods), studies // methods)  # noqa: B023
-            yield Line(f"a difference is called where none is, {methods} against none", n, 1 - LEVEL, hits, studies // methods)
-    for n in SEEDS:
-        hits = false_calls(lambda: accuracies(rng, n, 4), studies // 4)  # noqa: B023
-        yield Line("… 4 against none, accuracies near 0.98 on 500 examples", n, 1 - LEVEL, hits, studies // 4)
-    for chance in (0.5, 0.8):
-        for n in SEEDS:
+        for methods in (1, 4):
+            hits = false_calls(lambda: family(rng, n, methods), studies)  # noqa: B023
+            yield Line("false", f"{methods} against none, nothing differs", n, 1 - LEVEL, hits, studies)
+        hits = false_calls(lambda: accuracies(rng, n, 4), studies)  # noqa: B023
+        yield Line("false", "4 against none, accuracies near 0.98 of 500", n, 1 - LEVEL, hits, studies)
+        for chance in (0.5, 0.8):
             effect = effect_found_with(n, chance)
-            yield Line(f"a difference of {effect:.2f} s is found", n, power(n, effect), found(rng, n, 1, effect, studies), studies)
-    for n in SEEDS:
-        effect = effect_found_with(n, 0.8)
+            yield Line("found", f"a difference of {effect:.2f} s", n, power(n, effect), found(rng, n, 1, effect, studies), studies)
         bonferroni = power(n, effect, (1 - LEVEL) / 4)
-        yield Line(f"… {effect:.2f} s, one of 4 (Bonferroni alone: {bonferroni:.3f})", n, math.nan, found(rng, n, 4, effect, few), few)
+        hits = found(rng, n, 4, effect, studies)
+        yield Line("found", f"{effect:.2f} s, one of 4 (Bonferroni alone: {100 * bonferroni:.1f} %)", n, math.nan, hits, studies)
+
+
+def figure(lines: list[Line]) -> None:
+    """a: coverage against n. b: false calls against n. c: power found against that of theory. Bars: 95 % Monte-Carlo intervals."""
+    with matplotlib.rc_context(style.RC):
+        fig = style.figure("", 3.4)
+        a, b, c = fig.subplots(1, 3, width_ratios=[1.5, 1, 1])
+        _against_n(a, [line for line in lines if line.kind == "covers"], "intervals that hold the truth, %", LEVEL)
+        _against_n(b, [line for line in lines if line.kind == "false"], "studies with a false call, %", 1 - LEVEL)
+        b.set_ylim(0, None)
+        for n, colour in zip(SEEDS, style.OTHER_HUES, strict=False):
+            some = [line for line in lines if line.kind == "found" and line.n == n and not math.isnan(line.stated)]
+            x, y, bar = np.array([(100 * line.stated, 100 * line.share, 100 * line.error) for line in some]).T
+            c.errorbar(x + 0.6 * (SEEDS.index(n) - 1), y, bar, fmt="o", color=colour, markersize=2.5, linewidth=0.8, label=f"n = {n}")
+        c.plot([40, 90], [40, 90], color=style.GREY, linewidth=0.5, zorder=0)
+        c.set(xlabel="power by theory, %", ylabel="planted differences found, %")
+        for i, (ax, title) in enumerate(zip((a, b, c), ("coverage", "false calls of the verdict", "power of the verdict"), strict=True)):
+            ax.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.17), frameon=False, fontsize=5.5, labelspacing=0.3)
+            style.letter(ax, i, title)
+        fig.savefig(REFERENCE / "calibration.png")
+
+
+def _against_n(ax: Axes, lines: list[Line], label: str, stated: float) -> None:
+    kinds = list(dict.fromkeys(line.what for line in lines))
+    ax.axhline(100 * stated, color=style.GREY, linewidth=0.5, zorder=0)
+    for i, what in enumerate(kinds):
+        some = [line for line in lines if line.what == what]
+        x = np.arange(len(some)) + 0.6 * ((i + 0.5) / len(kinds) - 0.5)
+        y, bar = np.array([(100 * line.share, 100 * line.error) for line in some]).T
+        colour = list(style.HUES.values())[i]
+        ax.errorbar(x, y, bar, fmt="osD^v"[i % 5], color=colour, markersize=2.5, linewidth=0.8, label=what)
+    ax.set(xticks=range(len(SEEDS)), xticklabels=SEEDS, xlabel="seeds n", ylabel=label)
+
+
+def main(studies: int) -> None:
+    rng, lines = np.random.default_rng(0), []
+    print("| what | n | stated | found |\n|---|---|---|---|")
+    for part in (coverages(rng, studies), verdicts(rng, max(1, studies // 5))):
+        for line in part:
+            print(line, flush=True)
+            lines.append(line)
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame([vars(line) | {"share": line.share, "error": line.error} for line in lines]).to_parquet(
+        REFERENCE / "calibration.parquet", index=False
+    )
+    figure(lines)
 
 
 if __name__ == "__main__":
-    studies = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-    print("| what | n | stated | found |\n|---|---|---|---|")
-    for line in lines(studies, np.random.default_rng(0)):
-        print(line, flush=True)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3000)

@@ -31,6 +31,7 @@ class Cola(Task):
     """The real sentences: GLUE's, or the raw files in the folder `data`. `model`: a name on the hub, or a folder."""
 
     headline = "mcc"
+    drawn = ""
     splits: tuple[str, ...] = ("val", "test", "test_ood")
 
     def __init__(self, batch_size: int, data: str | None = None, model: str = "bert-base-uncased"):

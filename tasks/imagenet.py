@@ -30,6 +30,7 @@ class Classification(Task):
     """ResNet18 without pretrained weights. Batches are (images (B, 3, size, size), labels (B,))."""
 
     headline = "top1"
+    drawn = ""
     classes: list[str]  # names, in the order of the labels
 
     @abstractmethod
@@ -106,6 +107,9 @@ class ImageNet(Classification):
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
         return random_batches(Images(self.samples["train"], self.augmented), self.batch_size, rng, self.workers)
+
+    def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        return random_batches(Images(self.samples["train"], self.centred), self.batch_size, rng, self.workers)
 
     def eval_batches(self, split: str) -> Iterable[Batch]:
         return ordered_batches(Images(self.samples[split], self.centred), self.batch_size, self.workers)

@@ -103,6 +103,7 @@ class Reddit(Task):
     """PyG's Reddit, from the folder `data`. Training sees `fanouts` sampled neighbours, nearest first; evaluation sees all."""
 
     headline = "accuracy"
+    drawn = "the draw of neighbours"  # all neighbours of a batch's nodes and theirs are much of the graph
 
     def __init__(self, batch_size: int, data: str, fanouts: Sequence[int], hidden: int, device: str = "cpu") -> None:
         if not (isinstance(fanouts, Sequence) and len(fanouts) == 2 and all(isinstance(n, int) and n > 0 for n in fanouts)):

@@ -37,6 +37,7 @@ class Segmentation(Task):
     """A UNet. Batches are (images (B, 3, size, size), classes of the pixels (B, size, size))."""
 
     headline = "miou"
+    drawn = ""
     width: int
     classes: int
     pixels: Tensor  # training pixels of each label (at least classes,)
@@ -113,6 +114,9 @@ class VOC(Segmentation):
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
         scenes = Scenes(self.files["train"], self.classes, self.augmented)
         return random_batches(scenes, self.batch_size, rng, self.workers)
+
+    def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        return random_batches(Scenes(self.files["train"], self.classes, self.resized), self.batch_size, rng, self.workers)
 
     def eval_batches(self, split: str) -> Iterable[Batch]:
         return ordered_batches(Scenes(self.files[split], self.classes, self.resized), self.batch_size, self.workers)

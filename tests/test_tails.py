@@ -3,11 +3,13 @@
 import math
 import subprocess
 import sys
+from itertools import islice
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy import stats as scipy_stats
 from tiny import Line
 from torch import nn
@@ -16,7 +18,10 @@ from clipbench import results, stats
 from clipbench.cli import main
 from clipbench.errors import UserError
 from clipbench.plot import tails as plot
-from clipbench.tails import fixed, noise
+from clipbench.run import make_plan
+from clipbench.tails import amounts, fixed, make, noise, parse_steps
+from clipbench.tasks.imagenet import ImageNet
+from clipbench.tasks.voc import VOC
 
 N = 2000
 POWER = {"pareto 1.5": scipy_stats.pareto(1.5), "pareto 3": scipy_stats.pareto(3)}
@@ -138,8 +143,8 @@ class Plane(Line):
         return nn.Linear(5, 1, bias=False)
 
 
-def passes(task, count=8):
-    return lambda: (batch for batch, _ in zip(task.train_batches(torch.Generator().manual_seed(4)), range(count), strict=False))
+def passes(task):
+    return lambda count: islice(task.train_batches(torch.Generator().manual_seed(4)), count)
 
 
 def test_full_gradient_and_noise_are_those_of_least_squares():
@@ -147,9 +152,9 @@ def test_full_gradient_and_noise_are_those_of_least_squares():
     model = task.model(None)
     w, x, y = (part.detach().double().numpy() for part in (model.weight[0], task.x[:128], task.y[:128, 0]))
     full = 2 / 128 * x.T @ (x @ w - y)
-    found = noise(task, model, passes(task))
-    assert len(found) == 8
-    for row, (xb, yb) in zip(found, passes(task)(), strict=True):
+    found = noise(task, model, passes(task), 5, 8)  # five batches, and a pass has eight
+    assert len(found) == 5
+    for row, (xb, yb) in zip(found, passes(task)(5), strict=True):
         xb, yb = xb.double().numpy(), yb[:, 0].double().numpy()
         gradient = 2 / 16 * xb.T @ (xb @ w - yb)
         assert row["full_norm"] == pytest.approx(np.linalg.norm(full), rel=1e-5)
@@ -162,7 +167,7 @@ def test_full_gradient_and_noise_are_those_of_least_squares():
 def test_evaluation_mode_draws_nothing_and_leaves_the_model_alone():
     task = Line()
     model = task.model(None).train()
-    once, again = (noise(task, fixed(task, model, passes(task)), passes(task)) for _ in range(2))
+    once, again = (noise(task, fixed(task, model, passes(task), 8), passes(task), 8, 8) for _ in range(2))
     assert once == again  # dropout would differ
     assert model.training
 
@@ -171,16 +176,16 @@ def test_batch_normalisation_takes_the_statistics_of_the_data():
     task = Line()
     model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 1)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    settled = fixed(task, model, passes(task))
+    settled = fixed(task, model, passes(task), 8)
     torch.testing.assert_close(settled[0].running_mean, task.x[:128].mean(0))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not settled[0].training
 
 
 def test_a_gradient_that_is_not_finite_is_named():
-    task = Plane(explode_at=12)  # the third batch of the second pass; it takes one more to end the first
+    task = Plane(explode_at=11)  # the third batch when they are gone through again
     with pytest.raises(UserError, match="batch 2 is not finite"):
-        noise(task, task.model(None), passes(task))
+        noise(task, task.model(None), passes(task), 8, 8)
 
 
 @pytest.fixture
@@ -225,16 +230,96 @@ def test_what_is_measured_is_not_measured_again(folder, monkeypatch):
     rows = table()
     assert rows.groupby("step").size().to_dict() == {0: 112, 8: 112}
     assert rows["noise_norm"].tolist()[:104] != first["noise_norm"].tolist()  # another mean
+    rows.drop(columns=["drawn", "full_passes"]).to_parquet(next(results.Path("results/tails").glob("*.parquet")))  # of an earlier version
+    assert (make(make_plan(WORDS[3:], results.Path("mine")), [0], 100)["drawn"] == Line.drawn).all()
 
 
 def test_status_and_rm_do_not_mind(folder, capsys):
     assert main(["run", *WORDS[1:], "eval_every=40"]) == 0
-    main([*WORDS, "--batches", "100"])
+    main([*WORDS, "--at", "0", "--batches", "100"])
     capsys.readouterr()
     assert main(["status", "results"]) == 0
     assert "1 run: 1 done" in capsys.readouterr().out
     assert main(["rm", "results", "task=line", "--yes"]) == 0
     assert main(["plot", "results"]) == 2
+
+
+def test_without_at_it_measures_the_start_half_way_and_the_end(folder, capsys):
+    assert parse_steps(None, 40) == [0, 20, 40]
+    assert parse_steps(None, 1) == [0, 1]
+    main([*WORDS, "--batches", "100"])
+    assert sorted(set(table()["step"])) == [0, 20, 40]
+
+
+def test_the_full_gradient_is_that_of_a_whole_pass(folder, capsys):
+    """A pass has 128 batches of one example each."""
+    (folder / "mine" / "task" / "line.yaml").write_text("name: line\n_target_: test_tails.Plane\nbatch_size: 1\n")
+    words = [*WORDS, "--at", "0", "threads=1"]
+    main([*words, "--batches", "100"])
+    few = table()
+    main([*words, "--batches", "128", "results=all"])
+    every = pd.read_parquet("all/tails")
+    assert (len(few), len(every)) == (100, 128)
+    assert set(few["full_norm"]) == set(every["full_norm"])
+    assert few["passes"].iloc[0] == 100 / 128
+    assert set(few["full_passes"]) == {1.0}
+    assert "all training data, 1 pass" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("epoch", "count", "expected"),
+    [(8, 100, (104, 104)), (128, 100, (100, 128)), (1000, 100, (100, 1000)), (1001, 100, (100, 100)), (math.nan, 100, (100, 100))],
+)
+def test_a_pass_of_more_than_ten_times_the_batches_is_not_gone_through(epoch, count, expected):
+    assert amounts(epoch, count) == expected
+
+
+def test_what_is_part_of_the_noise_is_said(rng):
+    rows = rows_of(rng.pareto(1.2, 300) + 1)
+    assert "all training data, 2 passes" in plot.made(rows)
+    assert "no augmentation" in plot.made(rows)
+    less = rows.assign(full_passes=0.02, drawn="the draw of neighbours")
+    assert "these batches only" in plot.made(less)
+    assert "the draw of neighbours is part of the noise" in plot.made(less)
+    assert "neighbours" in plot.figure(less).get_suptitle()
+
+
+def test_images_are_measured_without_augmentation(tmp_path):
+    pixels = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(10):
+                Image.fromarray(pixels.integers(256, size=(40, 48, 3), dtype=np.uint8)).save(tmp_path / part / name / f"{i}.png")
+    task = ImageNet(str(tmp_path), batch_size=18, size=32, workers=0)
+
+    def examples(batches, seed):
+        images, labels = next(batches(torch.Generator().manual_seed(seed)))
+        return {(image.numpy().tobytes(), int(label)) for image, label in zip(images, labels, strict=True)}
+
+    assert examples(task.plain_batches, 0) == examples(task.plain_batches, 1)  # in another order
+    assert len(examples(task.plain_batches, 0)) == 18
+    assert not examples(task.train_batches, 0) & examples(task.train_batches, 1)
+
+
+def test_segmentation_is_measured_without_augmentation(tmp_path):
+    root, pixels = tmp_path / "VOCdevkit" / "VOC2012", np.random.default_rng(0)
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / name).mkdir(parents=True)
+    for i in range(12):
+        Image.fromarray(pixels.integers(256, size=(40, 48, 3), dtype=np.uint8)).save(root / "JPEGImages" / f"{i}.jpg")
+        Image.fromarray(pixels.integers(3, size=(40, 48), dtype=np.uint8)).save(root / "SegmentationClass" / f"{i}.png")
+    for split, numbers in {"train": range(10), "val": range(10, 12)}.items():
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{i}\n" for i in numbers))
+    task = VOC(str(tmp_path), batch_size=9, size=32, width=4, classes=3, workers=0)
+
+    def examples(batches, seed):
+        images, masks = next(batches(torch.Generator().manual_seed(seed)))
+        return {(image.numpy().tobytes(), mask.numpy().tobytes()) for image, mask in zip(images, masks, strict=True)}
+
+    assert examples(task.plain_batches, 0) == examples(task.plain_batches, 1)
+    assert len(examples(task.plain_batches, 0)) == 9
+    assert not examples(task.train_batches, 0) & examples(task.train_batches, 1)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +349,8 @@ def rows_of(*samples):
         "label": "toy (mini) · sgd · none · seed 0",
         "data": "",
         "passes": 2.0,
+        "full_passes": 2.0,
+        "drawn": "",
         "loss": 1.0,
         "grad_norm": 1.0,
         "full_norm": 0.5,
@@ -280,6 +367,7 @@ def test_figure_has_a_row_for_each_step_and_shows_every_batch(rng):
     assert "infinite variance" in texts[0]
     assert "No sign of a heavy tail" in texts[1]
     assert "300 batches, 2 passes" in fig.get_suptitle()
+    assert "no augmentation" in fig.get_suptitle()
     x, share = fig.axes[1].lines[0].get_data()
     np.testing.assert_allclose(x, np.sort(heavy))
     assert all(above == pytest.approx(np.mean(heavy >= at)) for at, above in zip(x[::50], share[::50], strict=True))
@@ -294,6 +382,10 @@ def test_sentences_claim_no_more_than_the_intervals(rng):
     assert "not shown to be heavy" in plot.conclusion(outliers)
     assert "No sign" in plot.conclusion(light)
     assert "too few" in plot.conclusion(stats.tail(rng.exponential(size=100)))
+    uniform = stats.tail(rng.uniform(1, 2, N))  # has no far values, and χ has some
+    assert uniform.rho.high < uniform.rho_chi
+    assert "so fewer than that" in plot.conclusion(uniform)
+    assert "do not tell apart" in plot.conclusion(light)
     assert "excluded" in plot.conclusion(stats.tail(rng.uniform(1, 2, N)))
 
 

@@ -15,9 +15,9 @@ class Line(Task):
     headline = "mse"
     splits = ("val", "test")
     data = "128 points near a plane"
-    steps_per_epoch = 8.0
 
     def __init__(self, batch_size: int = 16, explode_at: int = -1, fail_at: int = -1):
+        self.steps_per_epoch = float(128 // batch_size)
         self.batch_size, self.explode_at, self.fail_at, self.seen = batch_size, explode_at, fail_at, 0
         rng = torch.Generator().manual_seed(1)
         self.x = torch.randn(192, 5, generator=rng)

@@ -1,4 +1,4 @@
-"""How large the gradients were before clipping: density, tail, and how many steps were clipped."""
+"""How large the gradients were before clipping: density, share of steps above a norm, and how many steps were clipped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipbench.plot import style
 from clipbench.plot.groups import Group, Method
 
 CLIPPED = 1 - 1e-6  # a step was clipped if its factor is below: float32 rounds a norm that was left alone
-POINTS = 500  # of a density or a tail, however many steps there are
+POINTS = 500  # of a curve, however many steps there are
 
 
 def distribution(group: Group) -> Figure:
@@ -27,23 +27,23 @@ def distribution(group: Group) -> Figure:
     fig = style.figure(group.title(len(methods)), height, margins=(margin, 0.1, 0.4, 0.42))
     left = fig.add_gridspec(len(methods), 1, right=4.2 / style.WIDTH, hspace=0.25)
     rows = left.subplots(squeeze=False).ravel()
-    tail = fig.add_subplot(fig.add_gridspec(1, 1, left=5.5 / style.WIDTH)[0])
+    above = fig.add_subplot(fig.add_gridspec(1, 1, left=5.5 / style.WIDTH)[0])
     parts = [group.steps_of(method) for method in methods]
     edges = _edges(pd.concat(parts)["grad_norm"])
     for ax, method, steps in zip(rows, methods, parts, strict=True):
         norms = steps["grad_norm"].to_numpy(float)
         _density(ax, norms, edges, method)
         ax.text(1.01, 0.5, _words(norms, steps["clip_factor"]), transform=ax.transAxes, va="center", linespacing=1.1)
-        _tail(tail, norms, method)
+        _above(above, norms, method)
     style.letter(rows[0], 0, "density of the norms")
     for ax in rows[:-1]:
         ax.minorticks_off()
         ax.set_xticks([])
     rows[-1].set_xlabel("gradient norm before clipping")
-    style.letter(tail, 1, "tail")
+    style.letter(above, 1, "share of steps above")  # no tail: these norms are not identically distributed
     rarest = 1 / max(1, *(len(steps) for steps in parts))
-    tail.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), xlabel="gradient norm x before clipping")
-    tail.set(yscale="log", ylim=(0.7 * rarest, 1.4), ylabel="share of steps with norm ≥ x")
+    above.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), xlabel="gradient norm x before clipping")
+    above.set(yscale="log", ylim=(0.7 * rarest, 1.4), ylabel="share of steps with norm ≥ x")
     return fig
 
 
@@ -68,7 +68,7 @@ def _density(ax: Axes, norms: np.ndarray, edges: np.ndarray, method: Method) -> 
     ax.set_ylabel(method.label, rotation=0, ha="right", va="center")
 
 
-def _tail(ax: Axes, norms: np.ndarray, method: Method) -> None:
+def _above(ax: Axes, norms: np.ndarray, method: Method) -> None:
     finite = np.sort(norms[np.isfinite(norms)])
     share = 1 - np.arange(len(finite)) / max(1, len(norms))  # what is not finite is larger than any x
     from_top = np.unique(np.geomspace(1, max(1, len(finite)), POINTS).astype(int))

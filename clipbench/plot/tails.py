@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -51,12 +52,13 @@ def samples(rows: pd.DataFrame) -> dict[int, Tail]:
 def figure(rows: pd.DataFrame) -> Figure:
     """For each step: histogram with densities, P(‖noise‖ ≥ x) with fits, Q-Q, Hill's α over k with its band; numbers and a sentence."""
     first, tails = rows.iloc[0], samples(rows)
-    fig = style.figure(f"{first['label']}   ·   {_amount(rows)}", 0.55 + 2.1 * len(tails))
+    fig = style.figure(f"{first['label']}   ·   {_amount(rows)}\n{made(rows)}", 0.65 + 2.2 * len(tails))
     parts = np.atleast_1d(fig.subfigures(len(tails), 1))  # type: ignore[arg-type]
     for i, (part, (step, tail)) in enumerate(zip(parts, tails.items(), strict=True)):
         at = rows[rows["step"] == step]
         words = f"{numbers(step, tail)}   ‖∇f‖ {at['full_norm'].iloc[0]:.3g}, median {NOISE} {np.median(tail.values):.3g}"
-        part.suptitle(f"{words}\n{conclusion(tail)}", x=0.005, ha="left", fontsize=6.5)
+        said = textwrap.fill(conclusion(tail), 150)
+        part.suptitle(f"{words}\n{said}", x=0.005, ha="left", fontsize=6.5)
         panels = part.subplots(1, 4)
         for number, (draw, ax) in enumerate(zip((_density, _ccdf, _quantiles, _hill), panels, strict=True)):
             title = draw(ax, tail)
@@ -67,9 +69,21 @@ def figure(rows: pd.DataFrame) -> Figure:
 
 
 def _amount(rows: pd.DataFrame) -> str:
-    passes = float(rows["passes"].iloc[0])
-    size = "1 pass" if passes == 1 else f"{passes:g} passes" if passes > 1 else f"{100 * passes:.0f} % of a pass"
-    return f"{len(rows) // rows['step'].nunique()} batches, {size}"
+    return f"{len(rows) // rows['step'].nunique()} batches, {_passes(float(rows['passes'].iloc[0]))}"
+
+
+def _passes(passes: float) -> str:
+    if np.isnan(passes):
+        return "of data without end"
+    return "1 pass" if passes == 1 else f"{passes:g} passes" if passes > 1 else f"{100 * passes:.0f} % of a pass"
+
+
+def made(rows: pd.DataFrame) -> str:
+    """What ∇f is the mean of, and what besides the choice of examples is in the noise."""
+    first = rows.iloc[0]
+    whole = first["full_passes"] >= 1
+    mean = f"the mean of all training data, {_passes(first['full_passes'])}" if whole else "the mean of these batches only"
+    return f"∇f: {mean}. Dropout off; {first['drawn'] + ' is part of the noise' if first['drawn'] else 'no augmentation or sampling'}."
 
 
 def numbers(step: int, tail: Tail) -> str:
@@ -93,7 +107,10 @@ def conclusion(tail: Tail) -> str:
         bound = f"{n} batches are too few to exclude a power tail, even one of infinite variance"
     if tail.verdict == "outliers":
         return f"Skewed, {'not' if high <= 0 else 'not shown to be'} heavy: {far}; {bound}."
-    return f"No sign of a heavy tail: {far}, which these batches do not tell apart; {bound}."
+    apart = "which these batches do not tell apart"
+    if tail.rho_chi not in tail.rho:
+        apart = "so fewer than that" if tail.rho.high < tail.rho_chi else "so more than that, and no more than a normal's"
+    return f"No sign of a heavy tail: {far}, {apart}; {bound}."
 
 
 def _words(interval: Interval) -> str:

@@ -114,7 +114,8 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) 
     """P(A > B) + ½·P(A = B) over all pairs (a_i, b_j), with the interval of Newcombe's method 5; n is the smaller number of values.
 
     NaN loses to any value and ties with NaN. The interval takes a and b for independent; where seeds are paired it is too wide rather
-    than too narrow. It is never of zero width, also where all a are above all b.
+    than too narrow. Three independent values a side cover ½ at 90 %: all above and all below are 2 of 20 orders. It is never of zero
+    width, also where all a are above all b.
     Source: Mann and Whitney 1947; Agarwal et al. 2021 (rliable), section 4.3; Newcombe 2006, Statist. Med. 25:559.
     """
     x, y = (np.where(np.isnan(v), -math.inf, v) for v in (vector(a), vector(b)))
