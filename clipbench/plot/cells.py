@@ -61,9 +61,7 @@ def row(section: Section, arm: Arm) -> str:
 def _goal(section: Section) -> dict[str, str]:
     if (value := target(section)) is None:
         return {}
-    note = (
-        f"median steps until validation {section.group.headline} was at {value:.4g}, none's in tuning; ∞: half of the runs never"
-    )
+    note = f"median steps until validation {section.group.headline} was at {value:.4g}, none's in tuning; ∞: half of the runs never"
     return {"to target": note}
 
 
