@@ -106,12 +106,13 @@ def _on_seconds(section: Section, values: pd.DataFrame, seconds: pd.DataFrame) -
 
 
 def clipping(section: Section) -> Iterator[Drawing]:
-    """What clipping did: the factor over time, and the share of steps that were clipped."""
+    """What clipping did: the factor and the norms over time, and the share of steps that were clipped."""
     arms = [arm for arm in section.judged if arm.method.type != "none"]
     if not arms or section.group.steps.empty:
         return
     factor, factors = panel("step", "clip factor")
     share, shares = panel("step", "steps clipped, %")
+    norm, norms = panel("step", "gradient norm")
     width = -(-int(section.group.steps["step"].max()) // BINS)
     for arm in reversed(arms):
         steps = section.group.steps_of(arm.method)
@@ -127,12 +128,17 @@ def clipping(section: Section) -> Iterator[Drawing]:
         factors.plot(x, middle, **look)
         clipped = np.bincount(bins[there], values[there] < CLIPPED)[at] / np.bincount(bins[there])[at]
         shares.plot(x, 100 * clipped, **look)
+        for column, width_of_line in {"grad_norm": 0.5, "clipped_norm": 1.2}.items():
+            at, (middle,) = style.binned(bins[there], steps[column].to_numpy(float)[there], (0.5,))
+            norms.plot((at + 0.5) * width, middle, linewidth=width_of_line, **look)
     steps = section.group.steps_of(*[arm.method for arm in arms])
     lowest = steps["clip_factor"][np.isfinite(steps["grad_norm"])]
     style.log_if_wide(factors, "y", lowest[lowest > 0].quantile([0.05, 1]))
     shares.set_ylim(-3, 103)
+    style.log_if_wide(norms, "y", np.concatenate([np.asarray(line.get_ydata(), float) for line in norms.lines] or [np.zeros(0)]))
     yield "clip factor: median and the middle 80 % of steps and seeds", factor
     yield "share of steps clipped", share
+    yield "gradient norm: medians over steps and seeds, thin before clipping, thick after", norm
 
 
 def budget(section: Section) -> Iterator[Drawing]:
