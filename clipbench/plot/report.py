@@ -29,7 +29,7 @@ BLOCKS: dict[str, tuple[Callable[[Section], Iterable[Drawing]], str]] = {
     ),
     "Sensitivity": (
         sensitivity,
-        "Points are runs, ✕ those that diverged; lines are means with 95 % bands; red: half of the runs or more diverge.",
+        "Points are runs, lines are means with 95 % bands; rows on top say how many of the runs diverged where.",
     ),
     "Budget": (panels.budget, "Validation, tuning runs only: the final runs above are others, on other seeds."),
     "What clipping did": (panels.clipping, "Over all seeds. A factor of 1 leaves the gradient alone."),
