@@ -249,6 +249,21 @@ def test_where_runs_diverge_is_shaded_and_counted_for_each_method(tmp_path):
     assert all(text.get_window_extent().y1 <= figure.bbox.y1 for text in ax.texts)
 
 
+def test_a_skipped_step_has_no_part_in_what_clipping_did(tmp_path):
+    found = write_arms(tmp_path, {"none": NONE, "norm": BETTER})
+    for run in found.group.runs.index[found.group.runs["clipping_type"] == "norm"]:
+        norms = [
+            {"grad_norm": np.inf, "clipped_norm": 0.0, "clip_factor": 0.0},
+            {"grad_norm": 2.0, "clipped_norm": 2.0, "clip_factor": 1.0},
+        ]
+        rows = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms[i > 6]} for i in range(1, STEPS + 1)]
+        results.write_rows(tmp_path, "steps", run, rows)
+    for _, figure in panels.clipping(section(tmp_path)):
+        (line,) = figure.axes[0].lines
+        assert line.get_xdata().min() > 6
+        assert set(line.get_ydata()) <= ({1.0} if "factor" in figure.axes[0].get_ylabel() else {0.0})
+
+
 def test_a_lucky_survivor_is_not_the_best_other_setting(tmp_path):
     for lr in (0.1, 1.0):
         for seed in range(5):
