@@ -86,6 +86,19 @@ def test_one_coin_per_step_whatever_the_groups():
     assert outcomes == {1.0, 10.0}
 
 
+@pytest.mark.parametrize("last", [math.inf, 0.5])
+def test_an_exempt_group_does_not_hold_the_coins_still(last):
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    groups = [{"params": [a]}, {"params": [b], "clipping_level": last}]
+    optimizer = ClippedSGD(groups, lr=1.0, clipping_type="linear_rand_norm", beta=0.5)
+    outcomes = []
+    for _ in range(60):
+        a.grad, b.grad = torch.full((1,), 10.0), torch.full((1,), 10.0)
+        optimizer.step()
+        outcomes.append(round(a.grad.item(), 4))
+    assert set(outcomes) == {1.0, 10.0}
+
+
 def test_a_closures_gradient_is_clipped():
     model = small_model()
     optimizer = ClippedSGD(model.parameters(), lr=0.1, clipping_level=0.01)

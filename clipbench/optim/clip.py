@@ -182,7 +182,7 @@ class Join:
         coins = rng.get_state() if len(units) > 1 else None
         factors = []
         for unit, part in zip(units, grads, strict=True):
-            if coins is not None:
+            if coins is not None and unit.rule.clips:  # an exempt unit draws nothing: after it the coins would lie where they were
                 rng.set_state(coins)  # one coin per step: every unit sees the same
             params = [real(p) for p in unit.params]
             old = grown(rules[unit.name], unit.rule, params) if unit.name in rules else unit.rule.init(params)
