@@ -117,6 +117,52 @@ def test_spam_cuts_a_spike_to_its_threshold_and_not_in_the_pause(start):
         assert row == pytest.approx([expected, 1, 1, 1], rel=1e-6)
 
 
+@pytest.mark.parametrize("cls", [SPAM, StableSPAM])
+def test_an_exempt_group_is_neither_cut_nor_made_even(cls):
+    a, b = (nn.Parameter(torch.zeros(4, dtype=torch.float64)) for _ in range(2))
+    optimizer = cls([{"params": [a]}, {"params": [b], "clipping_level": math.inf}])
+    for step in range(40):
+        for p in (a, b):
+            p.grad = torch.ones(4, dtype=torch.float64)
+            p.grad[0] = 1000.0 if step == 30 else 1.0
+        optimizer.step()
+        assert b.grad.tolist() == [1000.0 if step == 30 else 1.0, 1, 1, 1]
+        assert float(a.grad[0]) < 20
+
+
+def test_an_infinite_threshold_cuts_nothing_also_where_v_is_zero():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = SPAM([p], lr=0.1, threshold=math.inf, pause=1)
+    for value in (0.0, 5.0, 1e4):
+        p.grad = torch.tensor([value, 1.0])
+        optimizer.step()
+        assert p.grad.tolist() == [value, 1.0]
+    assert torch.isfinite(p).all()
+
+
+@pytest.mark.parametrize("cls", [SPAM, StableSPAM])
+def test_a_reset_forgets_amsgrads_largest_moment_too(cls):
+    p = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = cls([p], amsgrad=True, reset_every=3)
+    for value in (1e3, 1e3, 1e3, 1.0):
+        p.grad = torch.full((2,), value, dtype=torch.float64)
+        optimizer.step()
+    state = optimizer.state[p]
+    assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
+
+
+@pytest.mark.parametrize("cls", [SPAM, StableSPAM])
+def test_a_state_that_somebody_only_looked_at_is_no_moment(cls):
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = cls([p], reset_every=2, **({"pause": 1} if cls is SPAM else {}))
+    for _ in range(3):  # no gradient yet at the first reset
+        assert not optimizer.state[p]
+        optimizer.step()
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.state[p]
+
+
 @pytest.mark.parametrize("k", [5, 49, 50, 51, 60])
 def test_adaclips_counter_goes_on_over_a_reset(k):
     """μ̂ after k ones and a spike of M = 1000 is 1 + 999·(1−γ3)/(1−γ3^(k+1)). Adam's counter, begun anew at 50, would give far more."""
