@@ -6,9 +6,26 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
-from clipbench.optim import ALIASES, RULES, TIED, Auto, CoordinateWise, Gradients, make_rule, within
-from clipbench.optim.laws import BOUNDED, HOMOGENEOUS, IDEMPOTENT, OWED, PROPERTIES, SHRINKS, STRAIGHT, clip, gradient
+from clipbench.optim import (
+    ALIASES,
+    RULES,
+    SPAM,
+    TIED,
+    Auto,
+    ClippedAdamW,
+    ClippedSGD,
+    ClippedSSTM,
+    CoordinateWise,
+    Gradients,
+    Norm,
+    StableSPAM,
+    ZClip,
+    make_rule,
+    within,
+)
+from clipbench.optim.laws import BOUNDED, HOMOGENEOUS, IDEMPOTENT, OWED, PROPERTIES, SHRINKS, STRAIGHT, clip, gradient, norm
 
 # rule → the properties it claims, beside the laws that hold for all
 CLAIMS = {
@@ -134,6 +151,34 @@ def test_a_setting_that_a_type_does_not_use_is_checked_and_left_aside():
 
 def test_null_is_the_types_default():
     assert make_rule("coordinate_wise", clipping_level=None) == CoordinateWise(0.1)
+
+
+def test_zclip_without_a_second_bound():
+    for rule in (
+        ZClip(max_norm=None),
+        make_rule("zclip", max_norm=None),
+        ClippedSGD([nn.Parameter(torch.zeros(1))], clipping_type="zclip", max_norm=None).clipping.rule,
+    ):
+        assert rule == ZClip(max_norm=math.inf)
+        clipped, _ = clip(rule, [torch.tensor([300.0, 400.0])])
+        assert norm(clipped) == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("zclip", {"decay": None}), ("normalize", {"smooth": None}), ("agc", {"eps": None}), ("norm", {"wieght_decay": None})],
+)
+def test_an_explicit_none_is_no_default_of_a_setting_of_its_own(name, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        make_rule(name, **settings)
+
+
+@pytest.mark.parametrize("cls", [ClippedSGD, ClippedAdamW, SPAM, StableSPAM, ClippedSSTM])
+def test_settings_beside_a_rule_are_refused(cls):
+    for settings in ({"clipping_level": 5}, {"wieght_decay": 0.1}, {"wieght_decay": None}, {"beta": 0.5}):
+        with pytest.raises(ValueError, match=rf"{next(iter(settings))}=.* beside clipping_type=Norm\(clipping_level=1.0\)"):
+            cls([nn.Parameter(torch.zeros(1))], clipping_type=Norm(1.0), **settings)
+    cls([nn.Parameter(torch.zeros(1))], clipping_type=Norm(1.0), **({} if cls in (SPAM, StableSPAM) else {"clipping_level": None}))
 
 
 def test_a_rule_of_ones_own_is_found_by_module_and_class(tmp_path, monkeypatch):

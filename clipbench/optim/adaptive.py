@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clipbench.optim.checks import check_count, check_level, check_share, check_small
+from clipbench.optim.checks import check_bound, check_count, check_level, check_share, check_small
 from clipbench.optim.rules import Gradients, Rule, within
 
 
@@ -43,15 +43,15 @@ class ZClip(Rule):
     """z = (‖g‖ − μ)/(√v + 1e-6); if z > z_threshold: α = min(1, (μ + z_threshold²/z·√v)/‖g‖); ‖g‖ after is at most max_norm
 
     μ and v are the running mean and variance of the norm. They take in the threshold where it acted, else the norm, and v uses the
-    new μ; they start as mean and variance of the first `warmup_steps` norms, which are clipped to max_norm alone. max_norm=inf: by z alone.
-    ZClip 2025, arXiv 2504.02507.
+    new μ; they start as mean and variance of the first `warmup_steps` norms, which are clipped to max_norm alone. max_norm=inf or
+    None: by z alone. ZClip 2025, arXiv 2504.02507.
     """
 
     z_threshold: float = 2.5
     decay: float = 0.97
     warmup_steps: int = 25
-    max_norm: float = 1.0
-    checks: ClassVar = {"z_threshold": check_level, "decay": check_share, "warmup_steps": check_count, "max_norm": check_level}
+    max_norm: float | None = 1.0
+    checks: ClassVar = {"z_threshold": check_level, "decay": check_share, "warmup_steps": check_count, "max_norm": check_bound}
 
     def init(self, params):
         zero = torch.zeros((), device=params[0].device)
