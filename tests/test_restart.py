@@ -100,6 +100,23 @@ def test_the_optimizer_begins_anew(cls, settings, name):
     assert int(clip_stats(optimizer).skipped) == 1
 
 
+@pytest.mark.parametrize("settings", [{}, {"fused": True}, {"initial_accumulator_value": 0.5}], ids=str)
+def test_a_state_that_the_constructor_makes_is_made_again(settings):
+    model = small_model()
+    optimizer, restarter = torch.optim.Adagrad(model.parameters(), lr=0.1, **settings), Restarter(first=3)
+    for step in range(3):
+        set_gradients(model, step)
+        optimizer.step()
+        restarter.step(optimizer)
+    fresh = copy.deepcopy(model)
+    other = torch.optim.Adagrad(fresh.parameters(), lr=0.1, **settings)
+    torch.testing.assert_close(optimizer.state_dict()["state"], other.state_dict()["state"], rtol=0, atol=0)
+    for m, o in ((model, optimizer), (fresh, other)):
+        set_gradients(m, 3)
+        o.step()
+    assert same(weights(model), weights(fresh))
+
+
 def test_coins_and_the_learning_rate_go_on():
     p = nn.Parameter(torch.zeros(1))
     optimizer, restarter = ClippedSGD([p], lr=1.0, clipping_type="linear_rand_norm", beta=0.5), Restarter(first=10, coeff=1)

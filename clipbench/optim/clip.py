@@ -295,10 +295,13 @@ def fuses(optimizer: Optimizer) -> bool:
 def start_afresh(optimizer: Optimizer) -> None:
     """Empty the optimizer's state, the rule's memory included, as if newly built. Coins and the count of skipped steps go on.
 
-    An optimizer that keeps numbers in its groups has a `begin()`, which sets them back.
+    An optimizer that keeps numbers in its groups, or makes a state before its first step, has a `begin()`, which sets them back.
     """
     memory = _memory(optimizer) if MEMORY in optimizer.state else {}
     optimizer.state.clear()
+    if isinstance(optimizer, Adagrad):  # its constructor makes the state, and torch 2.11's step relies on that
+        start = optimizer.defaults["initial_accumulator_value"]
+        optimizer.state.update(Adagrad([{**group} for group in optimizer.param_groups], initial_accumulator_value=start).state)
     if memory:
         _memory(optimizer).update({key: value for key, value in memory.items() if key != "rules"})
     if hasattr(optimizer, "begin"):
