@@ -68,7 +68,10 @@ class ZClip(Rule):
         share = torch.where(warm, 1 / (count + 1), 1 - self.decay)
         new_mean = mean + share * (calm - mean)
         spread = torch.where(warm, (calm - mean) * (calm - new_mean), (calm - new_mean) ** 2)
-        state = {"mean": new_mean, "variance": variance + share * (spread - variance), "count": count + 1}
+        known = torch.isfinite(calm.square())  # a norm whose square overflows is clipped and not remembered
+        new_mean = torch.where(known, new_mean, mean)
+        new_variance = torch.where(known, variance + share * (spread - variance), variance)
+        state = {"mean": new_mean, "variance": new_variance, "count": count + known}
         return within(calm.clamp(max=self.max_norm), norm), state
 
 

@@ -56,7 +56,7 @@ def clip_stats(optimizer: Optimizer) -> ClipStats:
     clipped = memory["clipped_norm"]
     if clipped is None:  # the rule edited entries: only the gradients themselves know
         grads = Gradients(real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
-        clipped = torch.where(torch.isfinite(memory["grad_norm"]), grads.norm, 0.0)
+        clipped = torch.where(_finite(memory["grad_norm"]), grads.norm, 0.0)
     return ClipStats(memory["grad_norm"], clipped, memory["skipped"])
 
 
@@ -144,7 +144,7 @@ class Join:
         _check(everything := [g for part in grads for g in part])
         self._unscale(optimizer, everything)
         norm = grads[0].norm if len(grads) == 1 else torch.linalg.vector_norm(torch.stack([part.norm for part in grads]))
-        bad = ~torch.isfinite(norm)
+        bad = ~_finite(norm)
         if self.nonfinite == "raise" and bool(bad):
             raise FloatingPointError(f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'.")
         memory = _memory(optimizer)
@@ -235,7 +235,7 @@ class Join:
         sizes = [torch.stack(rule.after_step(optimizer, group, skipped)) for rule, group in groups]  # type: ignore[attr-defined]
         before, after = torch.stack(sizes).sum(0) if sizes else torch.ones(2)
         share = torch.where(before > 0, after / before, 1.0).sqrt()
-        memory["clipped_norm"] = torch.where(torch.isfinite(norm), norm * share, 0.0)
+        memory["clipped_norm"] = torch.where(_finite(norm), norm * share, 0.0)
 
     def _hold(self, optimizer: Optimizer, **borrowed: Tensor) -> None:
         for name, value in borrowed.items():
@@ -320,6 +320,11 @@ def _fill_momentum(optimizer: Optimizer) -> None:
         for p in group["params"] if group["momentum"] else ():
             if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def _finite(norm: Tensor) -> Tensor:
+    """In float32, as the rules' memories are: a float64 norm beyond it would enter them as infinity. ()"""
+    return torch.isfinite(norm.float())
 
 
 def _norm_after(factors: list[Factor], grads: list[Gradients], bad: Tensor) -> Tensor | None:

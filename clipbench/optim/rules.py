@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, ClassVar
 
 import torch
@@ -31,7 +31,7 @@ class Gradients(list[Tensor]):
     @cached_property
     def norms(self) -> Tensor:
         """‖g_l‖ of each tensor. (n,)"""
-        wide = torch.promote_types(self[0].dtype, torch.float32)
+        wide = reduce(torch.promote_types, {g.dtype for g in self}, torch.float32)
         return torch.stack(torch._foreach_norm(self, 2.0, dtype=wide))
 
     @cached_property
@@ -236,8 +236,9 @@ class Auto(Rule):
         }
 
     def __call__(self, grads, params, state, rng):
-        level, state = self.level(grads.norm, state)
-        return within(level, grads.norm), state
+        norm = grads.norm.float()  # as the memory's, or a wider norm would lie above the level that it is itself
+        level, state = self.level(norm, state)
+        return within(level, norm), state
 
     def level(self, norm: Tensor, state: State) -> tuple[Tensor, State]:
         """(η_t, memory with `norm` in the place of the oldest). Costs the same at every step: nothing is sorted anew."""
@@ -275,8 +276,8 @@ class LinearRandAuto(Auto):
     beta: float = 0.85
 
     def __call__(self, grads, params, state, rng):
-        level, state = self.level(grads.norm, state)
-        return toss(within(level, grads.norm), self.beta, 1, rng), state
+        factor, state = super().__call__(grads, params, state, rng)
+        return toss(factor, self.beta, 1, rng), state
 
 
 @dataclass(frozen=True)
@@ -289,5 +290,5 @@ class QuadraticRandAuto(Auto):
     beta: float = 0.85
 
     def __call__(self, grads, params, state, rng):
-        level, state = self.level(grads.norm, state)
-        return toss(within(level, grads.norm), self.beta, 2, rng), state
+        factor, state = super().__call__(grads, params, state, rng)
+        return toss(factor, self.beta, 2, rng), state
