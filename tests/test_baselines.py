@@ -49,6 +49,19 @@ def test_lion_is_its_algorithm():
         np.testing.assert_allclose(p.detach(), w, rtol=1e-10)
 
 
+def test_lion_takes_complex_weights_as_pairs_and_refuses_a_misspelt_level():
+    p, q = nn.Parameter(torch.ones(2, dtype=torch.complex64)), nn.Parameter(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    pair = [Lion([each], lr=0.1, weight_decay=0.2) for each in (p, q)]
+    for step in range(4):
+        q.grad = torch.tensor([[1.0, -2.0], [0.5 - step, 3.0]])
+        p.grad = torch.view_as_complex(q.grad.clone())
+        for optimizer in pair:
+            optimizer.step()
+    torch.testing.assert_close(torch.view_as_real(p.detach()), q.detach(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="Unknown key 'cliping_level' in a parameter group"):
+        Lion([{"params": [p], "cliping_level": 1}])
+
+
 class Small(nn.Module):
     def __init__(self):
         super().__init__()

@@ -99,6 +99,63 @@ def test_an_exempt_group_does_not_hold_the_coins_still(last):
     assert set(outcomes) == {1.0, 10.0}
 
 
+def test_a_checkpoint_loads_where_the_first_group_is_empty():
+    def build(p):
+        return ClippedSGD([{"params": []}, {"params": [p]}], lr=0.1, clipping_type="auto")
+
+    optimizer = build(p := nn.Parameter(torch.zeros(2)))
+    p.grad = torch.ones(2)
+    optimizer.step()
+    other = build(nn.Parameter(torch.zeros(2)))
+    other.load_state_dict(saved(optimizer.state_dict()))
+    assert int(other.state["clipping"]["rules"]["all"]["count"]) == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [((None, None), (math.inf, None)), ((0.5, None), (None, None)), ((None,), (0.5,))], ids=str)
+def test_a_group_that_gets_or_loses_its_level_after_the_first_step_is_refused(before, after):
+    """Or the memory of one tensor would go on as that of another."""
+    params = [nn.Parameter(torch.zeros(2)) for _ in before]
+    groups = [{"params": [p], **({} if level is None else {"clipping_level": level})} for p, level in zip(params, before, strict=True)]
+    optimizer = ClippedSGD(groups, lr=0.1, clipping_type="uclip", clipping_level=0.1)
+    for p in params:
+        p.grad = torch.ones(2)
+    optimizer.step()
+    for group, level in zip(optimizer.param_groups, after, strict=True):
+        group["clipping_level"] = level
+    with pytest.raises(RuntimeError, match="has got or lost a clipping_level of its own since the first step"):
+        optimizer.step()
+
+
+def test_a_group_that_is_added_later_starts_with_a_fresh_memory():
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    optimizer = ClippedSGD([a], lr=0.1, clipping_type="uclip", clipping_level=0.1)
+    a.grad, b.grad = torch.ones(2), torch.ones(2)
+    optimizer.step()
+    optimizer.add_param_group({"params": [b]})
+    carry = optimizer.state["clipping"]["rules"]["all"]["carry"][0].clone()
+    optimizer.step()
+    both = optimizer.state["clipping"]["rules"]["all"]["carry"]
+    assert (both[0] > carry).all()
+    assert (both[1] < 1).all()
+
+
+@pytest.mark.parametrize("name", ["coordinate_wise", "uclip"])
+def test_stats_after_zero_grad_say_what_to_do(name):
+    model = small_model()
+    optimizer = ClippedSGD(model.parameters(), clipping_type=name)
+    steps(model, optimizer, range(2))
+    optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match="call it before zero_grad"):
+        clip_stats(optimizer)
+
+
+@pytest.mark.parametrize("cls", [ClippedSGD, ClippedAdam])
+def test_who_asks_for_no_foreach_gets_torchs_loop(cls):
+    assert cls([nn.Parameter(torch.zeros(1))]).param_groups[0]["fused"]
+    assert not cls([nn.Parameter(torch.zeros(1))], foreach=False).param_groups[0]["fused"]
+    assert cls([nn.Parameter(torch.zeros(1))], foreach=False, fused=True).param_groups[0]["fused"]
+
+
 def test_a_closures_gradient_is_clipped():
     model = small_model()
     optimizer = ClippedSGD(model.parameters(), lr=0.1, clipping_level=0.01)

@@ -48,6 +48,30 @@ def test_when():
     assert restarter.mean == []  # and no copy of the weights is kept for nothing
 
 
+def test_a_stretch_is_rounded_down_from_its_exact_length():
+    """50·1.4² is 98, and a little less in floating point."""
+    restarter = Restarter(first=50, coeff=1.4)
+    restarter.restarts = 2
+    assert restarter.length == 98
+
+
+def test_a_group_added_within_a_stretch_is_refused_and_after_a_restart_it_is_not():
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer, restarter = ClippedSGD([a], lr=0.1), Restarter(first=2, coeff=1)
+    a.grad, b.grad = torch.ones(1), torch.ones(1)
+
+    def step():
+        optimizer.step()
+        return restarter.step(optimizer)
+
+    assert [step(), step()] == [False, True]
+    optimizer.add_param_group({"params": [b]})
+    assert [step(), step(), step()] == [False, True, False]
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(RuntimeError, match=r"mean is over 2 parameters, and now there are 3\. Add groups right after a restart"):
+        step()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_weights_become_the_mean_since_the_last_restart(dtype):
     model = small_model().to(dtype)

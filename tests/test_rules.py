@@ -147,6 +147,23 @@ def test_zclip_forgets_a_norm_of_its_warm_up_whose_square_overflows(start):
     assert memories[0] == memories[1]
 
 
+def test_a_level_that_float16_cannot_hold_clips_nothing_of_it():
+    grads = [torch.tensor([6e4, -1.0], dtype=torch.float16), torch.tensor([1e6, -1e6])]
+    clipped, _ = clip(make_rule("coordinate_wise", clipping_level=1e5), grads)
+    assert [c.tolist() for c in clipped] == [grads[0].tolist(), [1e5, -1e5]]
+
+
+def test_uclip_keeps_what_half_precision_would_lose():
+    """1/128 more at each step beside a carry of 4, where bfloat16's numbers are 1/32 apart."""
+    state, cut = None, 0.0
+    for value in [5.0] + [1 + 1 / 128] * 400:
+        g = torch.tensor([value], dtype=torch.bfloat16)
+        (u,), state = clip(make_rule("uclip"), [g], state)
+        cut += float(g) - float(u)
+    assert cut == pytest.approx(4 + 400 / 128)
+    assert float(state["carry"][0]) == pytest.approx(cut)
+
+
 @pytest.mark.parametrize("alias", ALIASES)
 def test_an_alias_is_its_rule(alias):
     assert make_rule(alias) == make_rule(ALIASES[alias])

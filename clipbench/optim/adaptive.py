@@ -111,18 +111,16 @@ class AdaGC(Rule):
 class UClip(Rule):
     """u = α·(g + Δ) with α = min(1, η/‖g + Δ‖), Δ ← g + Δ − u: what was cut comes back later
 
-    Its memory Δ is one copy of the gradient. Where the mean gradient is longer than η, Δ grows without end, and the steps keep going
-    where it points. Elesedy and Hutter 2023, arXiv 2302.02971.
+    Its memory Δ is one copy of the gradient, in float32 or wider. Where the mean gradient is longer than η, Δ grows without end, and the
+    steps keep going where it points. Elesedy and Hutter 2023, arXiv 2302.02971.
     """
 
     clipping_level: float = 1.0
-    elementwise: ClassVar[bool] = True
 
     def init(self, params):
-        return {"carry": [torch.zeros_like(p) for p in params]}
+        return {"carry": [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params]}
 
     def __call__(self, grads, params, state, rng):
-        torch._foreach_add_(grads, state["carry"])
-        whole = [g.clone() for g in grads]
-        torch._foreach_mul_(grads, within(self.clipping_level, Gradients(grads).norm))
+        whole = torch._foreach_add(state["carry"], grads)
+        torch._foreach_copy_(grads, torch._foreach_mul(whole, within(self.clipping_level, Gradients(whole).norm)))
         return None, {"carry": torch._foreach_sub(whole, grads)}

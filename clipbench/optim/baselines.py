@@ -12,6 +12,7 @@ from torch.optim._muon import muon
 from torch.optim.adamw import adamw
 
 from clipbench.optim.optimizers import as_groups
+from clipbench.optim.rules import real
 
 
 def _checked(name: str, value: Any, allowed: Any, words: str) -> None:
@@ -32,7 +33,7 @@ class Lion(Optimizer):
         _checked("lr", lr, lr >= 0, "a number of at least 0")
         _checked("weight_decay", weight_decay, weight_decay >= 0, "a number of at least 0")
         _checked("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers, each 0 <= beta < 1")
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
+        super().__init__(as_groups(params), {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -42,11 +43,12 @@ class Lion(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                state = self.state[p]
-                m = state.setdefault("exp_avg", torch.zeros_like(p))
-                p.mul_(1 - lr * group["weight_decay"])
-                p.sub_(lr * m.lerp(p.grad, 1 - beta1).sign_())
-                m.lerp_(p.grad, 1 - beta2)
+                if not self.state[p]:
+                    self.state[p]["exp_avg"] = torch.zeros_like(p)
+                w, g, m = real(p), real(p.grad), real(self.state[p]["exp_avg"])
+                w.mul_(1 - lr * group["weight_decay"])
+                w.sub_(lr * m.lerp(g, 1 - beta1).sign_())
+                m.lerp_(g, 1 - beta2)
         return loss
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
 from clipbench.optim.checks import check_level
-from clipbench.optim.memory import copied, grown, kept, shapes, taken
+from clipbench.optim.memory import MOVED, copied, grown, kept, shapes, taken
 from clipbench.optim.rules import Factor, Gradients, NoClip, Rule, real
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
@@ -49,13 +49,19 @@ def clip_gradients(optimizer: AnyOptimizer, rule: Rule, *, nonfinite: str = "ski
 
 
 def clip_stats(optimizer: Optimizer) -> ClipStats:
-    """Norm before and after clipping at the latest step, and the count of skipped ones. Call it before `zero_grad`."""
+    """Norm before and after clipping at the latest step, and the count of skipped ones.
+
+    Call it before `zero_grad`: types that edit entries (coordinate_wise, uclip, …) leave the norm after to be measured now, and without
+    gradients that is a RuntimeError.
+    """
     memory = _memory(optimizer)
     if "grad_norm" not in memory:
         raise RuntimeError("clip_stats needs an optimizer that clips and has made a step.")
     clipped = memory["clipped_norm"]
     if clipped is None:  # the rule edited entries: only the gradients themselves know
         grads = Gradients(real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        if not grads:
+            raise RuntimeError("clip_stats needs the gradients of the latest step here: call it before zero_grad.")
         clipped = torch.where(_finite(memory["grad_norm"]), grads.norm, 0.0)
     return ClipStats(memory["grad_norm"], clipped, memory["skipped"])
 
@@ -136,7 +142,8 @@ class Join:
     @torch.no_grad()
     def clip(self, optimizer: Optimizer) -> None:
         """Measure, apply the rule, remember: no wait for the device, unless nonfinite="raise"."""
-        units = [unit for unit in self._units(optimizer.param_groups) if unit.places]
+        every = self._units(optimizer.param_groups)
+        units = [unit for unit in every if unit.places]
         if not units:
             return
         self._release(optimizer)
@@ -148,6 +155,8 @@ class Join:
         if self.nonfinite == "raise" and bool(bad):
             raise FloatingPointError(f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'.")
         memory = _memory(optimizer)
+        if any(old and name not in {unit.name for unit in every} for name, old in memory.get("rules", {}).items()):
+            raise RuntimeError(MOVED)
         factors = self._factors(memory, units, grads, bad)
         memory["grad_norm"], memory["clipped_norm"] = norm, _norm_after(factors, grads, bad)
         memory["skipped"] = memory.get("skipped", 0) + bad.long()
@@ -272,7 +281,7 @@ class Join:
     def _loaded(self, optimizer: Optimizer) -> None:
         if MEMORY not in optimizer.state:
             return
-        device = optimizer.param_groups[0]["params"][0].device
+        device = next(p.device for group in optimizer.param_groups for p in group["params"])
         # load_state_dict moves and copies only what belongs to a parameter
         memory = optimizer.state[MEMORY] = copied(_memory(optimizer), device)  # type: ignore[index]
         if "coins" in memory:

@@ -31,7 +31,6 @@ class AdaClip(Rule):
     """
 
     gamma3: float = 0.999
-    elementwise: ClassVar[bool] = True
 
     checks: ClassVar = {"gamma3": check_share}
 
