@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import set_gradients, small_model, weights
 from test_join import saved
+from timm.optim.lion import Lion as TimmLion
 from torch import nn
 
 from clipbench.optim import SPAM, ClippedSSTM, Lion, Muon, Norm, StableSPAM, clip_gradients, clip_stats
@@ -47,6 +48,17 @@ def test_lion_is_its_algorithm():
         p.grad = torch.tensor(g)
         optimizer.step()
         np.testing.assert_allclose(p.detach(), w, rtol=1e-10)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.4])
+def test_lion_is_timms(decay):
+    ours, theirs = small_model(), small_model()
+    pair = [(ours, Lion(ours.parameters(), lr=0.03, weight_decay=decay)), (theirs, TimmLion(theirs.parameters(), lr=0.03, weight_decay=decay))]
+    for step in range(20):
+        for model, optimizer in pair:
+            set_gradients(model, step)
+            optimizer.step()
+    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-6, atol=1e-7)
 
 
 def test_lion_takes_complex_weights_as_pairs_and_refuses_a_misspelt_level():

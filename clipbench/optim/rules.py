@@ -189,7 +189,7 @@ class CoordinateWise(Rule):
 
 @dataclass(frozen=True)
 class Value(CoordinateWise):
-    """`coordinate_wise` under torch's name
+    """g_w ← min(max(g_w, −η), η) for each entry: `coordinate_wise` under torch's name
 
     torch.nn.utils.clip_grad_value_.
     """
@@ -269,7 +269,7 @@ def _quantile(ranked: Tensor, count: Tensor, p: float) -> Tensor:
 
 @dataclass(frozen=True)
 class LinearRandAuto(Auto):
-    """`linear_rand_norm` with η = η_t of `auto`
+    """if ‖g‖ > η_t: α = η_t/‖g‖ with probability β^(η_t/‖g‖), else 1; η_t as in `auto`
 
     torch-clip, README.
     """
@@ -283,7 +283,7 @@ class LinearRandAuto(Auto):
 
 @dataclass(frozen=True)
 class QuadraticRandAuto(Auto):
-    """`quadratic_rand_norm` with η = η_t of `auto`
+    """if ‖g‖ > η_t: α = η_t/‖g‖ with probability β^((η_t/‖g‖)²), else 1; η_t as in `auto`
 
     torch-clip, README.
     """
