@@ -53,7 +53,10 @@ def test_lion_is_its_algorithm():
 @pytest.mark.parametrize("decay", [0.0, 0.4])
 def test_lion_is_timms(decay):
     ours, theirs = small_model(), small_model()
-    pair = [(ours, Lion(ours.parameters(), lr=0.03, weight_decay=decay)), (theirs, TimmLion(theirs.parameters(), lr=0.03, weight_decay=decay))]
+    pair = [
+        (ours, Lion(ours.parameters(), lr=0.03, weight_decay=decay)),
+        (theirs, TimmLion(theirs.parameters(), lr=0.03, weight_decay=decay)),
+    ]
     for step in range(20):
         for model, optimizer in pair:
             set_gradients(model, step)

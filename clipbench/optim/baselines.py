@@ -56,10 +56,10 @@ class Muon(Optimizer):
     """B ← μ·B + (1−μ)·G; W ← (1 − lr·λ)·W − 0.2·√max(rows, columns)·lr·orth((1−μ)·G + μ·B) for hidden matrices, AdamW for the rest
 
     orth is Newton and Schulz's iteration towards UVᵀ of the singular value decomposition, μ `momentum`, λ `weight_decay`; without
-    `nesterov` it takes B. The steps are torch's own, with one learning rate for both. A parameter of two or more dimensions is a matrix (a convolution's kernel: its output channels × all else) unless its group says
-    `use_muon=False`; `Muon.groups(model)` says so for embeddings and for the last matrix, the head, as its authors advise. A matrix moves
-    by 0.2·√max(rows, columns)·lr times an orthogonal matrix (torch's `match_rms_adamw`), so that AdamW's learning rate and weight decay
-    serve both. Jordan 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982.
+    `nesterov` it takes B. The steps are torch's own, with one learning rate for both: the factor of √max, torch's `match_rms_adamw`, makes
+    AdamW's learning rate and weight decay serve for matrices too. A parameter of two or more dimensions is a matrix (a convolution's
+    kernel: its output channels × all else) unless its group says `use_muon=False`; `Muon.groups(model)` says so for embeddings and for
+    the last matrix, the head, as its authors advise. Jordan 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982.
     """
 
     def __init__(
