@@ -10,7 +10,7 @@ from test_join import saved
 from timm.optim.lion import Lion as TimmLion
 from torch import nn
 
-from clipbench.optim import SPAM, ClippedSSTM, Lion, Muon, Norm, StableSPAM, clip_gradients, clip_stats
+from clipbench.optim import SPAM, ACClip, ClippedSSTM, Lion, Muon, Norm, StableSPAM, clip_gradients, clip_stats
 from clipbench.optim.laws import Waits
 
 NEW = {
@@ -19,6 +19,7 @@ NEW = {
     "spam": (SPAM, {"lr": 0.01, "clipping_type": "norm"}),
     "stable_spam": (StableSPAM, {"lr": 0.01, "clipping_type": "norm"}),
     "sstm": (ClippedSSTM, {"lr": 0.1, "L": 1.0}),
+    "acclip": (ACClip, {"lr": 0.1, "weight_decay": 0.1}),
 }
 
 

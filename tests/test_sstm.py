@@ -229,6 +229,28 @@ def test_evaluation_ends_at_x_also_when_it_fails_and_other_optimizers_are_left_a
         assert all(torch.equal(a, b) for a, b in zip(weights(model), x, strict=True))
 
 
+class Averaged(torch.optim.SGD):
+    answer = "mean"
+
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["mean"] = self.state[p].get("mean", 0) + p.detach() / 4
+
+
+def test_any_optimizer_takes_part_by_naming_its_answer():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = Averaged([p], lr=1.0)
+    with evaluation_weights(optimizer):  # no step yet, so no answer
+        assert p.tolist() == [0, 0]
+    for _ in range(4):
+        p.grad = torch.tensor([1.0, -2.0])
+        optimizer.step()
+    with evaluation_weights(optimizer):
+        assert p.tolist() == [-2.5, 5]  # of −1, −2, −3, −4, and −2 times that
+    assert p.tolist() == [-4, 8]
+
+
 def test_the_bench_evaluates_at_y():
     task = Line()
     model = fresh_model(task, 0)
