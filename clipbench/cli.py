@@ -331,7 +331,7 @@ def complete(argv: list[str]) -> int:
 
 
 def list_everything(argv: list[str]) -> int:
-    parser = _Parser(prog="clipbench list", description="Tasks, optimizers and clipping types.", allow_abbrev=False)
+    parser = _Parser(prog="clipbench list", description="Tasks, optimizers, restarts, studies and clipping types.", allow_abbrev=False)
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own: its tasks and optimizers are listed too")
     options = parser.parse_args(argv)
     from clipbench.listing import everything

@@ -265,16 +265,16 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
             yield from _leaves(child, f"{prefix}{key}.")
 
 
-def identity(settings: Settings, rule: Any, sources: Sequence[Path]) -> str:
+def identity(settings: Settings, rule: Any, sources: Sequence[Path], clips_by_itself: bool = False) -> str:
     """The run's id: a letter and a hash of what defines its result, the same on any machine.
 
     In: the rule with the fields it uses, the optimizer's and the task's settings, the text of `sources` (a user's own task or rule).
-    Out: device, threads, worker processes, folders, the tag of a run of no study; a file or folder among the task's settings
-    counts by what it holds.
+    Out: device, threads, worker processes, folders, the tag of a run of no study, and patterns where neither the rule nor the optimizer
+    clips; a file or folder among the task's settings counts by what it holds.
     """
     task = {key: fingerprint(value) for key, value in settings.task.items() if key not in ("name", "lr", "device", "workers")}
     clip_keys = ["name", "clipping_type", "clipping_level", "p_autoclip", "beta", "clip"]
-    clip_keys += [] if rule.clips else ["clip_exempt", "clip_levels"]
+    clip_keys += [] if rule.clips or clips_by_itself else ["clip_exempt", "clip_levels"]
     optim = {key: value for key, value in settings.optim.items() if key not in clip_keys and value is not None}
     off = [name for name in OPTIONAL if not getattr(settings, name)] + ([] if settings.restart["first"] else ["restart"])
     rest = {key: value for key, value in asdict(settings).items() if key not in ("task", "optim", "tag", *MACHINE, *off)}

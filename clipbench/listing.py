@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 
 from clipbench.errors import UserError
@@ -12,10 +13,11 @@ PRIVATE = {"clipping"}  # included by the optimizers' files, no choice of its ow
 
 
 def everything(config_dir: Path | None = None) -> str:
-    """Tasks, optimizers and clipping types, a line or two each."""
+    """Tasks, optimizers, restarts, studies and clipping types, a line or two each."""
     rows = {**choices("task", config_dir)}
     text = "Tasks (task=NAME; scale=mini is embedded and quick, scale=full the published setting)\n" + _table(rows)
     text += "\nOptimizers (optim=NAME)\n" + _table(choices("optim", config_dir))
+    text += "\nRestarts (with every optimizer)\n" + _table({"restart": restarts()})
     text += "\nStudies (clipbench study study=NAME)\n" + _table(choices("study", config_dir))
     text += "\nClipping types (optim.clipping_type=NAME, or module:Class for a rule of your own)\n" + _table(clipping_types())
     return text
@@ -40,11 +42,7 @@ def keys(config_dir: Path | None = None, studies: bool = False) -> str:
 
 def clipping_types() -> dict[str, list[str]]:
     """{name: [formula, parameters with defaults, aliases]} from the source of clipbench/optim."""
-    spec = find_spec("clipbench")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    folder = Path(spec.submodule_search_locations[0]) / "optim"
-    body = [node for path in sorted(folder.glob("*.py")) for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    body = _source()
     classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
     tables = {
         target.id: node.value
@@ -65,6 +63,23 @@ def clipping_types() -> dict[str, list[str]]:
         if name in aliases:
             rows[name].append("also: " + ", ".join(aliases[name]))
     return rows
+
+
+def restarts() -> list[str]:
+    """[rule, keys with their defaults]."""
+    (restarter,) = (node for node in _source() if isinstance(node, ast.ClassDef) and node.name == "Restarter")
+    block = (folders_of(None)[0] / "run.yaml").read_text(encoding="utf-8").split("\nrestart:")[1].splitlines()[1:]
+    pairs = [line.split("#")[0].strip().replace(": ", "=") for line in takewhile(lambda line: line.startswith("  "), block)]
+    return [(ast.get_docstring(restarter) or "").splitlines()[0], ", ".join(f"restart.{pair}" for pair in pairs)]
+
+
+def _source() -> list[ast.stmt]:
+    """What stands at the top level of the files of clipbench/optim."""
+    spec = find_spec("clipbench")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0]) / "optim"
+    return [node for path in sorted(folder.glob("*.py")) for node in ast.parse(path.read_text(encoding="utf-8")).body]
 
 
 def _fields(name: str, classes: dict[str, ast.ClassDef]) -> list[str]:

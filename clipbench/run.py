@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from clipbench import config, results
-from clipbench.build import CLIP_KEYS, check_tie, import_module_of
+from clipbench.build import CLIP_KEYS, check_tie, import_module_of, optimizer_class_of
 from clipbench.checkpoint import Rows, Work
 from clipbench.config import Settings
 from clipbench.errors import UserError
@@ -85,7 +85,8 @@ def make_plan(overrides: Sequence[str], config_dir: Path | None = None, composed
     modules = {type(rule).__module__, settings.task["_target_"].rpartition(".")[0]}
     own = [module for module in sorted(modules) if module.split(".")[0] != "clipbench"]
     sources = [Path(str(import_module_of(module, settings.task["name"]).__file__)) for module in own]
-    return Plan(settings, rule, config.identity(settings, rule, sources), tuple(overrides), config_dir)
+    by_itself = getattr(optimizer_class_of(optim), "clips_by_itself", False)
+    return Plan(settings, rule, config.identity(settings, rule, sources, by_itself), tuple(overrides), config_dir)
 
 
 def describe(task: Task) -> dict[str, Any]:

@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import pytorch_optimizer
 import torch
+import zclip
 from conftest import set_gradients, small_model, weights
+from timm.utils import agc
 from torch import nn
 
 from clipbench.optim import ClippedAdamW, ClippedSGD
@@ -45,7 +48,6 @@ def test_value_is_torchs_clip_grad_value():
 
 @pytest.mark.parametrize("level", [0.01, 0.5])
 def test_agc_is_timms(level):
-    agc = pytest.importorskip("timm.utils.agc")
     torch.manual_seed(1)
     pair = [nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 3)) for _ in range(2)]
     pair[1].load_state_dict(pair[0].state_dict())
@@ -64,10 +66,9 @@ def test_agc_is_timms(level):
 
 @pytest.mark.parametrize("max_norm", [1.0, math.inf])
 def test_zclip_is_its_authors(max_norm):
-    authors = pytest.importorskip("zclip")
     theirs = small_model().double()
     ours = small_model().double()
-    clip = authors.ZClip(max_grad_norm=None if max_norm == math.inf else max_norm)
+    clip = zclip.ZClip(max_grad_norm=None if max_norm == math.inf else max_norm)
     optimizer = ClippedSGD(ours.parameters(), lr=0.1, clipping_type="zclip", max_norm=max_norm)
     oracle = torch.optim.SGD(theirs.parameters(), lr=0.1)
     for step in range(120):
@@ -84,10 +85,9 @@ def test_zclip_is_its_authors(max_norm):
 
 
 def test_adagc_is_pytorch_optimizers():
-    other = pytest.importorskip("pytorch_optimizer")
     ours, theirs = small_model(), small_model()
     optimizer = ClippedAdamW(ours.parameters(), lr=0.01, weight_decay=0, clipping_type="adagc", warmup_steps=20)
-    oracle = other.AdaGC(theirs.parameters(), lr=0.01, weight_decay=0, warmup_steps=21)  # theirs counts from 1 and stops before
+    oracle = pytorch_optimizer.AdaGC(theirs.parameters(), lr=0.01, weight_decay=0, warmup_steps=21)  # theirs counts from 1 and stops before
     for _ in zip(gradients_of(ours, 80), gradients_of(theirs, 80), strict=True):
         optimizer.step()
         oracle.step()
@@ -167,6 +167,15 @@ def test_adagc_cuts_the_tensor_that_spikes_and_no_other():
         optimizer.step()
         assert before[0] - a.item() == pytest.approx(0.01 if step != 40 else 0.0105, rel=1e-3)
         assert before[1] - b.item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_layer_wise_cuts_the_tensor_that_spikes_and_no_other():
+    params = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    optimizer = ClippedSGD(params, lr=1.0, clipping_type="layer_wise")
+    for p, entries in zip(params, ([0.6, 0.0], [300.0, -400.0], [0.0, -0.9]), strict=True):
+        p.grad = torch.tensor(entries)
+    optimizer.step()
+    torch.testing.assert_close([p.detach() for p in params], [torch.tensor(x) for x in ([-0.6, 0.0], [-0.6, 0.8], [0.0, 0.9])])
 
 
 def test_agc_cuts_the_row_that_spikes_and_no_other():

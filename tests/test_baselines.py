@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import set_gradients, small_model, weights
 from test_join import saved
+from timm.optim.lion import Lion as TimmLion
 from torch import nn
 
-from clipbench.optim import SPAM, ClippedSSTM, Lion, Muon, Norm, StableSPAM, clip_gradients, clip_stats
+from clipbench.optim import SPAM, ACClip, ClippedSSTM, Lion, Muon, Norm, StableSPAM, clip_gradients, clip_stats
 from clipbench.optim.laws import Waits
 
 NEW = {
@@ -18,6 +19,7 @@ NEW = {
     "spam": (SPAM, {"lr": 0.01, "clipping_type": "norm"}),
     "stable_spam": (StableSPAM, {"lr": 0.01, "clipping_type": "norm"}),
     "sstm": (ClippedSSTM, {"lr": 0.1, "L": 1.0}),
+    "acclip": (ACClip, {"lr": 0.1, "weight_decay": 0.1}),
 }
 
 
@@ -47,6 +49,33 @@ def test_lion_is_its_algorithm():
         p.grad = torch.tensor(g)
         optimizer.step()
         np.testing.assert_allclose(p.detach(), w, rtol=1e-10)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.4])
+def test_lion_is_timms(decay):
+    ours, theirs = small_model(), small_model()
+    pair = [
+        (ours, Lion(ours.parameters(), lr=0.03, weight_decay=decay)),
+        (theirs, TimmLion(theirs.parameters(), lr=0.03, weight_decay=decay)),
+    ]
+    for step in range(20):
+        for model, optimizer in pair:
+            set_gradients(model, step)
+            optimizer.step()
+    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-6, atol=1e-7)
+
+
+def test_lion_takes_complex_weights_as_pairs_and_refuses_a_misspelt_level():
+    p, q = nn.Parameter(torch.ones(2, dtype=torch.complex64)), nn.Parameter(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    pair = [Lion([each], lr=0.1, weight_decay=0.2) for each in (p, q)]
+    for step in range(4):
+        q.grad = torch.tensor([[1.0, -2.0], [0.5 - step, 3.0]])
+        p.grad = torch.view_as_complex(q.grad.clone())
+        for optimizer in pair:
+            optimizer.step()
+    torch.testing.assert_close(torch.view_as_real(p.detach()), q.detach(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="Unknown key 'cliping_level' in a parameter group"):
+        Lion([{"params": [p], "cliping_level": 1}])
 
 
 class Small(nn.Module):

@@ -89,6 +89,35 @@ def test_a_planted_spike_is_cut_and_calm_steps_are_adams():
     assert share[50] < 0.5
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_an_infinite_level_is_torchs_own_to_the_bit(kind, implementation):
+    ours, theirs = small_model(), small_model()
+    keywords = {"lr": 0.01, **IMPLEMENTATIONS[implementation]}
+    optimizer = kind(ours.parameters(), clipping_type="block_rms", clipping_level=math.inf, **keywords)
+    oracle = CLASSES[kind](theirs.parameters(), **keywords)
+    for step in range(20):
+        for model, each in ((ours, optimizer), (theirs, oracle)):
+            set_gradients(model, step, 100.0 if step == 15 else 1.0)
+            each.step()
+    assert all(map(torch.equal, weights(ours), weights(theirs)))
+
+
+def test_in_bfloat16_the_update_is_that_of_float32():
+    """Weights of 0, so that an update shows to bfloat16's eight bits."""
+    pair = [nn.Parameter(torch.zeros(16, dtype=dtype)) for dtype in (torch.bfloat16, torch.float64)]
+    optimizers = [ClippedAdam([p], lr=0.1, betas=(0.5, 0.999), clipping_type="block_rms", clipping_level=0.5) for p in pair]
+    for step in range(4):
+        g = (torch.randn(16) * (50 if step == 3 else 1)).bfloat16()
+        for p, optimizer in zip(pair, optimizers, strict=True):
+            p.grad = g.to(p.dtype)
+            before = p.detach().double()
+            optimizer.step()
+            moved = (p.detach().double() - before).square().mean().sqrt() / 0.1
+            assert float(moved) == pytest.approx(0.5, rel=0.05) or float(moved) < 0.5
+        torch.testing.assert_close(pair[0].detach().double(), pair[1].detach(), rtol=0.05, atol=0.003)
+
+
 def test_a_level_of_its_own_and_an_exempt_group():
     params = [nn.Parameter(torch.zeros(4)) for _ in range(3)]
     groups = [{"params": [p], **more} for p, more in zip(params, ({}, {"clipping_level": 0.25}, {"clipping_level": math.inf}), strict=True)]

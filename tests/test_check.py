@@ -67,6 +67,24 @@ class Forgets(Norm):
         self.last[id(params[0])] = grads.norm
         return within(before, grads.norm), state
 
+@dataclass(frozen=True)
+class Cools(Norm):
+    warmup_steps: int = 50
+    last = {}
+
+    def init(self, params):
+        return {"count": torch.zeros(())}
+
+    def __call__(self, grads, params, state, rng):
+        before = self.last.get(id(params[0]), grads.norm)
+        self.last[id(params[0])] = grads.norm
+        level = torch.where(state["count"] < self.warmup_steps, grads.norm, before)
+        return within(level, grads.norm), {"count": state["count"] + 1}
+
+class Infinite(Norm):
+    def __call__(self, grads, params, state, rng):
+        return self.clipping_level / (self.clipping_level + grads.norm), state
+
 class Shifts(Rule):
     def init(self, params):
         return {"mean": torch.ones(len(params))}
@@ -122,6 +140,9 @@ def test_a_good_rule_passes_and_its_properties_are_named(own, capsys):
         ("InPlace", "the same again gives the same", "the memory that came in was changed"),
         ("Grows", "the memory keeps its size", "after 60"),
         ("Forgets", "five steps, save, load, five steps are ten steps", "other weights after saving and loading"),
+        ("Cools", "five steps, save, load, five steps are ten steps", "other weights after saving and loading"),
+        ("Infinite", "clipping_level=inf is no clipping", "at clipping_level=inf a norm of .* became nan"),
+        ("InPlace", "what is not finite is skipped and forgotten", "a gradient with nan entered the memory"),
         ("Shifts", "a missing gradient shifts nothing", "RuntimeError at checked_clip.py"),
         ("Needs", "zero stays zero", "NotImplementedError at rules.py"),
     ],

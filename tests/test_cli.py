@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from clipbench.cli import main
-from clipbench.optim import RULES
+from clipbench.listing import folders_of
+from clipbench.optim import RULES, TIED
 
 OWN = Path(__file__).with_name("tiny.py")
 
@@ -183,6 +184,15 @@ def test_a_mistake_is_one_message_and_exit_code_2(own, capsys, words, message):
     assert message in error
     assert "Traceback" not in error
     assert not Path("results/runs").exists()
+
+
+def test_the_list_has_a_row_for_everything_and_imports_nothing_heavy():
+    script = "import sys\nfrom clipbench.cli import main\nassert main(['list']) == 0\nprint(' '.join(sys.modules))"
+    *lines, modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    optimizers = {path.stem for path in folders_of(None)[0].glob("optim/*.yaml")} - {"clipping"}
+    assert {*RULES, *TIED, *optimizers, "restart"} <= {line.split()[0] for line in lines if line.startswith("  ")}
+    assert "restart.first=null, restart.coeff=1.25, restart.max=2000" in "\n".join(lines)
+    assert not {name.split(".")[0] for name in modules.split()} & {"torch", "hydra", "omegaconf", "yaml", "pandas", "numpy", "rich"}
 
 
 def test_help_lists_every_key_and_the_users_own_tasks(own, capsys):

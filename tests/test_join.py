@@ -10,7 +10,19 @@ import torch
 from conftest import set_gradients, small_model, weights
 from torch import nn
 
-from clipbench.optim import RULES, SPAM, ClippedAdam, ClippedAdamW, ClippedSGD, Norm, StableSPAM, clip_gradients, clip_stats, make_rule
+from clipbench.optim import (
+    RULES,
+    SPAM,
+    TIED,
+    ClippedAdam,
+    ClippedAdamW,
+    ClippedSGD,
+    Norm,
+    StableSPAM,
+    clip_gradients,
+    clip_stats,
+    make_rule,
+)
 
 CLASSES = {
     "sgd": (ClippedSGD, {"lr": 0.1, "momentum": 0.9}),
@@ -19,6 +31,7 @@ CLASSES = {
     "spam": (SPAM, {"lr": 0.01}),
     "stable_spam": (StableSPAM, {"lr": 0.01}),
 }
+PAIRS = [(name, kind) for kind in CLASSES for name in RULES] + [(name, kind) for kind in ("adam", "adamw") for name in TIED]
 IMPLEMENTATIONS = {"fused": {"fused": True}, "foreach": {"foreach": True}, "loop": {"foreach": False, "fused": False}}
 
 
@@ -86,6 +99,76 @@ def test_one_coin_per_step_whatever_the_groups():
     assert outcomes == {1.0, 10.0}
 
 
+@pytest.mark.parametrize("last", [math.inf, 0.5])
+def test_an_exempt_group_does_not_hold_the_coins_still(last):
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    groups = [{"params": [a]}, {"params": [b], "clipping_level": last}]
+    optimizer = ClippedSGD(groups, lr=1.0, clipping_type="linear_rand_norm", beta=0.5)
+    outcomes = []
+    for _ in range(60):
+        a.grad, b.grad = torch.full((1,), 10.0), torch.full((1,), 10.0)
+        optimizer.step()
+        outcomes.append(round(a.grad.item(), 4))
+    assert set(outcomes) == {1.0, 10.0}
+
+
+def test_a_checkpoint_loads_where_the_first_group_is_empty():
+    def build(p):
+        return ClippedSGD([{"params": []}, {"params": [p]}], lr=0.1, clipping_type="auto")
+
+    optimizer = build(p := nn.Parameter(torch.zeros(2)))
+    p.grad = torch.ones(2)
+    optimizer.step()
+    other = build(nn.Parameter(torch.zeros(2)))
+    other.load_state_dict(saved(optimizer.state_dict()))
+    assert int(other.state["clipping"]["rules"]["all"]["count"]) == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [((None, None), (math.inf, None)), ((0.5, None), (None, None)), ((None,), (0.5,))], ids=str)
+def test_a_group_that_gets_or_loses_its_level_after_the_first_step_is_refused(before, after):
+    """Or the memory of one tensor would go on as that of another."""
+    params = [nn.Parameter(torch.zeros(2)) for _ in before]
+    groups = [{"params": [p], **({} if level is None else {"clipping_level": level})} for p, level in zip(params, before, strict=True)]
+    optimizer = ClippedSGD(groups, lr=0.1, clipping_type="uclip", clipping_level=0.1)
+    for p in params:
+        p.grad = torch.ones(2)
+    optimizer.step()
+    for group, level in zip(optimizer.param_groups, after, strict=True):
+        group["clipping_level"] = level
+    with pytest.raises(RuntimeError, match="has got or lost a clipping_level of its own since the first step"):
+        optimizer.step()
+
+
+def test_a_group_that_is_added_later_starts_with_a_fresh_memory():
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    optimizer = ClippedSGD([a], lr=0.1, clipping_type="uclip", clipping_level=0.1)
+    a.grad, b.grad = torch.ones(2), torch.ones(2)
+    optimizer.step()
+    optimizer.add_param_group({"params": [b]})
+    carry = optimizer.state["clipping"]["rules"]["all"]["carry"][0].clone()
+    optimizer.step()
+    both = optimizer.state["clipping"]["rules"]["all"]["carry"]
+    assert (both[0] > carry).all()
+    assert (both[1] < 1).all()
+
+
+@pytest.mark.parametrize("name", ["coordinate_wise", "uclip"])
+def test_stats_after_zero_grad_say_what_to_do(name):
+    model = small_model()
+    optimizer = ClippedSGD(model.parameters(), clipping_type=name)
+    steps(model, optimizer, range(2))
+    optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match="call it before zero_grad"):
+        clip_stats(optimizer)
+
+
+@pytest.mark.parametrize("cls", [ClippedSGD, ClippedAdam])
+def test_who_asks_for_no_foreach_gets_torchs_loop(cls):
+    assert cls([nn.Parameter(torch.zeros(1))]).param_groups[0]["fused"]
+    assert not cls([nn.Parameter(torch.zeros(1))], foreach=False).param_groups[0]["fused"]
+    assert cls([nn.Parameter(torch.zeros(1))], foreach=False, fused=True).param_groups[0]["fused"]
+
+
 def test_a_closures_gradient_is_clipped():
     model = small_model()
     optimizer = ClippedSGD(model.parameters(), lr=0.1, clipping_level=0.01)
@@ -139,8 +222,7 @@ def test_learning_rate_schedulers_act_and_do_not_warn():
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_under_a_grad_scaler_the_step_is_the_same_as_without(name, kind, implementation):
     cls, keywords = CLASSES[kind]
     keywords = {**keywords, **IMPLEMENTATIONS[implementation], "clipping_type": name}
@@ -183,8 +265,7 @@ def test_an_overflow_under_a_grad_scaler_leaves_the_step_out_and_halves_the_scal
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_a_fused_step_with_a_gradient_that_is_not_finite_is_left_out_exactly(name, kind, bad):
     cls, keywords = CLASSES[kind]
     model, clean = small_model(), small_model()
@@ -212,10 +293,11 @@ def test_a_fused_step_with_a_gradient_that_is_not_finite_is_left_out_exactly(nam
 
 @pytest.mark.parametrize("implementation", ["foreach", "loop"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [*RULES, *TIED])
 def test_other_implementations_see_a_gradient_of_zeros(name, dtype, implementation):
     model = small_model().to(dtype)
-    optimizer = ClippedSGD(model.parameters(), lr=0.1, clipping_type=name, **IMPLEMENTATIONS[implementation])
+    cls, keywords = (ClippedAdam, {"eps": 1e-4}) if name in TIED else (ClippedSGD, {})  # Adam's own 1e-8 is 0 in float16
+    optimizer = cls(model.parameters(), lr=0.1, clipping_type=name, **keywords, **IMPLEMENTATIONS[implementation])
     set_gradients(model, 0, dtype=dtype)
     first, *_, last = model.parameters()
     first.grad[0], last.grad[0] = math.nan, -math.inf

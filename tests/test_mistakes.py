@@ -1,5 +1,6 @@
 """The prior art's mistakes (torch-clip 0.0.6), one test each, with the numbers that a correct implementation gives."""
 
+import inspect
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from conftest import set_gradients, small_model
 from torch import nn
 
-from clipbench.optim import RULES, ClippedSGD, clip_stats, make_rule
+from clipbench.optim import RULES, SPAM, ACClip, ClippedSGD, ClippedSSTM, StableSPAM, clip_stats, make_rule
 
 
 def moves(values, **keywords):
@@ -141,3 +142,22 @@ def test_defaults_are_those_of_the_table():
     assert (zclip.decay, zclip.z_threshold, zclip.warmup_steps, zclip.max_norm) == (0.97, 2.5, 25, 1.0)
     assert (adagc.lambda_abs, adagc.lambda_rel, adagc.decay, adagc.warmup_steps) == (1.0, 1.05, 0.98, 100)
     assert make_rule("agc").eps == 1e-3
+    assert make_rule("block_rms").clipping_level == 1.0
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        (SPAM, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "reset_every": 500, "warmup": 150, "pause": 20, "threshold": 5000}),
+        (StableSPAM, {"gamma1": 0.7, "gamma2": 0.9, "gamma3": 0.999}),
+        (ACClip, {"betas": (0.9, 0.99), "power": 1}),
+        (ClippedSSTM, {"nu": 1, "cap": 1, "clipping_type": "norm"}),
+    ],
+)
+def test_defaults_of_optimizers_are_those_of_the_papers(cls, expected):
+    signature = inspect.signature(cls).parameters
+    assert {name: signature[name].default for name in expected} == expected
+
+
+def test_stable_spam_resets_every_500_to_1000_steps():
+    assert 500 <= inspect.signature(StableSPAM).parameters["reset_every"].default <= 1000

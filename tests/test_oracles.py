@@ -123,6 +123,27 @@ def test_the_random_rules_clip_at_the_rate_of_their_formula(name, power, beta, n
     assert abs(clipped / n - rate) < 3 * math.sqrt(rate * (1 - rate) / n)
 
 
+@pytest.mark.parametrize("name", ["linear_rand_norm", "quadratic_rand_norm"])
+@pytest.mark.parametrize("norm", [0.0, 0.5, 3.0])
+def test_the_random_rules_leave_a_norm_at_or_below_the_level_alone_whatever_the_coin(name, norm):
+    rule, rng = make_rule(name, clipping_level=3.0, beta=0.999), torch.Generator().manual_seed(1)
+    grads = Gradients([torch.tensor([norm])])
+    assert {float(rule(grads, grads, {}, rng)[0]) for _ in range(500)} == {1.0}
+
+
+@pytest.mark.parametrize("name", ["linear_rand_auto", "quadratic_rand_auto"])
+def test_falling_norms_lie_below_autos_level_so_no_coin_clips_them(name):
+    rule, rng = make_rule(name, p_autoclip=0.5, beta=0.999), torch.Generator().manual_seed(1)
+    state, factors = rule.init([torch.zeros(1)]), set()
+    for norm in range(300, 0, -1):
+        grads = Gradients([torch.tensor([float(norm)])])
+        factor, state = rule(grads, grads, state, rng)
+        factors.add(float(factor))
+    assert factors == {1.0}
+    grads = Gradients([torch.tensor([1e4])])
+    assert any(float(rule(grads, grads, state, rng)[0]) < 1 for _ in range(20))
+
+
 @pytest.mark.parametrize(("name", "power"), [("linear_rand_auto", 1), ("quadratic_rand_auto", 2)])
 def test_the_random_auto_rules_toss_the_same_coin_at_autos_level(name, power):
     rule, rng, n = make_rule(name, p_autoclip=0.5, window=3, beta=0.5), torch.Generator().manual_seed(1), 3000

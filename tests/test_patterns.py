@@ -15,6 +15,7 @@ from clipbench.cli import main
 from clipbench.errors import UserError
 from clipbench.optim import RULES, ClippedSGD, make_rule
 from clipbench.patterns import last_linear, parameter_groups
+from clipbench.run import make_plan
 
 NORM, AGC, NONE, AUTO = (make_rule(name) for name in ("norm", "agc", "none", "auto"))
 
@@ -151,6 +152,12 @@ def test_patterns_change_the_run_and_its_id_and_stand_in_its_row(own):
 def test_for_none_patterns_change_nothing(own):
     assert clipbench("sweep", "optim.clipping_type=none,norm", 'optim.clip_exempt=null,["*.bias"]') == 0
     assert sorted(pd.read_parquet("results/runs")["clipping_type"]) == ["none", "norm", "norm"]
+
+
+@pytest.mark.parametrize(("optim", "ids"), [("spam", 2), ("stable_spam", 2), ("acclip", 1), ("adamw", 1)])
+def test_under_none_patterns_make_another_run_only_where_the_optimizer_clips_by_itself(optim, ids):
+    words = [f"optim={optim}", "optim.clipping_type=none"]
+    assert len({make_plan([*words, *more]).run for more in ([], ['optim.clip_exempt=["*.bias"]'])}) == ids
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,7 @@ def test_the_table_of_types_is_the_rules(folder):
     rows = [re.findall(r"`(\w+)`", line) for line in table.splitlines() if line.startswith("| `")]
     assert [row[0] for row in rows] == list(RULES | TIED)
     for name, *rest in rows:
-        for alias in set(rest) & set(ALIASES):
-            assert ALIASES[alias] == name
+        assert set(rest) & set(ALIASES) == {alias for alias, of in ALIASES.items() if of == name}
 
 
 def test_every_file_of_the_package_has_its_line():

@@ -48,6 +48,30 @@ def test_when():
     assert restarter.mean == []  # and no copy of the weights is kept for nothing
 
 
+def test_a_stretch_is_rounded_down_from_its_exact_length():
+    """50·1.4² is 98, and a little less in floating point."""
+    restarter = Restarter(first=50, coeff=1.4)
+    restarter.restarts = 2
+    assert restarter.length == 98
+
+
+def test_a_group_added_within_a_stretch_is_refused_and_after_a_restart_it_is_not():
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer, restarter = ClippedSGD([a], lr=0.1), Restarter(first=2, coeff=1)
+    a.grad, b.grad = torch.ones(1), torch.ones(1)
+
+    def step():
+        optimizer.step()
+        return restarter.step(optimizer)
+
+    assert [step(), step()] == [False, True]
+    optimizer.add_param_group({"params": [b]})
+    assert [step(), step(), step()] == [False, True, False]
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(RuntimeError, match=r"mean is over 2 parameters, and now there are 3\. Add groups right after a restart"):
+        step()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_weights_become_the_mean_since_the_last_restart(dtype):
     model = small_model().to(dtype)
@@ -98,6 +122,23 @@ def test_the_optimizer_begins_anew(cls, settings, name):
             o.step()
         assert same(weights(model), weights(fresh))
     assert int(clip_stats(optimizer).skipped) == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"fused": True}, {"initial_accumulator_value": 0.5}], ids=str)
+def test_a_state_that_the_constructor_makes_is_made_again(settings):
+    model = small_model()
+    optimizer, restarter = torch.optim.Adagrad(model.parameters(), lr=0.1, **settings), Restarter(first=3)
+    for step in range(3):
+        set_gradients(model, step)
+        optimizer.step()
+        restarter.step(optimizer)
+    fresh = copy.deepcopy(model)
+    other = torch.optim.Adagrad(fresh.parameters(), lr=0.1, **settings)
+    torch.testing.assert_close(optimizer.state_dict()["state"], other.state_dict()["state"], rtol=0, atol=0)
+    for m, o in ((model, optimizer), (fresh, other)):
+        set_gradients(m, 3)
+        o.step()
+    assert same(weights(model), weights(fresh))
 
 
 def test_coins_and_the_learning_rate_go_on():

@@ -6,9 +6,27 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
-from clipbench.optim import ALIASES, RULES, TIED, Auto, CoordinateWise, Gradients, make_rule, within
-from clipbench.optim.laws import BOUNDED, HOMOGENEOUS, IDEMPOTENT, OWED, PROPERTIES, SHRINKS, STRAIGHT, clip, gradient
+from clipbench.optim import (
+    ALIASES,
+    RULES,
+    SPAM,
+    TIED,
+    Auto,
+    ClippedAdamW,
+    ClippedSGD,
+    ClippedSSTM,
+    CoordinateWise,
+    Gradients,
+    Norm,
+    StableSPAM,
+    ZClip,
+    clip_stats,
+    make_rule,
+    within,
+)
+from clipbench.optim.laws import BOUNDED, HOMOGENEOUS, IDEMPOTENT, OWED, PROPERTIES, SHRINKS, STRAIGHT, clip, gradient, norm
 
 # rule → the properties it claims, beside the laws that hold for all
 CLAIMS = {
@@ -70,6 +88,80 @@ def test_norms_are_summed_in_float32_or_wider(dtype):
     grads = Gradients([torch.full((1000,), 60.0, dtype=dtype)])  # its square overflows float16
     assert grads.norm.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert float(grads.norm) == pytest.approx(60 * math.sqrt(1000), rel=1e-2)
+
+
+@pytest.mark.parametrize("implementation", [{"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}], ids=str)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float64), (torch.bfloat16, torch.float32), (torch.float16, torch.float64)])
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_of_several_types_are_clipped_as_those_of_one(name, dtypes, implementation):
+    made = []
+    for pair in (dtypes, (torch.float64, torch.float64)):
+        params = [nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in pair]
+        optimizer = ClippedSGD(params, lr=1.0, clipping_type=name, **implementation)
+        for size in (1.0, 64.0):
+            for p, entries in zip(params, ([3.0, 0.0, -1.0], [0.0, 4.0, 1.0]), strict=True):
+                p.grad = size * torch.tensor(entries, dtype=p.dtype)
+            optimizer.step()
+        made.append(torch.cat([p.detach().double() for p in params]))
+    torch.testing.assert_close(*made, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["auto", "linear_rand_auto", "quadratic_rand_auto"])
+def test_a_float64_norm_is_no_larger_than_itself(name):
+    grads = [torch.tensor([0.1, 0.7], dtype=torch.float64)]
+    clipped, _ = clip(make_rule(name, p_autoclip=1), grads)
+    assert torch.equal(clipped[0], grads[0])
+
+
+@pytest.mark.parametrize("implementation", [{"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}], ids=str)
+@pytest.mark.parametrize("name", RULES)
+def test_a_norm_beyond_float32_is_skipped_and_forgotten(name, implementation):
+    p = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = ClippedSGD([p], lr=1.0, clipping_type=name, **implementation)
+    for value in (0.1, 1e100, 0.1):
+        before, p.grad = p.detach().clone(), torch.full((2,), value, dtype=torch.float64)
+        optimizer.step()
+        assert torch.equal(p, before) == (value > 1)
+        assert (float(clip_stats(optimizer).clipped_norm) == 0) == (value > 1)
+    assert int(clip_stats(optimizer).skipped) == 1
+    state = optimizer.state["clipping"]["rules"]["all"]
+    entries = {key: entry for key, entry in state.items() if key not in ("norms", "ranked")}  # whose empty places are infinite
+    assert all(torch.isfinite(each).all() for entry in entries.values() for each in ([entry] if isinstance(entry, torch.Tensor) else entry))
+    assert all(int(state[key].isfinite().sum()) == 2 for key in ("norms", "ranked") if key in state)
+
+
+@pytest.mark.parametrize("start", [0, 10])
+def test_zclip_forgets_a_norm_of_its_warm_up_whose_square_overflows(start):
+    memories = []
+    for spike in (True, False):
+        p = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        optimizer = ClippedSGD([p], lr=1.0, clipping_type="zclip")
+        for step in range(40):
+            if spike and step == start:
+                before, p.grad = p.item(), torch.tensor([1e30], dtype=torch.float64)
+                optimizer.step()
+                assert before - p.item() == pytest.approx(1.0)
+            p.grad = torch.tensor([0.5 + 0.1 * (step % 2)], dtype=torch.float64)
+            optimizer.step()
+        memories.append(optimizer.state["clipping"]["rules"]["all"])
+    assert memories[0] == memories[1]
+
+
+def test_a_level_that_float16_cannot_hold_clips_nothing_of_it():
+    grads = [torch.tensor([6e4, -1.0], dtype=torch.float16), torch.tensor([1e6, -1e6])]
+    clipped, _ = clip(make_rule("coordinate_wise", clipping_level=1e5), grads)
+    assert [c.tolist() for c in clipped] == [grads[0].tolist(), [1e5, -1e5]]
+
+
+def test_uclip_keeps_what_half_precision_would_lose():
+    """1/128 more at each step beside a carry of 4, where bfloat16's numbers are 1/32 apart."""
+    state, cut = None, 0.0
+    for value in [5.0] + [1 + 1 / 128] * 400:
+        g = torch.tensor([value], dtype=torch.bfloat16)
+        (u,), state = clip(make_rule("uclip"), [g], state)
+        cut += float(g) - float(u)
+    assert cut == pytest.approx(4 + 400 / 128)
+    assert float(state["carry"][0]) == pytest.approx(cut)
 
 
 @pytest.mark.parametrize("alias", ALIASES)
@@ -134,6 +226,34 @@ def test_a_setting_that_a_type_does_not_use_is_checked_and_left_aside():
 
 def test_null_is_the_types_default():
     assert make_rule("coordinate_wise", clipping_level=None) == CoordinateWise(0.1)
+
+
+def test_zclip_without_a_second_bound():
+    for rule in (
+        ZClip(max_norm=None),
+        make_rule("zclip", max_norm=None),
+        ClippedSGD([nn.Parameter(torch.zeros(1))], clipping_type="zclip", max_norm=None).clipping.rule,
+    ):
+        assert rule == ZClip(max_norm=math.inf)
+        clipped, _ = clip(rule, [torch.tensor([300.0, 400.0])])
+        assert norm(clipped) == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("zclip", {"decay": None}), ("normalize", {"smooth": None}), ("agc", {"eps": None}), ("norm", {"wieght_decay": None})],
+)
+def test_an_explicit_none_is_no_default_of_a_setting_of_its_own(name, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        make_rule(name, **settings)
+
+
+@pytest.mark.parametrize("cls", [ClippedSGD, ClippedAdamW, SPAM, StableSPAM, ClippedSSTM])
+def test_settings_beside_a_rule_are_refused(cls):
+    for settings in ({"clipping_level": 5}, {"wieght_decay": 0.1}, {"wieght_decay": None}, {"beta": 0.5}):
+        with pytest.raises(ValueError, match=rf"{next(iter(settings))}=.* beside clipping_type=Norm\(clipping_level=1.0\)"):
+            cls([nn.Parameter(torch.zeros(1))], clipping_type=Norm(1.0), **settings)
+    cls([nn.Parameter(torch.zeros(1))], clipping_type=Norm(1.0), **({} if cls in (SPAM, StableSPAM) else {"clipping_level": None}))
 
 
 def test_a_rule_of_ones_own_is_found_by_module_and_class(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import pytorch_optimizer
 import torch
 from conftest import set_gradients, small_model, weights
 from test_join import saved
@@ -92,6 +93,54 @@ def test_stable_spam_is_its_formula():
     np.testing.assert_allclose(found, stable_by_hand(gs, lr=0.1, every=7), rtol=1e-6, atol=1e-9)
 
 
+def theirs(oracle, p, gs, before_step):
+    found = []
+    for step, g in enumerate(gs):
+        before_step(oracle, step)
+        p.grad = torch.tensor(g)
+        oracle.step()
+        found.append(p.detach().numpy().copy())
+    return found
+
+
+@pytest.mark.parametrize("shape", [(12,), (3, 4)])
+def test_spam_is_pytorch_optimizers(shape):
+    """Without its warm-up, which scales by another k. It resets a step earlier, and takes ε before the bias correction."""
+    gs = gradients(26, shape, {3: 50.0, 6: 80.0, 8: 60.0, 10: 200.0, 11: -30.0, 21: 1e4, 24: -70.0})
+    p = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    settings = {"lr": 0.1, "threshold": 40, "eps": 1e-30}
+    oracle = pytorch_optimizer.SPAM([p], grad_accu_steps=2, update_proj_gap=7, warmup_epoch=0, **settings)
+    oracle.state["total_step"] = -1
+    expected = theirs(oracle, p, [g.copy() for g in gs], lambda *_: None)
+    found = trajectory(SPAM, shape, gs, pause=2, reset_every=7, warmup=0, **settings)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_stable_spam_is_pytorch_optimizers():
+    """Which resets a step earlier at first: here its gap is set so that both reset at the same steps."""
+    gs = gradients(26, (3, 4), {3: 50.0, 7: 80.0, 14: 200.0, 15: -30.0, 22: 1e3})
+    p = nn.Parameter(torch.zeros((3, 4), dtype=torch.float64))
+
+    def reset_here(oracle, step):
+        oracle.update_proj_gap = step + 1 if step and step % 7 == 0 else 10**9
+
+    expected = theirs(pytorch_optimizer.StableSPAM([p], lr=0.1), p, [g.copy() for g in gs], reset_here)
+    np.testing.assert_allclose(trajectory(StableSPAM, (3, 4), gs, lr=0.1, reset_every=7), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("k", "expected"), [(0, 0.01), (75, 0.499851), (149, 0.999572), (150, 1.0)])
+def test_the_warm_up_by_hand(k, expected):
+    """s(k) = 1 − .495·(1 + cos(πk/151)): cos 0 = 1; cos(75π/151) = sin(π/302) = .0104024; cos(149π/151) = −cos(2π/151) = −.9991344."""
+    p = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer, rates = SPAM([p], lr=2.0, reset_every=200), []
+    optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"] / 2.0))  # after SPAM's own
+    for _ in range(200 + k + 1):
+        p.grad = torch.ones(1, dtype=torch.float64)
+        optimizer.step()
+    assert rates[-1] == pytest.approx(expected, abs=1e-6)
+    assert rates[:200] == [1.0] * 200
+
+
 def seen(optimizer, p, sizes):
     """What Adam sees of a gradient of ones whose first entry is of the given size, step by step. (steps, entries)"""
     rows = []
@@ -115,6 +164,52 @@ def test_spam_cuts_a_spike_to_its_threshold_and_not_in_the_pause(start):
         p = nn.Parameter(torch.zeros(4, dtype=torch.float64))
         row = seen(SPAM([p], reset_every=100), p, [1.0] * (start + k) + [size])[-1]
         assert row == pytest.approx([expected, 1, 1, 1], rel=1e-6)
+
+
+@pytest.mark.parametrize("cls", [SPAM, StableSPAM])
+def test_an_exempt_group_is_neither_cut_nor_made_even(cls):
+    a, b = (nn.Parameter(torch.zeros(4, dtype=torch.float64)) for _ in range(2))
+    optimizer = cls([{"params": [a]}, {"params": [b], "clipping_level": math.inf}])
+    for step in range(40):
+        for p in (a, b):
+            p.grad = torch.ones(4, dtype=torch.float64)
+            p.grad[0] = 1000.0 if step == 30 else 1.0
+        optimizer.step()
+        assert b.grad.tolist() == [1000.0 if step == 30 else 1.0, 1, 1, 1]
+        assert float(a.grad[0]) < 20
+
+
+def test_an_infinite_threshold_cuts_nothing_also_where_v_is_zero():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = SPAM([p], lr=0.1, threshold=math.inf, pause=1)
+    for value in (0.0, 5.0, 1e4):
+        p.grad = torch.tensor([value, 1.0])
+        optimizer.step()
+        assert p.grad.tolist() == [value, 1.0]
+    assert torch.isfinite(p).all()
+
+
+@pytest.mark.parametrize("cls", [SPAM, StableSPAM])
+def test_a_reset_forgets_amsgrads_largest_moment_too(cls):
+    p = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = cls([p], amsgrad=True, reset_every=3)
+    for value in (1e3, 1e3, 1e3, 1.0):
+        p.grad = torch.full((2,), value, dtype=torch.float64)
+        optimizer.step()
+    state = optimizer.state[p]
+    assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
+
+
+@pytest.mark.parametrize("cls", [SPAM, StableSPAM])
+def test_a_state_that_somebody_only_looked_at_is_no_moment(cls):
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = cls([p], reset_every=2, **({"pause": 1} if cls is SPAM else {}))
+    for _ in range(3):  # no gradient yet at the first reset
+        assert not optimizer.state[p]
+        optimizer.step()
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.state[p]
 
 
 @pytest.mark.parametrize("k", [5, 49, 50, 51, 60])
@@ -177,7 +272,7 @@ def test_a_memory_takes_in_nothing_that_is_not_finite(bad):
     assert optimizer.state["clipping"]["rules"]["all"] == memory
     assert [value.tolist() for value in memory["0.count"]] == [2.0]
     assert int(clip_stats(optimizer).skipped) == 2
-    for value in (1e200, 1.0):  # its square is not finite
+    for value in (1e200, 1e30, 1.0):  # beyond float32, so skipped; and its square beyond it
         seen(optimizer, p, [value])
     assert torch.isfinite(p).all()
 

@@ -78,6 +78,23 @@ def test_it_is_its_formula(nu, cap, B):
             np.testing.assert_allclose(p.detach(), y, rtol=1e-6, atol=1e-9)
 
 
+def test_cap_and_nu_by_hand():
+    """α = k in step k, and z = −1, −3, −6, −10, −15 after it. A = 0, 1, 3, 6, of which 6 is above α/.8 = 5 and becomes α/4 = 1; then 5.
+
+    x = (A·y + α·z)/(A + α) before: −3/3; (−7 − 9)/6; (−4.166667 − 24)/5; (−44.166667 − 50)/10. y after: −7/3; −25/6; −44.166667/5.
+    """
+    p = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = ClippedSSTM([p], lr=1.0, L=0.5, nu=1.0, cap=0.2, clipping_type="none")
+    xs, ys = [], []
+    for _ in range(5):
+        xs.append(p.item())
+        p.grad = torch.ones(1, dtype=torch.float64)
+        optimizer.step()
+        ys.append(optimizer.state[p]["y"].item())
+    assert xs == pytest.approx([0, -1, -2.666667, -5.633333, -9.416667], rel=1e-6)
+    assert ys[:4] == pytest.approx([-1, -2.333333, -4.166667, -8.833333], rel=1e-6)
+
+
 def test_clipping_is_what_bounds_the_harm_of_heavy_tails():
     """Cauchy noise: no mean, so the unclipped method is thrown anywhere; five paths of noise."""
     clipped, free = [], []
@@ -210,6 +227,28 @@ def test_evaluation_ends_at_x_also_when_it_fails_and_other_optimizers_are_left_a
     x = weights(model)
     with evaluation_weights(other):
         assert all(torch.equal(a, b) for a, b in zip(weights(model), x, strict=True))
+
+
+class Averaged(torch.optim.SGD):
+    answer = "mean"
+
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["mean"] = self.state[p].get("mean", 0) + p.detach() / 4
+
+
+def test_any_optimizer_takes_part_by_naming_its_answer():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = Averaged([p], lr=1.0)
+    with evaluation_weights(optimizer):  # no step yet, so no answer
+        assert p.tolist() == [0, 0]
+    for _ in range(4):
+        p.grad = torch.tensor([1.0, -2.0])
+        optimizer.step()
+    with evaluation_weights(optimizer):
+        assert p.tolist() == [-2.5, 5]  # of −1, −2, −3, −4, and −2 times that
+    assert p.tolist() == [-4, 8]
 
 
 def test_the_bench_evaluates_at_y():

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clipbench.optim.checks import check_count, check_level, check_share, check_small
+from clipbench.optim.checks import check_bound, check_count, check_level, check_share, check_small
 from clipbench.optim.rules import Gradients, Rule, within
 
 
@@ -43,15 +43,15 @@ class ZClip(Rule):
     """z = (‖g‖ − μ)/(√v + 1e-6); if z > z_threshold: α = min(1, (μ + z_threshold²/z·√v)/‖g‖); ‖g‖ after is at most max_norm
 
     μ and v are the running mean and variance of the norm. They take in the threshold where it acted, else the norm, and v uses the
-    new μ; they start as mean and variance of the first `warmup_steps` norms, which are clipped to max_norm alone. max_norm=inf: by z alone.
-    ZClip 2025, arXiv 2504.02507.
+    new μ; they start as mean and variance of the first `warmup_steps` norms, which are clipped to max_norm alone. max_norm=inf or
+    None: by z alone. ZClip 2025, arXiv 2504.02507.
     """
 
     z_threshold: float = 2.5
     decay: float = 0.97
     warmup_steps: int = 25
-    max_norm: float = 1.0
-    checks: ClassVar = {"z_threshold": check_level, "decay": check_share, "warmup_steps": check_count, "max_norm": check_level}
+    max_norm: float | None = 1.0
+    checks: ClassVar = {"z_threshold": check_level, "decay": check_share, "warmup_steps": check_count, "max_norm": check_bound}
 
     def init(self, params):
         zero = torch.zeros((), device=params[0].device)
@@ -68,7 +68,10 @@ class ZClip(Rule):
         share = torch.where(warm, 1 / (count + 1), 1 - self.decay)
         new_mean = mean + share * (calm - mean)
         spread = torch.where(warm, (calm - mean) * (calm - new_mean), (calm - new_mean) ** 2)
-        state = {"mean": new_mean, "variance": variance + share * (spread - variance), "count": count + 1}
+        known = torch.isfinite(calm.square())  # a norm whose square overflows is clipped and not remembered
+        new_mean = torch.where(known, new_mean, mean)
+        new_variance = torch.where(known, variance + share * (spread - variance), variance)
+        state = {"mean": new_mean, "variance": new_variance, "count": count + known}
         return within(calm.clamp(max=self.max_norm), norm), state
 
 
@@ -108,18 +111,16 @@ class AdaGC(Rule):
 class UClip(Rule):
     """u = α·(g + Δ) with α = min(1, η/‖g + Δ‖), Δ ← g + Δ − u: what was cut comes back later
 
-    Its memory Δ is one copy of the gradient. Where the mean gradient is longer than η, Δ grows without end, and the steps keep going
-    where it points. Elesedy and Hutter 2023, arXiv 2302.02971.
+    Its memory Δ is one copy of the gradient, in float32 or wider. Where the mean gradient is longer than η, Δ grows without end, and the
+    steps keep going where it points. Elesedy and Hutter 2023, arXiv 2302.02971.
     """
 
     clipping_level: float = 1.0
-    elementwise: ClassVar[bool] = True
 
     def init(self, params):
-        return {"carry": [torch.zeros_like(p) for p in params]}
+        return {"carry": [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params]}
 
     def __call__(self, grads, params, state, rng):
-        torch._foreach_add_(grads, state["carry"])
-        whole = [g.clone() for g in grads]
-        torch._foreach_mul_(grads, within(self.clipping_level, Gradients(grads).norm))
+        whole = torch._foreach_add(state["carry"], grads)
+        torch._foreach_copy_(grads, torch._foreach_mul(whole, within(self.clipping_level, Gradients(whole).norm)))
         return None, {"carry": torch._foreach_sub(whole, grads)}

@@ -12,6 +12,7 @@ from torch.optim._muon import muon
 from torch.optim.adamw import adamw
 
 from clipbench.optim.optimizers import as_groups
+from clipbench.optim.rules import real
 
 
 def _checked(name: str, value: Any, allowed: Any, words: str) -> None:
@@ -32,7 +33,7 @@ class Lion(Optimizer):
         _checked("lr", lr, lr >= 0, "a number of at least 0")
         _checked("weight_decay", weight_decay, weight_decay >= 0, "a number of at least 0")
         _checked("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers, each 0 <= beta < 1")
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
+        super().__init__(as_groups(params), {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -42,21 +43,23 @@ class Lion(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                state = self.state[p]
-                m = state.setdefault("exp_avg", torch.zeros_like(p))
-                p.mul_(1 - lr * group["weight_decay"])
-                p.sub_(lr * m.lerp(p.grad, 1 - beta1).sign_())
-                m.lerp_(p.grad, 1 - beta2)
+                if not self.state[p]:
+                    self.state[p]["exp_avg"] = torch.zeros_like(p)
+                w, g, m = real(p), real(p.grad), real(self.state[p]["exp_avg"])
+                w.mul_(1 - lr * group["weight_decay"])
+                w.sub_(lr * m.lerp(g, 1 - beta1).sign_())
+                m.lerp_(g, 1 - beta2)
         return loss
 
 
 class Muon(Optimizer):
-    """torch's Muon for the hidden matrices, torch's AdamW for the rest, with one learning rate for both.
+    """B ← μ·B + (1−μ)·G; W ← (1 − lr·λ)·W − 0.2·√max(rows, columns)·lr·orth((1−μ)·G + μ·B) for hidden matrices, AdamW for the rest
 
-    A parameter of two or more dimensions is a matrix (a convolution's kernel: its output channels × all else) unless its group says
-    `use_muon=False`; `Muon.groups(model)` says so for embeddings and for the last matrix, the head, as its authors advise. A matrix moves
-    by 0.2·√max(rows, columns)·lr times an orthogonal matrix (torch's `match_rms_adamw`), so that AdamW's learning rate and weight decay
-    serve both. Jordan 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982.
+    orth is Newton and Schulz's iteration towards UVᵀ of the singular value decomposition, μ `momentum`, λ `weight_decay`; without
+    `nesterov` it takes B. The steps are torch's own, with one learning rate for both: the factor of √max, torch's `match_rms_adamw`, makes
+    AdamW's learning rate and weight decay serve for matrices too. A parameter of two or more dimensions is a matrix (a convolution's
+    kernel: its output channels × all else) unless its group says `use_muon=False`; `Muon.groups(model)` says so for embeddings and for
+    the last matrix, the head, as its authors advise. Jordan 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982.
     """
 
     def __init__(

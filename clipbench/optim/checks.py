@@ -23,6 +23,11 @@ def check_level(name: str, value: Any) -> float:
     return number
 
 
+def check_bound(name: str, value: Any) -> float:
+    """As a level, and None is ∞."""
+    return math.inf if value is None else check_level(name, value)
+
+
 def check_quantile(name: str, value: Any) -> float:
     number = _number(name, value)
     if not 0 < number <= 1:

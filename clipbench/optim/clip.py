@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
 from clipbench.optim.checks import check_level
-from clipbench.optim.memory import copied, grown, kept, shapes, taken
+from clipbench.optim.memory import MOVED, copied, grown, kept, shapes, taken
 from clipbench.optim.rules import Factor, Gradients, NoClip, Rule, real
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
@@ -49,14 +49,20 @@ def clip_gradients(optimizer: AnyOptimizer, rule: Rule, *, nonfinite: str = "ski
 
 
 def clip_stats(optimizer: Optimizer) -> ClipStats:
-    """Norm before and after clipping at the latest step, and the count of skipped ones. Call it before `zero_grad`."""
+    """Norm before and after clipping at the latest step, and the count of skipped ones.
+
+    Call it before `zero_grad`: types that edit entries (coordinate_wise, uclip, …) leave the norm after to be measured now, and without
+    gradients that is a RuntimeError.
+    """
     memory = _memory(optimizer)
     if "grad_norm" not in memory:
         raise RuntimeError("clip_stats needs an optimizer that clips and has made a step.")
     clipped = memory["clipped_norm"]
     if clipped is None:  # the rule edited entries: only the gradients themselves know
         grads = Gradients(real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
-        clipped = torch.where(torch.isfinite(memory["grad_norm"]), grads.norm, 0.0)
+        if not grads:
+            raise RuntimeError("clip_stats needs the gradients of the latest step here: call it before zero_grad.")
+        clipped = torch.where(_finite(memory["grad_norm"]), grads.norm, 0.0)
     return ClipStats(memory["grad_norm"], clipped, memory["skipped"])
 
 
@@ -136,7 +142,8 @@ class Join:
     @torch.no_grad()
     def clip(self, optimizer: Optimizer) -> None:
         """Measure, apply the rule, remember: no wait for the device, unless nonfinite="raise"."""
-        units = [unit for unit in self._units(optimizer.param_groups) if unit.places]
+        every = self._units(optimizer.param_groups)
+        units = [unit for unit in every if unit.places]
         if not units:
             return
         self._release(optimizer)
@@ -144,10 +151,12 @@ class Join:
         _check(everything := [g for part in grads for g in part])
         self._unscale(optimizer, everything)
         norm = grads[0].norm if len(grads) == 1 else torch.linalg.vector_norm(torch.stack([part.norm for part in grads]))
-        bad = ~torch.isfinite(norm)
+        bad = ~_finite(norm)
         if self.nonfinite == "raise" and bool(bad):
             raise FloatingPointError(f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'.")
         memory = _memory(optimizer)
+        if any(old and name not in {unit.name for unit in every} for name, old in memory.get("rules", {}).items()):
+            raise RuntimeError(MOVED)
         factors = self._factors(memory, units, grads, bad)
         memory["grad_norm"], memory["clipped_norm"] = norm, _norm_after(factors, grads, bad)
         memory["skipped"] = memory.get("skipped", 0) + bad.long()
@@ -182,7 +191,7 @@ class Join:
         coins = rng.get_state() if len(units) > 1 else None
         factors = []
         for unit, part in zip(units, grads, strict=True):
-            if coins is not None:
+            if coins is not None and unit.rule.clips:  # an exempt unit draws nothing: after it the coins would lie where they were
                 rng.set_state(coins)  # one coin per step: every unit sees the same
             params = [real(p) for p in unit.params]
             old = grown(rules[unit.name], unit.rule, params) if unit.name in rules else unit.rule.init(params)
@@ -235,7 +244,7 @@ class Join:
         sizes = [torch.stack(rule.after_step(optimizer, group, skipped)) for rule, group in groups]  # type: ignore[attr-defined]
         before, after = torch.stack(sizes).sum(0) if sizes else torch.ones(2)
         share = torch.where(before > 0, after / before, 1.0).sqrt()
-        memory["clipped_norm"] = torch.where(torch.isfinite(norm), norm * share, 0.0)
+        memory["clipped_norm"] = torch.where(_finite(norm), norm * share, 0.0)
 
     def _hold(self, optimizer: Optimizer, **borrowed: Tensor) -> None:
         for name, value in borrowed.items():
@@ -272,7 +281,7 @@ class Join:
     def _loaded(self, optimizer: Optimizer) -> None:
         if MEMORY not in optimizer.state:
             return
-        device = optimizer.param_groups[0]["params"][0].device
+        device = next(p.device for group in optimizer.param_groups for p in group["params"])
         # load_state_dict moves and copies only what belongs to a parameter
         memory = optimizer.state[MEMORY] = copied(_memory(optimizer), device)  # type: ignore[index]
         if "coins" in memory:
@@ -295,10 +304,13 @@ def fuses(optimizer: Optimizer) -> bool:
 def start_afresh(optimizer: Optimizer) -> None:
     """Empty the optimizer's state, the rule's memory included, as if newly built. Coins and the count of skipped steps go on.
 
-    An optimizer that keeps numbers in its groups has a `begin()`, which sets them back.
+    An optimizer that keeps numbers in its groups, or makes a state before its first step, has a `begin()`, which sets them back.
     """
     memory = _memory(optimizer) if MEMORY in optimizer.state else {}
     optimizer.state.clear()
+    if isinstance(optimizer, Adagrad):  # its constructor makes the state, and torch 2.11's step relies on that
+        start = optimizer.defaults["initial_accumulator_value"]
+        optimizer.state.update(Adagrad([{**group} for group in optimizer.param_groups], initial_accumulator_value=start).state)
     if memory:
         _memory(optimizer).update({key: value for key, value in memory.items() if key != "rules"})
     if hasattr(optimizer, "begin"):
@@ -317,6 +329,11 @@ def _fill_momentum(optimizer: Optimizer) -> None:
         for p in group["params"] if group["momentum"] else ():
             if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def _finite(norm: Tensor) -> Tensor:
+    """In float32, as the rules' memories are: a float64 norm beyond it would enter them as infinity. ()"""
+    return torch.isfinite(norm.float())
 
 
 def _norm_after(factors: list[Factor], grads: list[Gradients], bad: Tensor) -> Tensor | None:

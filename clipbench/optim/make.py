@@ -62,16 +62,22 @@ ALIASES = {
 
 
 def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
-    """The rule named `clipping_type` (a key of RULES, an alias, or "module:Class") with its fields set. None means the type's default.
+    """The rule named `clipping_type` (a key of RULES, an alias, or "module:Class") with its fields set.
 
-    A setting that another type uses is checked and left aside, so that one set of settings can serve a whole sweep. Any other is a
-    ValueError that lists what is known.
+    A setting that several types share may be None for the type's default; where this type does not use it, it is checked and left aside,
+    so that one set of settings can serve a whole sweep. Any other is a ValueError that lists what is known, and so is any setting beside
+    a rule, which has its own.
     """
     if isinstance(clipping_type, Rule):
+        if extra := [name for name, value in settings.items() if value is not None or name not in SHARED]:
+            raise ValueError(
+                f"{extra[0]}={settings[extra[0]]!r} beside clipping_type={clipping_type!r}: a rule has its settings in itself. "
+                f"Set it there, or give the type by its name. If it is no setting of clipping, it is misspelt."
+            )
         return clipping_type
     rule_class = rule_named(clipping_type)
     own = {field.name for field in dataclasses.fields(rule_class)}
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None or name not in SHARED}
     for name, value in given.items():
         if name in own:
             continue

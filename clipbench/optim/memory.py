@@ -10,11 +10,18 @@ from torch import Tensor
 
 from clipbench.optim.rules import Rule, State
 
+MOVED = (
+    "A parameter group has got or lost a clipping_level of its own since the first step, so the memory of clipping no longer fits. Give "
+    "groups their levels when the optimizer is built, or delete optimizer.state['clipping'] to start with a fresh memory."
+)
+
 
 def grown(state: State, rule: Rule, params: Sequence[Tensor]) -> State:
     """`state` with fresh items for parameters that were added since; new groups come last, so the old items keep their places."""
     if all(isinstance(entry, Tensor) or len(entry) == len(params) for entry in state.values()):
         return state
+    if any(not isinstance(entry, Tensor) and len(entry) > len(params) for entry in state.values()):
+        raise RuntimeError(MOVED)
     fresh = rule.init(params)
     return {name: entry if isinstance(entry, Tensor) else [*entry, *fresh[name][len(entry) :]] for name, entry in state.items()}
 

@@ -38,8 +38,8 @@ class ClippedSGD(_Clipped, SGD):
 
     `clipping_type` is a name from `clipbench.optim.RULES`, "module:Class" or a rule; `clipping_level` None is the type's default;
     further fields of the rule (p_autoclip, beta, window, …) are keywords too, and an unknown one is a ValueError. A parameter group may
-    have a `clipping_level` of its own. `fused` None is True where torch has the kernel: the factor is then applied as
-    the kernel updates, and a non-finite gradient leaves the step out exactly. The rest: `clip_gradients`.
+    have a `clipping_level` of its own. `fused` None is True where torch has the kernel and `foreach` is not given: the factor is then
+    applied as the kernel updates, and a non-finite gradient leaves the step out exactly. The rest: `clip_gradients`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ClippedSGD(_Clipped, SGD):
             maximize=maximize,
             foreach=foreach,
             differentiable=differentiable,
-            fused=choose_fused(groups) if fused is None and not (foreach or differentiable) else fused,
+            fused=choose_fused(groups) if fused is None and foreach is None and not differentiable else fused,
         )
         self._join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 
@@ -114,7 +114,7 @@ class ClippedAdam(_Clipped, Adam):
             maximize=maximize,
             capturable=capturable,
             differentiable=differentiable,
-            fused=choose_fused(groups) if fused is None and not (foreach or differentiable) else fused,
+            fused=choose_fused(groups) if fused is None and foreach is None and not differentiable else fused,
         )
         self._join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 

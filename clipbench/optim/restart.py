@@ -30,7 +30,7 @@ class Restarter:
     built at the new weights: moments, momentum, counters and the clipping rule's memory are gone; its settings, schedulers and random
     coins go on. A stretch longer than `max` steps is not begun, so there are no more restarts from there. The mean is one copy of the
     weights, in float32 or wider; buffers are not averaged. `state_dict` makes resuming exact. torch-clip's names for the settings and
-    calls are taken too.
+    calls are taken too; its `optimizer_properties` is accepted and not needed, as the optimizer stays the same object.
     """
 
     first: int = 100
@@ -58,7 +58,7 @@ class Restarter:
     @property
     def length(self) -> int:
         """Of the present stretch, in steps."""
-        return int(self.first * self.coeff**self.restarts)
+        return int(self.first * self.coeff**self.restarts + 1e-9)  # 50·1.4² is 98, and 97.99999999999999 in floating point
 
     @torch.no_grad()
     def add_coords(self, params: Iterable[Tensor]) -> None:
@@ -67,6 +67,11 @@ class Restarter:
             return
         now = [p.detach().to(torch.promote_types(p.dtype, torch.float32)) for p in params]
         self.steps += 1
+        if self.steps > 1 and len(self.mean) != len(now):
+            raise RuntimeError(
+                f"The restarter's mean is over {len(self.mean)} parameters, and now there are {len(now)}. Add groups right after "
+                f"a restart, or pass the same parameters at each step."
+            )
         if self.steps == 1:
             self.mean = [value.clone() for value in now]
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, ClassVar
 
 import torch
@@ -31,7 +31,7 @@ class Gradients(list[Tensor]):
     @cached_property
     def norms(self) -> Tensor:
         """‖g_l‖ of each tensor. (n,)"""
-        wide = torch.promote_types(self[0].dtype, torch.float32)
+        wide = reduce(torch.promote_types, {g.dtype for g in self}, torch.float32)
         return torch.stack(torch._foreach_norm(self, 2.0, dtype=wide))
 
     @cached_property
@@ -50,10 +50,9 @@ class Rule:
     """Base of all rules: a frozen dataclass whose fields are the method's hyper-parameters.
 
     Subclass it and write `__call__`; write `init` only for a rule with a memory. A rule never waits for the device: no `.item()`, no
-    `if tensor:`. One that edits entries in place sets `elementwise`.
+    `if tensor:`.
     """
 
-    elementwise: ClassVar[bool] = False  # changes the gradient's direction within a tensor, so no factor can describe it
     clips: ClassVar[bool] = True  # False: levels and exemptions mean nothing to it
     tied_to: ClassVar[type[Optimizer] | None] = None  # acts on the update of this optimizer, in `after_step`
     spares_last_linear: ClassVar[bool] = False  # its paper leaves the last linear layer unclipped; the bench does so by default
@@ -96,6 +95,9 @@ def toss(factor: Tensor, beta: float, power: int, rng: torch.Generator) -> Tenso
 
 def clamp_(grads: list[Tensor], level: float) -> None:
     """Each entry into [−level, level], in place: one pass over memory on a CPU, two launches for all tensors elsewhere."""
+    grads = [g for g in grads if level < torch.finfo(g.dtype).max]  # float16 has no number for a level of 10⁵, and no entry above it
+    if not grads:
+        return
     if grads[0].device.type == "cpu":
         for grad in grads:
             grad.clamp_(-level, level)
@@ -179,7 +181,6 @@ class CoordinateWise(Rule):
     """
 
     clipping_level: float = 0.1
-    elementwise: ClassVar[bool] = True
 
     def __call__(self, grads, params, state, rng):
         clamp_(grads, self.clipping_level)
@@ -188,7 +189,7 @@ class CoordinateWise(Rule):
 
 @dataclass(frozen=True)
 class Value(CoordinateWise):
-    """`coordinate_wise` under torch's name
+    """g_w ← min(max(g_w, −η), η) for each entry: `coordinate_wise` under torch's name
 
     torch.nn.utils.clip_grad_value_.
     """
@@ -236,8 +237,9 @@ class Auto(Rule):
         }
 
     def __call__(self, grads, params, state, rng):
-        level, state = self.level(grads.norm, state)
-        return within(level, grads.norm), state
+        norm = grads.norm.float()  # as the memory's, or a wider norm would lie above the level that it is itself
+        level, state = self.level(norm, state)
+        return within(level, norm), state
 
     def level(self, norm: Tensor, state: State) -> tuple[Tensor, State]:
         """(η_t, memory with `norm` in the place of the oldest). Costs the same at every step: nothing is sorted anew."""
@@ -267,7 +269,7 @@ def _quantile(ranked: Tensor, count: Tensor, p: float) -> Tensor:
 
 @dataclass(frozen=True)
 class LinearRandAuto(Auto):
-    """`linear_rand_norm` with η = η_t of `auto`
+    """if ‖g‖ > η_t: α = η_t/‖g‖ with probability β^(η_t/‖g‖), else 1; η_t as in `auto`
 
     torch-clip, README.
     """
@@ -275,13 +277,13 @@ class LinearRandAuto(Auto):
     beta: float = 0.85
 
     def __call__(self, grads, params, state, rng):
-        level, state = self.level(grads.norm, state)
-        return toss(within(level, grads.norm), self.beta, 1, rng), state
+        factor, state = super().__call__(grads, params, state, rng)
+        return toss(factor, self.beta, 1, rng), state
 
 
 @dataclass(frozen=True)
 class QuadraticRandAuto(Auto):
-    """`quadratic_rand_norm` with η = η_t of `auto`
+    """if ‖g‖ > η_t: α = η_t/‖g‖ with probability β^((η_t/‖g‖)²), else 1; η_t as in `auto`
 
     torch-clip, README.
     """
@@ -289,5 +291,5 @@ class QuadraticRandAuto(Auto):
     beta: float = 0.85
 
     def __call__(self, grads, params, state, rng):
-        level, state = self.level(grads.norm, state)
-        return toss(within(level, grads.norm), self.beta, 2, rng), state
+        factor, state = super().__call__(grads, params, state, rng)
+        return toss(factor, self.beta, 2, rng), state

@@ -31,7 +31,6 @@ class AdaClip(Rule):
     """
 
     gamma3: float = 0.999
-    elementwise: ClassVar[bool] = True
 
     checks: ClassVar = {"gamma3": check_share}
 
@@ -121,8 +120,9 @@ class _Resets(Join):
 
 def _forget(optimizer: Optimizer, params: Iterable[Tensor], counter: bool) -> None:
     """m = v = 0, and Adam's own count of steps, which corrects their bias, where `counter`."""
-    names = ("exp_avg", "exp_avg_sq", *(["step"] if counter else []))
-    if tensors := [optimizer.state[p][name] for p in params if p in optimizer.state for name in names]:
+    names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", *(["step"] if counter else []))
+    known = [optimizer.state.get(p, {}) for p in params]  # empty where somebody has only looked at it
+    if tensors := [state[name] for state in known for name in names if name in state]:
         torch._foreach_zero_(tensors)
 
 
@@ -139,8 +139,10 @@ class _Spikes(_Resets):
                 multiply(part, factor)
         age = optimizer.state[STEPS] - 1  # type: ignore[index]
         for group in optimizer.param_groups:
-            if age % group["reset_every"] >= group["pause"]:
-                known = [p for p in group["params"] if p.grad is not None and p in optimizer.state]
+            exempt = group.get("clipping_level") is not None and math.isinf(group["clipping_level"])
+            # θ = ∞ is left out: ∞·v is NaN where v is 0
+            if not exempt and math.isfinite(group["threshold"]) and age % group["reset_every"] >= group["pause"]:
+                known = [p for p in group["params"] if p.grad is not None and "exp_avg_sq" in optimizer.state.get(p, {})]
                 if known:
                     _cut([real(p.grad) for p in known], [real(optimizer.state[p]["exp_avg_sq"]) for p in known], group["threshold"])
         _memory(optimizer)["clipped_norm"] = None  # to be measured
@@ -163,10 +165,12 @@ class SPAM(ClippedAdamW):
     is cut. Adam's step counter goes on over a reset, and s(k) = 1 − 0.99·½(1 + cos(πk/(`warmup`+1))) scales the learning rate of the k-th
     step after it, k = 0, 1, …. By the formula an entry that had no gradient in the pause has v = 0 and stays still until the next reset.
     Steps are counted as calls: one that is skipped for a non-finite gradient counts. `clipping_type`, none unless given, clips before the
-    spikes are cut; weight decay is decoupled. Else as ClippedAdamW. Huang et al. 2025, arXiv 2501.06842, algorithm 1.
+    spikes are cut; a group with clipping_level=inf is exempt from both, not from the resets. Weight decay is decoupled. Else as
+    ClippedAdamW. Huang et al. 2025, arXiv 2501.06842, algorithm 1.
     """
 
     join_class = _Spikes
+    clips_by_itself = True  # so exemptions mean something to it under clipping_type "none" too
 
     def __init__(
         self,
@@ -197,10 +201,12 @@ class StableSPAM(ClippedAdamW):
     """Adam behind AdaClip and AdaGN, with m = v = 0 and Adam's bias correction begun anew every ΔT = `reset_every` steps (MoRet).
 
     `gamma1` and `gamma2` are AdaGN's, `gamma3` AdaClip's; their memories and counters go on over a reset. `clipping_type`, none unless
-    given, clips before both; weight decay is decoupled. Else as ClippedAdamW. Huang et al. 2025, arXiv 2502.17055, algorithm 1.
+    given, clips before both; a group with clipping_level=inf is exempt from all three, so Adam sees its raw gradient, but not from the
+    resets. Weight decay is decoupled. Else as ClippedAdamW. Huang et al. 2025, arXiv 2502.17055, algorithm 1.
     """
 
     join_class = _Moret
+    clips_by_itself = True
 
     def __init__(
         self,

@@ -47,8 +47,9 @@ class ClippedSSTM(_Clipped):
     papers) and `L` the smoothness of f, f(y) falls as 1/k². Between steps the parameters hold x: evaluate and save the model within
     `evaluation_weights(optimizer)`. `clipping_level` is B; types without a level (auto) clip as ever. `cap` r < 1 bounds A_k/A_{k+1}, as
     the step is too timid when it nears 1: where A_k > α/(1−r), A_k becomes (1/(1−r) − 1)·α. Each group may have lr, L, nu and cap of its
-    own. A new `lr` acts on the x after the coming step. Memory: two copies of the weights. Gorbunov et al. 2020, arXiv 2005.10785, and
-    2106.05958.
+    own. A new `lr` acts on the x after the coming step. Memory: two copies of the weights, in their own precision: in pure bfloat16
+    small steps round to nothing, so keep float32 weights and use autocast. A parameter that has moved once goes on towards z at steps
+    where it has no gradient. Gorbunov et al. 2020, arXiv 2005.10785, and 2106.05958.
     """
 
     answer = "y"
