@@ -4,7 +4,7 @@ python scripts/reference.py methods                     every clipping type, and
 python scripts/reference.py studies                     a quick study of each mini task
 python scripts/reference.py cora DATA                   nine types with SGD, five seeds, on DATA/raw/reddit_data.npz, reddit_graph.npz
 python scripts/reference.py published COLA MODEL        torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a BERT
-python scripts/reference.py tails COLA MODEL CIFAR      the gradient's noise before training and after 100 steps; CIFAR: train/<class>/*, val/<class>/*
+python scripts/reference.py tails COLA MODEL CIFAR      the gradient's noise at steps 0 and 100; CIFAR: train/<class>/*, val/<class>/*
 
 Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour for published with MiniLM.
 Each goes on where it was stopped.
