@@ -58,8 +58,14 @@ class Ticking(TrainerCallback):
         self.clock.tick()
 
 
-def bert() -> BertForSequenceClassification:
-    sizes = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024, "vocab_size": WORDS}
+def bert() -> Any:
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+        "vocab_size": WORDS,
+    }
     torch.manual_seed(0)
     return BertForSequenceClassification(BertConfig(**sizes))
 

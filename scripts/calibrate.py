@@ -105,13 +105,15 @@ def accuracies(rng: Rng, n: int, methods: int, examples: int = 500, accuracy: fl
 
 def section(none: np.ndarray, methods: dict[str, np.ndarray]) -> Section:
     """What the report makes of the final runs of a study, from their test values alone."""
-    nothing = pd.DataFrame()
     seeds = tuple(map(str, range(len(none))))
+    nothing, runs = pd.DataFrame({"method": []}), pd.DataFrame({"skipped": 0}, list(seeds))
     arms = []
     for name, values in {"none": none, **methods}.items():
+        clipped = 0.0 if name == "none" else 0.5
         settings = dict.fromkeys(RESOLVED) | {"clipping_type": "none" if name == "none" else "norm", "lr": 0.1}
-        arms.append(Arm(Method(name, settings, seeds, (), values, "", "-", name, "final"), 1, (), pd.Series(values), 0.0, 1.0, "", "-"))
-    group = Group("made up", "", "", "metric", (), nothing, nothing, True, (), "calibration", nothing, nothing, nothing)
+        method = Method(name, settings, seeds, (), values, "", "-", name, "final")
+        arms.append(Arm(method, 1, (), pd.Series(values), clipped, without=False, ms_per_step=1.0, colour="", dash="-"))
+    group = Group("made up", "", "", "metric", (), nothing, nothing, True, (), "calibration", runs, nothing, nothing, apart=False)
     return Section(group, "", tuple(arms), tuple(arm.method for arm in arms), "test")
 
 
