@@ -3,8 +3,9 @@
 import math
 
 import pytest
+from omegaconf import OmegaConf
 
-from clipbench.config import fingerprint, load
+from clipbench.config import fingerprint, load, roots
 from clipbench.errors import UserError
 from clipbench.grid import expand
 from clipbench.lockstep import key
@@ -195,3 +196,11 @@ def test_compiled_runs_do_not_stand_side_by_side():
     assert key(one) == key(other)
     one, other = (make_plan(["task=reddit", f"optim.clipping_type={name}", "compile=true"]) for name in ("none", "norm"))
     assert key(one) != key(other)
+
+
+def test_every_optimizer_has_a_learning_rate_of_its_own_at_every_scale():
+    """Or it would run at its class's default, whatever the task."""
+    (conf,) = roots(None)
+    optimizers = {path.stem for path in (conf / "optim").glob("*.yaml")} - {"clipping"}
+    for path in (conf / "task_scale").glob("*.yaml"):
+        assert set(OmegaConf.load(path).task.lr) == optimizers, path

@@ -18,7 +18,8 @@ class ACClip(Optimizer):
     """m ← β1·m + (1−β1)·g; τ^p ← β2·τ^p + (1−β2)·abs(g)^p; w ← w − lr·min(1, τ/(abs(m)+ε))·m, entry by entry
 
     p is `power`, 1 ≤ p ≤ 2. A step is never longer than lr·τ, so lr is in the units of SGD's, with m smaller than SGD's buffer by
-    1 − β1. `weight_decay` is added to the gradient (L2). Zhang et al. 2020, arXiv 1912.03194, algorithm 2; ε is its authors'.
+    1 − β1: some ten times the lr of SGD with momentum 0.9. `weight_decay` is added to the gradient (L2).
+    Zhang et al. 2020, arXiv 1912.03194, algorithm 2; ε is its authors'.
     """
 
     def __init__(
