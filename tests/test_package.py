@@ -35,7 +35,7 @@ def test_the_version_is_the_projects():
     ("part", "allowed"),
     [
         ("clipbench/optim", {"clipbench.optim"}),
-        ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.stats", "clipbench.errors"}),
+        ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.selection", "clipbench.stats", "clipbench.errors"}),
         ("clipbench/stats", {"clipbench.stats"}),
         ("clipbench/selection.py", set()),
         ("tasks", {"clipbench.task", "clipbench.tasks", "clipbench.errors", "clipbench.loading"}),
