@@ -31,10 +31,10 @@ def run(*words: str) -> None:
         raise SystemExit(code)
 
 
-def keep(folder: Path, name: str, *tables: str) -> None:
+def keep(folder: Path, name: str, *tables: str, words: tuple[str, ...] = ()) -> None:
     """Draw it and show the table for a paper; keep tables as one file each, and the comparison of each task."""
-    run("plot", str(folder))
-    run("table", str(folder))
+    run("plot", str(folder), *words)
+    run("table", str(folder), *words)
     for table in tables:
         keep_table(folder, table, f"{name}_{table}")
     for path in (folder / "figures").glob("*_comparison.png"):
@@ -69,7 +69,7 @@ def cora(folder: Path, data: str) -> None:
 def published(folder: Path, cola: str, model: str) -> None:
     words = ["scale=full", f"task.data={cola}", f"task.model={model}", f"results={folder}"]
     run("sweep", "+experiment=torchclip_cola", "seed=range(3)", *words)
-    keep(folder, "published", "runs", "evals")
+    keep(folder, "published", "runs", "evals", words=("--apart",))
 
 
 def tails(folder: Path, cola: str, model: str, cifar: str) -> None:

@@ -208,8 +208,8 @@ def _arm(group: Group, method: Method, tried: list[Mapping[str, Any]], split: st
         scores=scores.where(runs["status"].to_numpy() == "done").sort_index(),
         clipped=float(steps["sum"] / steps["size"]) if steps["size"] else np.nan,
         ms_per_step=float(times.median()),
-        colour=style.shade(hue, 0, 2) if method.role == "default" else hue,
-        dash=style.dash(method.type, 0),
+        colour=method.colour if group.apart else style.shade(hue, 0, 2) if method.role == "default" else hue,
+        dash=method.dash if group.apart else style.dash(method.type, 0),
     )
 
 

@@ -49,13 +49,17 @@ def row(section: Section, arm: Arm) -> str:
         *_reached(section, arm),
         (arm.diverged / arm.n, f"{arm.diverged} of {arm.n}" if arm.diverged else "0"),
         (arm.clipped, "–" if math.isnan(arm.clipped) else f"{100 * arm.clipped:.3g} %"),
-        (arm.ms_per_step, "–" if math.isnan(arm.ms_per_step) else f"{arm.ms_per_step:.3g}"),
+        (arm.ms_per_step, "–" if math.isnan(arm.ms_per_step) else milliseconds(arm.ms_per_step)),
     ]
     flags = "".join(
         f' <span class="flag" title="the best may lie beyond what was tried">{escape(_flag(edge))} at edge</span>' for edge in arm.edges
     )
     head = f'<th scope="row" class="text">{chip(arm)}<span>{escape(arm.name)}<small>{escape(arm.words)}{flags}</small></span></th>'
     return f"<tr>{head}" + "".join(f'<td data-v="{sortable(value)}">{text}</td>' for value, text in cells) + "</tr>"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _goal(section: Section) -> dict[str, str]:

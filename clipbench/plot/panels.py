@@ -41,6 +41,7 @@ def panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     fig = style.figure("", SIZE[1], SIZE[0], MARGINS)
     ax = fig.subplots()
     ax.set(xlabel=xlabel, ylabel=ylabel if len(ylabel) <= LONGEST else ylabel[: LONGEST - 1] + "…")
+    ax.yaxis.set_label_coords(-(MARGINS[0] - 0.15) / (SIZE[0] - MARGINS[0] - MARGINS[1]), 0.5)  # the left edge, however wide the ticks are
     return fig, ax
 
 

@@ -27,6 +27,8 @@ OWN = 12  # values of a setting that have a cell of their own in such a row
 
 def sensitivity(section: Section) -> Iterator[Drawing]:
     """The final validation metric over the learning rate, all methods in one panel, then over each method's level in a panel of its own."""
+    if section.group.apart:  # no setting was varied with all others kept
+        return
     runs = _runs(section)
     tuned = not section.group.tuning.empty
     how = "trials, and their local mean" if tuned else "each at its best other setting, mean over seeds"

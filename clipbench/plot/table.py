@@ -12,6 +12,7 @@ from typing import Any
 
 from clipbench.errors import UserError, nearest
 from clipbench.plot.arms import Arm, Section, sections
+from clipbench.plot.cells import milliseconds
 from clipbench.plot.groups import read_groups
 from clipbench.plot.target import reached, target
 from clipbench.plot.verdict import amount, p_value, reference
@@ -163,7 +164,7 @@ def _row(section: Section, arm: Arm) -> list[str]:
         p,
         f"{arm.diverged} of {arm.n}" if arm.diverged else "0",
         f"{100 * arm.clipped:.3g} %" if math.isfinite(arm.clipped) else "–",
-        f"{arm.ms_per_step:.3g}" if math.isfinite(arm.ms_per_step) else "–",
+        milliseconds(arm.ms_per_step) if math.isfinite(arm.ms_per_step) else "–",
     ]
 
 
