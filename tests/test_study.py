@@ -1,6 +1,7 @@
 """Studies end to end: what is asked for, what is made, what goes on after an interrupt, what is refused."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -141,7 +142,8 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
 def test_interrupted_between_the_phases_it_goes_on_to_the_same_tables(own):
     assert study("results=untouched") == 0
     command = [sys.executable, "-m", "clipbench.cli", "study", *WORDS, "results=struck"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    slow = os.environ | {"LINE_SECONDS": "0.2", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=slow) as process:
         assert any("Final runs" in line for line in process.stdout)  # printed before the first of them starts
         process.send_signal(signal.SIGINT)
         process.stdout.read()

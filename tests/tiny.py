@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import torch
 from torch import nn
 from torchmetrics import MeanSquaredError, MetricCollection
@@ -29,6 +32,7 @@ class Line(Task):
     def train_batches(self, rng):
         for index in shuffled(128, self.batch_size, rng):
             self.seen += 1
+            time.sleep(float(os.environ.get("LINE_SECONDS", 0)))  # of a step, where a test has to come in between
             if self.seen == self.fail_at:
                 raise RuntimeError("the disk is on fire")
             factor = float("inf") if self.seen == self.explode_at else 1.0
