@@ -457,6 +457,23 @@ def test_time_to_target_counts_a_miss_as_infinite(tmp_path):
     assert target(write_arms(tmp_path / "no study", {"none": NONE})) is None
 
 
+def test_runs_of_an_earlier_version_are_of_the_same_settings(tmp_path):
+    """It knew neither compile nor restarts: off and not there are one."""
+    for seed, value in enumerate(NONE):
+        later = {"compile": False, "restart": {"first": None, "coeff": 1.25}} if seed > 2 else {}
+        write(tmp_path, "none", seed, value, **later)
+        write(tmp_path, "norm", seed, value, level=1.0, **later)
+    found = section(tmp_path)
+    assert {arm.name: arm.n for arm in found.arms} == {"none": 5, "norm": 5}
+
+
+def test_a_method_of_many_words_leaves_the_figure_its_room(tmp_path):
+    words = {f"a_setting_with_a_name_{i}": i for i in range(6)}
+    write(tmp_path, "none", 0, 0.5)
+    write(tmp_path, "norm", 0, 0.5, level=1.0, **words)
+    assert len(draw(tmp_path, tmp_path / "out")) > 3
+
+
 def test_skipped_steps_are_not_clipped_and_are_told(tmp_path):
     write(tmp_path, "none", 0, 0.5, skipped=1)
     write(tmp_path, "norm", 0, 0.5)

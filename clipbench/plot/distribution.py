@@ -12,6 +12,7 @@ from clipbench.plot import style
 from clipbench.plot.groups import Group, Method
 
 CLIPPED = 1 - 1e-6  # a step was clipped if its factor is below: float32 rounds a norm that was left alone
+LONGEST = 40  # characters of a label
 POINTS = 500  # of a curve, however many steps there are
 
 
@@ -23,7 +24,7 @@ def distribution(group: Group) -> Figure:
     """
     methods = group.shown
     height = max(2.3, 0.75 + len(methods) * (0.36 if len(methods) <= 12 else 0.25))
-    margin = 0.25 + 0.055 * max(len(method.label) for method in methods)  # inches
+    margin = 0.25 + 0.055 * min(LONGEST, max(len(method.label) for method in methods))  # inches
     fig = style.figure(group.title(len(methods)), height, margins=(margin, 0.1, 0.4, 0.42))
     left = fig.add_gridspec(len(methods), 1, right=4.2 / style.WIDTH, hspace=0.25)
     rows = left.subplots(squeeze=False).ravel()
@@ -65,7 +66,8 @@ def _density(ax: Axes, norms: np.ndarray, edges: np.ndarray, method: Method) -> 
         ax.plot(10**x, stats.gaussian_kde(sample, len(logs) ** -0.2)(x), color=method.colour, linestyle=method.dash)
     ax.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), ylim=(0, None), yticks=[])
     ax.spines["left"].set_visible(False)
-    ax.set_ylabel(method.label, rotation=0, ha="right", va="center")
+    label = method.label if len(method.label) <= LONGEST else method.label[: LONGEST - 1] + "…"
+    ax.set_ylabel(label, rotation=0, ha="right", va="center")
 
 
 def _above(ax: Axes, norms: np.ndarray, method: Method) -> None:

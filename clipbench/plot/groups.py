@@ -226,18 +226,16 @@ def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}."""
     resolved = {name: None if pd.isna(run[name]) else run[name] for name in RESOLVED}
     hidden = APART | {f"optim.{name}" for name in RESOLVED}
-    return resolved | {
-        key: value
-        for key, value in _flat(json.loads(run["config"] or "{}"))
-        if key not in hidden and not key.startswith(("task.lr.", "sweep.", "tag."))
-    }
+    config = dict(_flat(json.loads(run["config"] or "{}")))
+    idle = ("task.lr.", "sweep.", "tag.") + ("restart.",) * ("restart.first" not in config)
+    return resolved | {key: value for key, value in config.items() if key not in hidden and not key.startswith(idle)}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
-        elif value is not None:  # a key that is null and one that is not there are the same setting
+        elif value is not None and value is not False:  # as if it were not there: an earlier version may not have had the key
             yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
 
 
