@@ -191,7 +191,8 @@ def _across(found: Across) -> str:
 
 def _interval(found) -> str:  # type: ignore[no-untyped-def]
     def number(value: float) -> str:
-        return f"{value:.2f}".replace("-", "−").replace("inf", "∞")
+        text = f"{value:.2f}"
+        return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−").replace("inf", "∞")
 
     ends = f" <small>{number(found.low)} to {number(found.high)}</small>" if np.isfinite([found.low, found.high]).any() else ""
     return f'<td data-v="{sortable(found.estimate)}">{number(found.estimate)}{ends}</td>'
