@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import pickle
 import queue
@@ -14,13 +13,14 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 import torch
 
 from clipbench.build import find_device
 from clipbench.errors import UserError
+from clipbench.interrupt import starter
 from clipbench.lockstep import work
 from clipbench.run import Plan
 from clipbench.train import StepRow
@@ -55,14 +55,11 @@ class Worker:
     def __init__(self, slot: Slot, modules: Sequence[str]) -> None:
         self.slot = slot
         self.group: list[Plan] = []
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context: Any = multiprocessing.get_context(method)
-        context.set_forkserver_preload(["clipbench.workers", *modules])
-        self.connection, theirs = context.Pipe()
-        self.trace, last_words = context.Pipe(duplex=False)  # what a crash leaves: the Python lines it happened in
+        self.connection, theirs = Pipe()
+        self.trace, last_words = Pipe(duplex=False)  # what a crash leaves: the Python lines it happened in
         arguments = (theirs, last_words, slot, os.getcwd())
         for tries_left in reversed(range(3)):
-            self.process = context.Process(target=_main, args=arguments, name=f"clipbench {slot.name}")
+            self.process = starter(["clipbench.workers", *modules]).Process(target=_main, args=arguments, name=f"clipbench {slot.name}")
             try:
                 self.process.start()
                 break

@@ -83,9 +83,9 @@ def sweep(*words):
     return main(["sweep", *WORDS, *words])
 
 
-def start(*words):
+def start(*words, **options):
     command = [sys.executable, "-m", "clipbench.cli", "sweep", *WORDS, *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def table(name, folder="results"):
@@ -137,6 +137,27 @@ def test_a_run_whose_data_cannot_be_had_does_not_stop_the_others(own, capsys):
     assert error.count("There are no data in the cellar.") == 1
     assert "1 of 2 runs were not made" in error
     assert "Traceback" not in error
+
+
+def forks(process: subprocess.Popen) -> bool:
+    """Whether its fork server was started."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return any(b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("later", [0.0, 0.4])
+def test_ctrl_c_while_processes_are_being_started_is_heard_by_the_sweep_alone(own, later):
+    process = start("optim.clipping_type=none,norm", "steps=100000", "results=early", start_new_session=True)
+    while not forks(process):
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(later)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "the same command goes on from there" in error
+    assert "Traceback" not in error, error
 
 
 def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(own):

@@ -16,7 +16,6 @@ table.py         the same for a paper
 from __future__ import annotations
 
 import gc
-import multiprocessing.forkserver
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ import matplotlib
 import pandas as pd
 
 from clipbench.errors import Unreadable, UserError, nearest
+from clipbench.interrupt import starter
 from clipbench.plot import style
 from clipbench.plot.arms import Section, sections
 from clipbench.plot.comparison import comparison
@@ -74,11 +74,7 @@ def _aside(results: Path) -> Any:
     """What starts other processes, where there are runs enough to be worth it; their imports begin at once, beside our reading."""
     if WORKERS < 2 or sum(1 for _ in (results / "runs").glob("*.parquet")) < MANY:
         return None
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    multiprocessing.forkserver.set_forkserver_preload(["clipbench.plot"])
-    multiprocessing.forkserver.ensure_running()
-    return multiprocessing.get_context("forkserver")
+    return starter(["clipbench.plot"])
 
 
 def _each(results: Path, groups: Sequence[pd.DataFrame], out: Path, formats: Sequence[str], side: Any, apart: bool) -> Iterator[Drawn]:
