@@ -26,7 +26,7 @@ from clipbench.run import Plan
 from clipbench.seeds import generator
 from clipbench.status import runs, show_list
 from clipbench.sweep import arrange
-from clipbench.task import move
+from clipbench.task import place
 from clipbench.train import Evaluation, Learner, serve
 from clipbench.workers import Slot
 
@@ -145,7 +145,7 @@ def timed(plan: Plan, most: int = 20, seconds: float = 3.0) -> Speed | str:
         device = find_device(settings.device)
         task = build_task(settings, device)
         learner = build_learner(settings, plan.rule, task, device)
-        with closing(serve(task.train_batches(generator(settings.seed, "data")), device)) as batches:
+        with closing(serve(task, task.train_batches(generator(settings.seed, "data")), device)) as batches:
             spent, since = [0.0], time.perf_counter()
             while len(spent) <= most + 1 and time.perf_counter() - since < seconds:
                 learner.learn(next(batches))
@@ -169,7 +169,7 @@ def _validation(learner: Learner, seconds: float) -> float:
     since, evaluation = time.perf_counter(), Evaluation(learner)
     with evaluation_weights(learner.optimizer):
         for batch in learner.task.eval_batches(learner.task.splits[0]):
-            evaluation.update(move(batch, learner.device))
+            evaluation.update(place(learner.task, batch, learner.device))
             if time.perf_counter() - since > seconds:
                 return 0.0
     evaluation.values()

@@ -119,7 +119,7 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[News]:
     if not members:
         return
     pause = Pause(interval(settings.checkpoint_every), stopped)
-    batches = serve(task.train_batches(generator(settings.seed, "data")), device, min(learner.step for learner in members))
+    batches = serve(task, task.train_batches(generator(settings.seed, "data")), device, min(learner.step for learner in members))
     with closing(batches):
         for new in train(list(members), batches, steps=settings.steps, eval_every=settings.eval_every, read=pause):
             too_large = False

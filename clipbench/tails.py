@@ -74,10 +74,10 @@ def measure(plan: Plan, at: Sequence[int], count: int, tick: Tick) -> Iterator[t
     number, full = amounts(epoch, count)
 
     def batches(first: int) -> Iterator[Batch]:
-        with closing(serve(task.plain_batches(generator(settings.seed, "tails")), device)) as served:
+        with closing(serve(task, task.plain_batches(generator(settings.seed, "tails")), device)) as served:
             yield from (each.batch for each in islice(served, first))
 
-    with closing(serve(task.train_batches(generator(settings.seed, "data")), device)) as training:
+    with closing(serve(task, task.train_batches(generator(settings.seed, "data")), device)) as training:
         for step in at:
             while learner.step < step:
                 learner.learn(next(training))

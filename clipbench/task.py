@@ -48,6 +48,13 @@ class Task(ABC):
     def eval_batches(self, split: str) -> Iterable[Batch]:
         """Every batch of a split, once, always in the same order."""
 
+    def finish(self, batch: Batch) -> Batch:
+        """The batch as `forward` takes it, once it is on the device: what is faster there than in the workers, and smaller on the way.
+
+        Draws nothing: what augmentation needs to know was drawn with the batch.
+        """
+        return batch
+
     @abstractmethod
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """(outputs, targets), on the model's device."""
@@ -96,6 +103,11 @@ def majority(
         outputs = nn.functional.one_hot(answer.long(), classes).movedim(-1, 1).float()
         metrics.update(outputs, batch)
     return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def place(task: Task, batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`, finished."""
+    return task.finish(move(batch, device))
 
 
 def move(batch: Batch, device: torch.device) -> Batch:

@@ -51,10 +51,14 @@ def same(ones: Iterable[Batch], others: Iterable[Batch]) -> bool:
 
 def first_batches(task: Task, seed: int, count: int = 3) -> list[Batch]:
     batches = task.train_batches(generator(seed, "data"))
-    found = list(islice(batches, count))
+    found = [task.finish(batch) for batch in islice(batches, count)]
     if hasattr(batches, "close"):
         batches.close()  # ends worker processes
     return found
+
+
+def split_batches(task: Task, split: str) -> Iterator[Batch]:
+    return (task.finish(batch) for batch in task.eval_batches(split))
 
 
 @contextmanager
@@ -85,10 +89,10 @@ def batches_come_from_the_generator_alone(build: Build) -> None:
 def a_second_object_gives_the_same(build: Build) -> None:
     with global_seed(1):
         first = build()
-        one = first_batches(first, 0), list(islice(first.eval_batches("test"), 1))
+        one = first_batches(first, 0), list(islice(split_batches(first, "test"), 1))
     with global_seed(2):
         second = build()
-        other = first_batches(second, 0), list(islice(second.eval_batches("test"), 1))
+        other = first_batches(second, 0), list(islice(split_batches(second, "test"), 1))
     _hold(same(one[0], other[0]), "a second object of the task gave other training batches")
     _hold(same(one[1], other[1]), "a second object of the task gave another test split")
 
@@ -121,9 +125,9 @@ def splits_are_fixed(build: Build) -> None:
     _hold("test" in task.splits, f"there is no split 'test' among {', '.join(task.splits)}")
     for split in task.splits:
         with global_seed(1):
-            one = list(islice(task.eval_batches(split), 2))
+            one = list(islice(split_batches(task, split), 2))
         with global_seed(2):
-            other = list(islice(task.eval_batches(split), 2))
+            other = list(islice(split_batches(task, split), 2))
         _hold(bool(one), f"split '{split}' has no batches")
         _hold(same(one, other), f"split '{split}' was another the second time: always the same batches, in the same order")
 
@@ -131,7 +135,7 @@ def splits_are_fixed(build: Build) -> None:
 def splits_are_disjoint(build: Build) -> None:
     """As far as can be seen: examples are the rows of a batch's tensors; graphs, and training data that are augmented, differ anyway."""
     task = build()
-    seen = {split: _examples(task, task.eval_batches(split)) for split in task.splits}
+    seen = {split: _examples(task, split_batches(task, split)) for split in task.splits}
     seen["train"] = _examples(task, first_batches(task, 0, MOST))
     names = list(seen)
     for i, one in enumerate(names):
@@ -183,7 +187,7 @@ def the_headline_is_a_metric_with_a_direction(build: Build) -> None:
     _hold(not mute, f"{', '.join(mute)}: higher_is_better is neither True nor False")
     model = fresh_model(task, 0).eval()
     with torch.no_grad():
-        metrics.update(*task.forward(model, next(iter(task.eval_batches("val")))))
+        metrics.update(*task.forward(model, next(split_batches(task, "val"))))
     values = {str(name): float(value) for name, value in metrics.compute().items()}
     _hold(all(np.isfinite(value) for value in values.values()), f"on a batch of 'val' the metrics of a fresh model are {values}")
 

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from clipbench.errors import UserError
 from clipbench.optim import Restarter, clip_stats, evaluation_weights
 from clipbench.seeds import RandomState, generator
-from clipbench.task import Batch, Task, move
+from clipbench.task import Batch, Task, place
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -129,8 +129,8 @@ class Served(NamedTuple):
     supply: Supply
 
 
-def serve(batches: Iterator[Batch], device: torch.device, start: int = 0) -> Generator[Served, None, None]:
-    """The batches from number `start` on, on the device. Without a `skip(n)` of their own the earlier ones are drawn again."""
+def serve(task: Task, batches: Iterator[Batch], device: torch.device, start: int = 0) -> Generator[Served, None, None]:
+    """The task's batches from number `start` on, finished on the device. Without their own `skip(n)` the earlier ones are drawn again."""
     if hasattr(batches, "skip"):
         batches.skip(start)
         start = 0
@@ -139,7 +139,7 @@ def serve(batches: Iterator[Batch], device: torch.device, start: int = 0) -> Gen
             span = Span(device)
             with span:
                 try:
-                    batch = move(next(batches), device)
+                    batch = place(task, next(batches), device)
                 except StopIteration:
                     raise UserError("The task's train_batches ended. They must go on without end; the run's `steps` ends them.") from None
             if start:
@@ -266,7 +266,7 @@ class Learner:
         evaluation = Evaluation(self)
         with evaluation_weights(self.optimizer):
             for batch in self.task.eval_batches(split):
-                evaluation.update(move(batch, self.device))
+                evaluation.update(place(self.task, batch, self.device))
         return evaluation.values()
 
     def state_dict(self) -> dict[str, Any]:
@@ -391,8 +391,8 @@ def _evaluate(turns: Turns, learners: Sequence[Learner], split: str) -> None:
     with ExitStack() as stack:
         turns.each(lambda learner: stack.enter_context(evaluation_weights(learner.optimizer)), learners)
         for batch in learners[0].task.eval_batches(split):
-            moved = move(batch, learners[0].device)
-            turns.each(lambda learner: evaluations[learner].update(moved), learners)  # noqa: B023 (called at once)
+            placed = place(learners[0].task, batch, learners[0].device)
+            turns.each(lambda learner: evaluations[learner].update(placed), learners)  # noqa: B023 (called at once)
 
     def rows(learner: Learner) -> list[Row]:
         return [EvalRow(learner.step, learner.seconds, split, *item) for item in evaluations[learner].values().items()]

@@ -20,7 +20,7 @@ from bench_step import machine
 from clipbench.build import build_learner, build_optimizer, build_task, find_device
 from clipbench.run import Plan, make_plan
 from clipbench.seeds import fresh_model, generator
-from clipbench.task import move
+from clipbench.task import place
 from clipbench.train import serve, train
 
 TASKS = ("imagenet", "voc", "cola", "reddit")
@@ -34,9 +34,9 @@ def bare(plan: Plan, device: torch.device) -> Iterator[None]:
     optimizer = build_optimizer(settings.optim, model, plan.rule)
     model.train()
     for batch in task.train_batches(generator(settings.seed, "data")):
-        moved = move(batch, device)
+        placed = place(task, batch, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            outputs, targets = task.forward(model, moved)
+            outputs, targets = task.forward(model, placed)
             loss = task.loss(outputs.float(), targets)
         loss.backward()
         optimizer.step()
@@ -46,7 +46,7 @@ def bare(plan: Plan, device: torch.device) -> Iterator[None]:
 
 def ours(plan: Plan, device: torch.device) -> Iterator[object]:
     task = build_task(plan.settings, device)
-    batches = serve(task.train_batches(generator(plan.settings.seed, "data")), device)
+    batches = serve(task, task.train_batches(generator(plan.settings.seed, "data")), device)
     return train([build_learner(plan.settings, plan.rule, task, device)], batches, steps=10**9, eval_every=10**9)
 
 

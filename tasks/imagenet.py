@@ -20,8 +20,8 @@ from torchvision.transforms import v2
 from clipbench.errors import UserError
 from clipbench.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.task import Batch, Task, holdout, majority, shuffled
+from clipbench.tasks.pixels import coin, mirrored, normalised
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 LAYOUT = "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
 SOURCE = "ImageNet is free for research after registration at image-net.org (ILSVRC2012, sorted into class folders)."
 
@@ -68,9 +68,8 @@ class ImageNet(Classification):
         self.folder, self.batch_size = Path(str(data)).expanduser(), batch_size
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
         whole_number("task.size", size)
-        to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-        self.augmented = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *to_tensor])
-        self.centred = v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), *to_tensor])
+        self.cropped = v2.Compose([v2.RandomResizedCrop(size), v2.ToImage()])
+        self.centred = v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.ToImage()])
 
     @cached_property
     def folders(self) -> dict[str, ImageFolder]:
@@ -106,13 +105,17 @@ class ImageNet(Classification):
         return max(1, len(self.samples["train"]) // self.batch_size)
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        return random_batches(Images(self.samples["train"], self.augmented), self.batch_size, rng, self.workers)
+        return random_batches(Images(self.samples["train"], self.cropped, flip=True), self.batch_size, rng, self.workers)
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
         return random_batches(Images(self.samples["train"], self.centred), self.batch_size, rng, self.workers)
 
     def eval_batches(self, split: str) -> Iterable[Batch]:
         return ordered_batches(Images(self.samples[split], self.centred), self.batch_size, self.workers)
+
+    def finish(self, batch: Batch) -> Batch:
+        images, flips, labels = batch
+        return normalised(mirrored(images, flips)), labels
 
     def prepare(self) -> str:
         files = [path for split in ("train", "test") for path, _ in self.samples[split]]
@@ -122,17 +125,18 @@ class ImageNet(Classification):
 
 
 class Images(Dataset):
-    """(transformed image, label) of each file."""
+    """(bytes of the transformed image (3, size, size), whether to mirror it, label) of each file."""
 
-    def __init__(self, samples: list[tuple[str, int]], transform: v2.Transform) -> None:
-        self.samples, self.transform = samples, transform
+    def __init__(self, samples: list[tuple[str, int]], transform: v2.Transform, flip: bool = False) -> None:
+        self.samples, self.transform, self.flip = samples, transform, flip
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         path, label = self.samples[index]
-        return self.transform(decode(path, "RGB")).as_subclass(Tensor), label
+        pixels = self.transform(decode(path, "RGB")).as_subclass(Tensor)
+        return pixels, coin() if self.flip else torch.tensor(False), label
 
 
 class Digits(Classification):

@@ -22,7 +22,8 @@ from clipbench.errors import UserError
 from clipbench.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.task import Batch, Task, holdout, majority, shuffled
 from clipbench.tasks.counts import VOID, Accuracy, MeanIoU
-from clipbench.tasks.imagenet import MEAN, STD, digits
+from clipbench.tasks.imagenet import digits
+from clipbench.tasks.pixels import coin, mirrored, normalised
 from clipbench.tasks.unet import UNet
 
 DIGITS = 6
@@ -58,7 +59,7 @@ class Segmentation(Task):
         return MetricCollection(metrics, compute_groups=[[*names]])  # one matrix for both
 
     def baseline(self) -> tuple[str, dict[str, float]]:
-        masks = (masks for _, masks in self.eval_batches("test"))
+        masks = (self.finish(batch)[1] for batch in self.eval_batches("test"))
         winner = self.pixels[: self.classes].argmax()[None]
         return "majority class", majority(self.metrics(), winner, masks, self.classes, VOID)
 
@@ -73,10 +74,8 @@ class VOC(Segmentation):
         if classes is not None:
             self.classes = whole_number("task.classes", classes, least=2, most=VOID)
         whole_number("task.size", size)
-        to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-        crop = v2.RandomResizedCrop(size, scale=(0.25, 1.0))
-        self.augmented = v2.Compose([crop, v2.RandomHorizontalFlip(), *to_tensor])
-        self.resized = v2.Compose([v2.Resize((size, size)), *to_tensor])
+        self.cropped = v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1.0)), v2.ToImage()])
+        self.resized = v2.Compose([v2.Resize((size, size)), v2.ToImage()])
 
     @cached_property
     def files(self) -> dict[str, list[tuple[str, str]]]:
@@ -112,7 +111,7 @@ class VOC(Segmentation):
         return max(1, len(self.files["train"]) // self.batch_size)
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        scenes = Scenes(self.files["train"], self.classes, self.augmented)
+        scenes = Scenes(self.files["train"], self.classes, self.cropped, flip=True)
         return random_batches(scenes, self.batch_size, rng, self.workers)
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
@@ -120,6 +119,10 @@ class VOC(Segmentation):
 
     def eval_batches(self, split: str) -> Iterable[Batch]:
         return ordered_batches(Scenes(self.files[split], self.classes, self.resized), self.batch_size, self.workers)
+
+    def finish(self, batch: Batch) -> Batch:
+        images, masks, flips = batch
+        return normalised(mirrored(images, flips)), mirrored(masks, flips).long()
 
     def prepare(self) -> str:
         if not (self.folder / "VOCdevkit").exists():
@@ -131,15 +134,15 @@ class VOC(Segmentation):
 
 
 class Scenes(Dataset):
-    """(transformed image, classes of its pixels), of each pair of files."""
+    """(bytes of the transformed image (3, size, size), classes of its pixels (size, size), whether to mirror both) of two files."""
 
-    def __init__(self, files: list[tuple[str, str]], classes: int, transform: v2.Transform) -> None:
-        self.files, self.classes, self.transform = files, classes, transform
+    def __init__(self, files: list[tuple[str, str]], classes: int, transform: v2.Transform, flip: bool = False) -> None:
+        self.files, self.classes, self.transform, self.flip = files, classes, transform, flip
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         path, mask_path = self.files[index]
         image, mask = decode(path, "RGB"), _read_mask(mask_path)
         if (image.height, image.width) != mask.shape:
@@ -150,7 +153,7 @@ class Scenes(Dataset):
                 "Mend the mask, or say how many classes there are with task.classes=N."
             )
         pixels, labels = self.transform(image, Mask(mask))
-        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor).long()
+        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor), coin() if self.flip else torch.tensor(False)
 
 
 class Histograms(Dataset):

@@ -17,7 +17,7 @@ def losses(*words, steps=2):
     plan = make_plan(["steps=2", "device=cpu", *words])
     task = build_task(plan.settings, CPU)
     learner = build_learner(plan.settings, plan.rule, task, CPU)
-    batches = serve(task.train_batches(generator(0, "data")), CPU)
+    batches = serve(task, task.train_batches(generator(0, "data")), CPU)
     for _ in range(steps):
         learner.learn(next(batches))
     return learner, [row.loss for row in learner.read()]

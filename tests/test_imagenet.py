@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
 from clipbench.errors import UserError
+from clipbench.loading import random_batches
 from clipbench.tasks.imagenet import Digits, ImageNet, digits
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -56,7 +59,7 @@ def test_labels_are_the_folders_in_alphabetical_order(tree: Path):
     task = imagenet(tree)
     assert task.classes == ["ant", "bee", "cat"]
     assert all(task.classes[label] == Path(path).parent.name for path, label in task.samples["train"])
-    assert torch.cat([labels for _, labels in task.eval_batches("test")]).tolist() == [0] + [1] * 4 + [2] * 3
+    assert torch.cat([labels for *_, labels in task.eval_batches("test")]).tolist() == [0] + [1] * 4 + [2] * 3
 
 
 def test_the_majority_of_training_is_right_on_four_test_images_of_eight(tree: Path):
@@ -67,7 +70,8 @@ def test_evaluation_is_the_normalised_centre(tmp_path: Path):
     for split in ("train", "val"):
         write_images(tmp_path / split / "a", 4)
     Image.new("RGB", (30, 20), (255, 0, 51)).save(tmp_path / "val" / "a" / "0.png")
-    images, _ = next(iter(imagenet(tmp_path).eval_batches("test")))
+    task = imagenet(tmp_path)
+    images, _ = task.finish(next(iter(task.eval_batches("test"))))
     expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
     assert images.shape == (4, 3, 8, 8)
     assert images[0].amin((1, 2)).tolist() == pytest.approx(expected, abs=1e-5)
@@ -85,7 +89,7 @@ def test_grey_palette_and_transparent_images_become_three_channels(tmp_path: Pat
 def test_augmentation_depends_on_rng_alone(tree: Path, workers: int):
     def first(workers: int, seed: int) -> torch.Tensor:
         batches = imagenet(tree, workers=workers).train_batches(torch.Generator().manual_seed(seed))
-        found = torch.cat([images for images, _ in islice(batches, 3)])
+        found = torch.cat([imagenet(tree).finish(batch)[0] for batch in islice(batches, 3)])
         batches.close()  # type: ignore[attr-defined]
         return found
 
@@ -94,6 +98,34 @@ def test_augmentation_depends_on_rng_alone(tree: Path, workers: int):
     torch.manual_seed(2)
     assert torch.equal(first(workers, seed=5), expected)
     assert not torch.equal(first(workers, seed=6), expected)
+
+
+def test_training_images_are_those_of_torchvisions_transforms(tree: Path):
+    """Cropped as bytes in a worker, mirrored and normalised on the device: as if all had been done at once, with the same draws."""
+    steps = [v2.RandomResizedCrop(8), v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    whole = v2.Compose([*steps, v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+    task = imagenet(tree)
+    theirs = random_batches(Whole(task.samples["train"], whole), 4, torch.Generator().manual_seed(3), workers=0)
+    flipped = 0
+    for batch, (images, labels) in islice(zip(task.train_batches(torch.Generator().manual_seed(3)), theirs, strict=True), 9):
+        assert batch[0].dtype == torch.uint8
+        flipped += int(batch[1].sum())
+        torch.testing.assert_close(task.finish(batch)[0], images, atol=1e-6, rtol=1e-6)
+        assert torch.equal(task.finish(batch)[1], labels)
+    assert 8 < flipped < 28  # of 36
+
+
+class Whole(Dataset):
+    def __init__(self, samples, transform):
+        self.samples, self.transform = samples, transform
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        path, label = self.samples[index]
+        with Image.open(path) as image:
+            return self.transform(image.convert("RGB")).as_subclass(torch.Tensor), label
 
 
 def test_a_missing_folder_is_answered_with_the_layout(tmp_path: Path):

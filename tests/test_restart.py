@@ -224,7 +224,9 @@ def test_a_run_that_is_cut_and_resumed_is_the_run(cut):
     assert numbers[0][:6] == numbers[1][:6]
     assert numbers[0][6:] != numbers[1][6:]
     first, found = learner(Line()), []
-    loop = train([first], serve(Line().train_batches(generator(0, "data")), CPU), steps=30, eval_every=10, read=lambda step: step == cut)
+    loop = train(
+        [first], serve(Line(), Line().train_batches(generator(0, "data")), CPU), steps=30, eval_every=10, read=lambda step: step == cut
+    )
     for new in loop:
         found += new.get(first, [])
         if first.step == cut:

@@ -28,7 +28,7 @@ def learner(task, rule="norm", seed=0, lr=0.05, steps=30, schedule=None, max_los
 def together(learners, steps=30, eval_every=10, seed=0):
     """Each learner's rows."""
     start = min(one.step for one in learners)
-    batches = serve(learners[0].task.train_batches(generator(seed, "data")), CPU, start)
+    batches = serve(learners[0].task, learners[0].task.train_batches(generator(seed, "data")), CPU, start)
     found = {one: [] for one in learners}
     for new in train(learners, batches, steps=steps, eval_every=eval_every):
         for one, rows in new.items():
@@ -153,7 +153,9 @@ def test_a_run_that_is_cut_and_resumed_is_the_run_bit_for_bit(rule, cut):
     whole = run(rule)
     task = Line()
     first, found = learner(task, rule), []
-    loop = train([first], serve(task.train_batches(generator(0, "data")), CPU), steps=30, eval_every=10, read=lambda step: step == cut)
+    loop = train(
+        [first], serve(task, task.train_batches(generator(0, "data")), CPU), steps=30, eval_every=10, read=lambda step: step == cut
+    )
     for new in loop:
         found += new.get(first, [])
         if first.step == cut:
@@ -178,7 +180,7 @@ def test_a_waiting_time_that_other_runs_hide_is_added_again():
 def test_batches_that_end_are_a_mistake_of_the_tasks():
     task = Line()
     with pytest.raises(UserError, match="train_batches ended"):
-        list(train([learner(task)], serve(iter([next(task.train_batches(generator(0, "data")))]), CPU), steps=30, eval_every=10))
+        list(train([learner(task)], serve(task, iter([next(task.train_batches(generator(0, "data")))]), CPU), steps=30, eval_every=10))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged():
@@ -234,7 +236,7 @@ def test_what_a_step_leaves_until_it_is_read_is_three_numbers():
     """64 steps may wait to be read: their inputs must not."""
     task = Line()
     one = learner(task)
-    batches = serve(task.train_batches(generator(0, "data")), CPU)
+    batches = serve(task, task.train_batches(generator(0, "data")), CPU)
     seen = []
     for _ in range(20):
         served = next(batches)

@@ -85,7 +85,7 @@ def test_the_majority_is_right_on_two_thirds_of_the_test_pixels(root: Path):
 def test_image_and_mask_are_augmented_together(root: Path):
     batches = task(root).train_batches(torch.Generator().manual_seed(0))
     for _ in range(5):
-        images, masks = next(batches)
+        images, masks = task(root).finish(next(batches))
         assert images.shape == (4, 3, 16, 16)
         assert masks.shape == (4, 16, 16)
         assert masks.dtype == torch.long
@@ -98,7 +98,7 @@ def test_image_and_mask_are_augmented_together(root: Path):
 def test_augmentation_depends_on_rng_alone(root: Path, workers: int):
     def first(workers: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         batches = task(root, workers=workers).train_batches(torch.Generator().manual_seed(seed))
-        images, masks = next(batches)
+        images, masks = task(root).finish(next(batches))
         batches.close()  # type: ignore[attr-defined]
         return images, masks
 
@@ -110,7 +110,7 @@ def test_augmentation_depends_on_rng_alone(root: Path, workers: int):
 
 
 def test_evaluation_is_the_whole_image(root: Path):
-    _, masks = next(iter(task(root).eval_batches("test")))
+    _, masks = task(root).finish(next(iter(task(root).eval_batches("test"))))
     assert torch.equal(masks[0], torch.tensor([[1] * 8 + [VOID] * 8] * 16))
 
 

@@ -1,0 +1,33 @@
+"""Images as bytes while they travel, as normalised numbers on the device: a quarter of the copying, no float work in the workers."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
+
+
+def coin() -> Tensor:
+    """Whether to mirror this sample: heads or tails, by torch's global generator, which `clipbench.loading` seeds for each. ()"""
+    return torch.rand(()) < 0.5
+
+
+def mirrored(images: Tensor, flips: Tensor) -> Tensor:
+    """Left and right exchanged where `flips` is true. (B, …, W) and (B,) bool"""
+    return torch.where(flips.view(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """(x / 255 − mean) / std of each channel. (B, 3, H, W), uint8 → float32"""
+    scale, shift = _line(images.device)
+    return torch.addcmul(shift, images.float(), scale)
+
+
+@cache
+def _line(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Slope and offset, copied to the device once: a copy for every batch would wait for it. (3, 1, 1)"""
+    mean, std = torch.tensor(MEAN).double(), torch.tensor(STD).double()
+    return tuple(part.float().view(3, 1, 1).to(device) for part in (1 / (255 * std), -mean / std))  # type: ignore[return-value]
