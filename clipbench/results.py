@@ -25,6 +25,8 @@ import pyarrow.parquet as pq
 
 from clipbench.errors import Unreadable, UserError
 
+CLIPPED = 1 - 1e-6  # a step was clipped if its clip_factor is below: float32 rounds a norm that was left alone
+
 TEXT, INT, REAL, SINGLE, FLAG = pa.string(), pa.int64(), pa.float64(), pa.float32(), pa.bool_()
 
 SCHEMAS = {

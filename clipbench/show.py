@@ -22,7 +22,6 @@ from clipbench.status import ending
 from clipbench.train import EvalRow, Row, StepRow
 
 Watch = Callable[[Sequence[Row]], None]
-CLIPPED_BELOW = 1 - 1e-6  # a clip_factor below this is a clipped step, unless the step was skipped
 
 
 def finished_row(plan: Plan) -> dict[str, Any] | None:
@@ -80,7 +79,7 @@ class _State:
             if isinstance(row, StepRow):
                 self.step, self.loss, self.norm = row.step, row.loss, row.grad_norm
                 self.made += math.isfinite(row.grad_norm)
-                self.clipped += math.isfinite(row.grad_norm) and row.clip_factor < CLIPPED_BELOW
+                self.clipped += math.isfinite(row.grad_norm) and row.clip_factor < results.CLIPPED
         vals = [f"{row.metric} {row.value:.3f}" for row in rows if isinstance(row, EvalRow) and row.split == "val" and row.metric != "loss"]
         self.val = "val " + " ".join(vals) if vals else self.val
 
@@ -129,7 +128,7 @@ def result(plan: Plan, row: dict[str, Any]) -> None:
     if row["status"] == "diverged":
         table.add_row("diverged", f"at step {len(steps)}: the loss was {steps['loss'].iloc[-1]:g} (max_loss={plan.settings.max_loss:g})")
     made = steps["clip_factor"][np.isfinite(steps["grad_norm"])]
-    share = f"{(made < CLIPPED_BELOW).mean():.0%}" if len(made) else "none"
+    share = f"{(made < results.CLIPPED).mean():.0%}" if len(made) else "none"
     table.add_row("clipped", f"{share} of {len(made)} steps; {row['skipped']} more skipped")
     table.add_row("time", f"{row['seconds']:.1f} s of training on {row['device']}, {row['threads']} threads; evaluation left out")
     table.add_row("data", row["data"] + _full_scale(plan))

@@ -14,9 +14,9 @@ import pandas as pd
 from clipbench import stats
 from clipbench.plot import style
 from clipbench.plot.groups import RESOLVED, SYMBOLS, Group, Method
+from clipbench.results import CLIPPED
 from clipbench.stats import Comparison, Interval
 
-CLIPPED = 1 - 1e-6  # a step was clipped if its factor is below: float32 rounds a norm that was left alone
 NO_EDGE = {"clipping_level": np.inf, "p_autoclip": 1.0}  # no clipping: there is nothing beyond
 
 

@@ -10,8 +10,8 @@ from scipy import stats
 
 from clipbench.plot import style
 from clipbench.plot.groups import Group, Method
+from clipbench.results import CLIPPED
 
-CLIPPED = 1 - 1e-6  # a step was clipped if its factor is below: float32 rounds a norm that was left alone
 LONGEST = 40  # characters of a label
 POINTS = 500  # of a curve, however many steps there are
 

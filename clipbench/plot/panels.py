@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from clipbench import stats
 from clipbench.plot import style
-from clipbench.plot.arms import CLIPPED, Arm, Section
+from clipbench.plot.arms import Arm, Section
 from clipbench.plot.comparison import smooth, thinned
 from clipbench.plot.groups import mean_interval
+from clipbench.results import CLIPPED
 
 SIZE = (3.05, 2.15)  # inches
 MARGINS = (0.56, 0.08, 0.4, 0.08)
