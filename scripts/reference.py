@@ -1,12 +1,13 @@
 """Makes the reference results behind the README again: small tables and figures in results/reference, from runs in --results.
 
 python scripts/reference.py methods                     every clipping type, and every optimizer, at its defaults on the mini tasks
+python scripts/reference.py methods_cola COLA MODEL     five rules that torch-clip lacks, and none: AdamW, one pass over CoLA, two seeds
 python scripts/reference.py studies                     a quick study of each mini task
 python scripts/reference.py cora DATA                   nine types with SGD, five seeds, on DATA/raw/reddit_data.npz, reddit_graph.npz
 python scripts/reference.py published COLA MODEL        torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a BERT
 python scripts/reference.py tails COLA MODEL CIFAR      the gradient's noise at steps 0 and 100; CIFAR: train/<class>/*, val/<class>/*
 
-Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour for published with MiniLM.
+Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour for what trains MiniLM.
 Each goes on where it was stopped.
 """
 
@@ -55,6 +56,13 @@ def methods(folder: Path) -> None:
     keep(folder, "methods", "runs")
 
 
+def methods_cola(folder: Path, cola: str, model: str) -> None:
+    settings = "task=cola scale=full optim=adamw optim.lr=1e-4 batch_size=32 steps=240 eval_every=48 seed=range(2)"
+    words = [f"task.data={cola}", f"task.model={model}", f"results={folder}"]
+    run("sweep", *settings.split(), "optim.clipping_type=none,value,normalize,agc,zclip,adagc", *words)
+    keep(folder, "methods_cola", "runs")
+
+
 def studies(folder: Path) -> None:
     run("study", MINI, "study=quick", f"results={folder}")
     keep(folder, "study", "runs")
@@ -83,7 +91,7 @@ def tails(folder: Path, cola: str, model: str, cifar: str) -> None:
             shutil.copy(path, REFERENCE / f"tails_{task}.png")
 
 
-PARTS: dict[str, Callable[..., None]] = {each.__name__: each for each in (methods, studies, cora, published, tails)}
+PARTS: dict[str, Callable[..., None]] = {each.__name__: each for each in (methods, methods_cola, studies, cora, published, tails)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
