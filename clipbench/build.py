@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from clipbench.config import Settings
 from clipbench.errors import UserError
+from clipbench.learner import Learner, Schedule
 from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients
 from clipbench.patterns import parameter_groups
 from clipbench.seeds import device_generator, fresh_model
 from clipbench.task import Task
-from clipbench.train import Learner, Schedule
 
 CLIP_KEYS = ("clipping_type", "clipping_level", "p_autoclip", "beta")
 PATTERN_KEYS = ("clip_exempt", "clip_levels")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from clipbench.errors import Unreadable
+from clipbench.learner import EvalRow, Learner, Row, StepRow
 from clipbench.lease import Lease, holder
 from clipbench.results import whole
-from clipbench.train import EvalRow, Learner, Row, StepRow
 
 COMPACT_AFTER = 4096  # step rows as Python objects before they become one tensor: 64 bytes a step from then on
 

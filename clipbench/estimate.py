@@ -21,13 +21,14 @@ from clipbench.board import duration
 from clipbench.build import build_learner, build_task, find_device
 from clipbench.checkpoint import checkpoint_step
 from clipbench.errors import UserError
+from clipbench.learner import Evaluation, Learner
 from clipbench.optim import evaluation_weights
 from clipbench.run import Plan
 from clipbench.seeds import generator
 from clipbench.status import runs, show_list
+from clipbench.supply import serve
 from clipbench.sweep import arrange
 from clipbench.task import place
-from clipbench.train import Evaluation, Learner, serve
 from clipbench.workers import Slot
 
 

@@ -19,11 +19,13 @@ from clipbench.build import build_learner, build_task, find_device
 from clipbench.checkpoint import Restart, Rows
 from clipbench.config import interval
 from clipbench.errors import UserError
+from clipbench.learner import End, Learner, Row
 from clipbench.lease import Heartbeat
 from clipbench.run import Plan, describe, now, outcome, record
 from clipbench.seeds import generator
+from clipbench.supply import serve
 from clipbench.task import Task
-from clipbench.train import End, Learner, Row, serve, train
+from clipbench.train import train
 
 Stopped = Callable[[], bool]
 

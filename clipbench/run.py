@@ -22,11 +22,11 @@ from clipbench.build import CLIP_KEYS, check_tie, import_module_of, optimizer_cl
 from clipbench.checkpoint import Rows, Work
 from clipbench.config import Settings
 from clipbench.errors import UserError
+from clipbench.learner import End
 from clipbench.optim import ALIASES, Rule, make_rule
 from clipbench.optim.clip import POLICIES
 from clipbench.patterns import check_patterns
 from clipbench.task import Task
-from clipbench.train import End
 
 
 @dataclass(frozen=True)

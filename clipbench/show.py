@@ -16,10 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from clipbench import results
+from clipbench.learner import EvalRow, Row, StepRow
 from clipbench.plot import draw_run
 from clipbench.run import Plan
 from clipbench.status import ending
-from clipbench.train import EvalRow, Row, StepRow
 
 Watch = Callable[[Sequence[Row]], None]
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from clipbench import results
 from clipbench.build import build_learner, build_task, find_device
 from clipbench.errors import UserError
+from clipbench.learner import End, Learner
 from clipbench.run import Plan
 from clipbench.seeds import generator
 from clipbench.stats.tails import LEAST
+from clipbench.supply import serve
 from clipbench.task import Batch, Task
-from clipbench.train import End, Learner, serve
 
 Batches = Callable[[int], Iterator[Batch]]  # the first so many, the same at every call
 Tick = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much

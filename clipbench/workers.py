@@ -21,9 +21,9 @@ import torch
 from clipbench.build import find_device
 from clipbench.errors import UserError
 from clipbench.interrupt import starter
+from clipbench.learner import StepRow
 from clipbench.lockstep import work
 from clipbench.run import Plan
-from clipbench.train import StepRow
 
 SAY_EVERY = 0.5  # seconds between reports of losses and steps
 

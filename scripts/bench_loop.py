@@ -20,8 +20,9 @@ from bench_step import machine
 from clipbench.build import build_learner, build_optimizer, build_task, find_device
 from clipbench.run import Plan, make_plan
 from clipbench.seeds import fresh_model, generator
+from clipbench.supply import serve
 from clipbench.task import place
-from clipbench.train import serve, train
+from clipbench.train import train
 
 TASKS = ("imagenet", "voc", "cola", "reddit")
 

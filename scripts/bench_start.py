@@ -19,14 +19,14 @@ SHARED = "import torch, hydra, torchmetrics, pandas, pyarrow.parquet, rich"
 OWN = {"cola": "from transformers import BertForSequenceClassification", "reddit": "", "imagenet": "import torchvision"}
 FIRST = """
 import sys, time
-from clipbench import train
+from clipbench.learner import Learner
 from clipbench.cli import main
 class First(BaseException): pass
-learn = train.Learner.learn
+learn = Learner.learn
 def first(self, served):
     learn(self, served)
     raise First
-train.Learner.learn = first
+Learner.learn = first
 try:
     main(sys.argv[1:])
 except First:

@@ -18,8 +18,8 @@ from clipbench.checkpoint import Work, checkpoints
 from clipbench.cli import main
 from clipbench.errors import Unreadable, UserError
 from clipbench.grid import make_plans
+from clipbench.learner import StepRow
 from clipbench.lease import EXPIRES
-from clipbench.train import StepRow
 
 WORDS = ("task=line", "steps=120", "eval_every=40", "optim.clipping_type=linear_rand_auto", "threads=1", "device=cpu")
 

@@ -8,7 +8,7 @@ import torch
 from clipbench.build import build_learner, build_task
 from clipbench.run import make_plan
 from clipbench.seeds import generator
-from clipbench.train import serve
+from clipbench.supply import serve
 
 CPU = torch.device("cpu")
 

@@ -35,12 +35,17 @@ def test_the_version_is_the_projects():
     ("part", "allowed"),
     [
         ("clipbench/optim", {"clipbench.optim"}),
-        ("clipbench/plot", {"clipbench.plot", "clipbench.results", "clipbench.selection", "clipbench.stats", "clipbench.errors"}),
+        (
+            "clipbench/plot",
+            {"clipbench.plot", "clipbench.interrupt", "clipbench.results", "clipbench.selection", "clipbench.stats", "clipbench.errors"},
+        ),
         ("clipbench/stats", {"clipbench.stats"}),
         ("clipbench/selection.py", set()),
         ("tasks", {"clipbench.task", "clipbench.tasks", "clipbench.errors", "clipbench.loading"}),
         ("clipbench/task.py", {"clipbench.errors"}),
-        ("clipbench/train.py", {"clipbench.optim", "clipbench.seeds", "clipbench.task", "clipbench.errors"}),
+        ("clipbench/supply.py", {"clipbench.task", "clipbench.errors"}),
+        ("clipbench/learner.py", {"clipbench.supply", "clipbench.optim", "clipbench.seeds", "clipbench.task"}),
+        ("clipbench/train.py", {"clipbench.learner", "clipbench.supply", "clipbench.optim", "clipbench.task", "clipbench.errors"}),
         ("clipbench/results.py", {"clipbench.errors"}),
     ],
 )

@@ -12,6 +12,7 @@ from torch import nn
 
 from clipbench.config import load
 from clipbench.errors import UserError
+from clipbench.learner import Learner, Schedule, StepRow
 from clipbench.optim import (
     SPAM,
     ClippedAdam,
@@ -25,7 +26,8 @@ from clipbench.optim import (
 )
 from clipbench.run import make_plan
 from clipbench.seeds import device_generator, fresh_model, generator
-from clipbench.train import Learner, Schedule, StepRow, serve, train
+from clipbench.supply import serve
+from clipbench.train import train
 
 CPU = torch.device("cpu")
 

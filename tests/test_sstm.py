@@ -11,10 +11,10 @@ from test_join import saved
 from tiny import Line
 from torch import nn
 
+from clipbench.learner import Learner, Schedule
 from clipbench.optim import ClippedSGD, ClippedSSTM, clip_stats, estimate_smoothness, evaluation_weights
 from clipbench.optim.laws import Waits
 from clipbench.seeds import fresh_model
-from clipbench.train import Learner, Schedule
 
 EIGENVALUES = np.geomspace(1e-4, 1.0, 30)  # so L = 1
 

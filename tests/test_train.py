@@ -10,9 +10,11 @@ from tiny import Line
 
 from clipbench.checkpoint import COMPACT_AFTER, Rows
 from clipbench.errors import UserError
+from clipbench.learner import End, EvalRow, Learner, Schedule, StepRow
 from clipbench.optim import RULES, clip_gradients, make_rule
 from clipbench.seeds import device_generator, fresh_model, generator
-from clipbench.train import End, EvalRow, Learner, Schedule, Span, StepRow, Supply, serve, train
+from clipbench.supply import Span, Supply, serve
+from clipbench.train import train
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,81 @@
+"""Made-up runs for the report: methods with given test values by seed."""
+
+import json
+
+import numpy as np
+from scipy import stats
+
+from clipbench import results
+from clipbench.plot import read_groups
+from clipbench.plot.arms import sections
+from clipbench.plot.verdict import judge
+
+STEPS = 12
+NONE = [0.500, 0.520, 0.510, 0.490, 0.505]
+BETTER = [0.530, 0.553, 0.545, 0.519, 0.534]
+OTHERS = {"role": None, "trial": None, "higher": True, "optim": "sgd", "skipped": 0}
+
+
+def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy", **more):
+    role, trial, higher, optim, skipped = (more.pop(key, default) for key, default in OTHERS.items())
+    run = f"r{abs(hash((task, name, seed, level, lr, role, trial, optim, str(more)))):x}"
+    factor = 1.0 if name == "none" or level == np.inf else 0.5
+    norms = {"grad_norm": 2.0, "clipped_norm": 2 * factor, "clip_factor": factor}
+    steps = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms} for i in range(1, STEPS + 1)]
+    for step in steps[:skipped]:
+        step |= {"grad_norm": np.inf, "clipped_norm": 0.0, "clip_factor": 0.0}
+    evals = [
+        {"step": i, "seconds": i / 10, "split": split, "metric": "accuracy", "value": (test or 0.5) * i / STEPS}
+        for i in range(4, STEPS + 1, 4)
+        for split in ("train", "val")
+    ]
+    settings = {"optim": {"name": optim, "lr": lr, "clipping_type": name, "clipping_level": level}, "seed": seed, **more}
+    row = {"task": task, "scale": "mini", "optimizer": optim, "lr": lr, "clipping_type": name, "clipping_level": level, "seed": seed}
+    row |= {"status": status, "headline": "accuracy", "higher_is_better": higher, "config": json.dumps(settings), "started": f"{seed:03}"}
+    row |= {
+        "skipped": skipped,
+        "steps": STEPS,
+        "seconds": STEPS / 10,
+        "error": "Traceback\nValueError: <b>no</b>" if status == "failed" else None,
+    }
+    row |= {"study": "quick" if role else None, "role": role, "method": name if role else None, "trial": trial}
+    if status == "done":
+        row |= {"final": test - 0.01, "final_test": test}
+    results.write_rows(folder, "steps", run, steps)
+    results.write_rows(folder, "evals", run, evals)
+    results.write_rows(folder, "runs", run, [row])
+
+
+def write_arms(folder, arms, **more):
+    """{method: test values by seed, None where the run diverged}."""
+    for name, values in arms.items():
+        for seed, value in enumerate(values):
+            write(folder, name, seed, value, "done" if value is not None else "diverged", **more)
+    return section(folder)
+
+
+def section(folder):
+    (group,) = read_groups(folder)
+    (found,) = sections(group)
+    return found
+
+
+def told(folder, arms, **more):
+    verdict = judge(write_arms(folder, arms, **more))
+    return verdict.kind, verdict.sentence, " ".join(verdict.notes)
+
+
+def interval(method, none=NONE):
+    return stats.ttest_rel(method, none).confidence_interval(0.95)
+
+
+def study(folder):
+    for trial, (lr, value) in enumerate([(0.001, 0.9), (0.1, 0.95), (1.0, None), (0.3, 0.8), (0.05, 0.9)]):
+        for name in ("none", "norm"):
+            level = None if name == "none" else (np.inf if trial == 3 else trial + 1.0)
+            write(folder, name, 0, value, "done" if value else "diverged", level, lr, role="tune", trial=trial)
+    for seed, value in enumerate(NONE):
+        write(folder, "none", seed + 1, value, role="final", trial=1)
+        write(folder, "norm", seed + 1, value - 0.03 - 0.001 * seed, level=2.0, role="final", trial=1)
+        write(folder, "none", seed + 1, value - 0.1 + 0.001 * seed, lr=0.5, role="default")
+    return section(folder)
