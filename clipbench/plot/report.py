@@ -146,7 +146,7 @@ def _block(name: str, drawings: list[Drawing], words: str) -> str:
     if not drawings:
         return ""
     figures = "".join(_figure(caption, figure) for caption, figure in drawings)
-    return f'<h3>{escape(name)}</h3><p class="how">{escape(words)}</p><div class="panels">{figures}</div>'
+    return f'<div class="block"><h3>{escape(name)}</h3><p class="how">{escape(words)}</p><div class="panels">{figures}</div></div>'
 
 
 def _figure(caption: str, figure: matplotlib.figure.Figure) -> str:
