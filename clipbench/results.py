@@ -215,6 +215,12 @@ def statuses(folder: Path, runs: Iterable[str] | None = None) -> dict[str, str]:
     return dict(zip(table["run"], table["status"], strict=True))
 
 
+def begun(folder: Path) -> list[str]:
+    """Runs that have no row yet: they are being made, or were left."""
+    work = (path.name for path in (folder / ".work").glob("*") if path.is_dir() and any(path.iterdir()))
+    return sorted(run for run in work if not (folder / "runs" / f"{run}.parquet").exists())
+
+
 def is_finished(folder: Path, run: str) -> bool:
     """Done or diverged, so not to be repeated. A failed run is."""
     return statuses(folder, [run]).get(run, "failed") != "failed"

@@ -80,6 +80,20 @@ def test_the_page_is_well_formed_and_closed(page):
     assert len(page) < 5e6
 
 
+def test_runs_that_have_not_ended_are_counted(tmp_path, page):
+    assert "not ended" not in page
+    write_arms(tmp_path, {"none": NONE})
+    ended = next((tmp_path / "runs").iterdir()).stem
+    for run in (
+        "r0123456789ab",
+        "r0123456789ac",
+        ended,
+    ):  # the last: killed between recording and clearing
+        (tmp_path / ".work" / run).mkdir(parents=True)
+        (tmp_path / ".work" / run / "plan.json").write_text("{}")
+    assert "not ended: 2." in Page(tmp_path).html()
+
+
 def test_names_are_escaped(page):
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from clipbench import results
 from clipbench.plot import panels, svg
 from clipbench.plot.across import Across, across, profile
 from clipbench.plot.arms import Arm, Section
@@ -50,8 +51,8 @@ SCALED = (
 class Page:
     """Sections are added one at a time, so that a folder's steps need not be in memory together."""
 
-    def __init__(self, results: Path) -> None:
-        self.name = results.resolve().name
+    def __init__(self, folder: Path) -> None:
+        self.name, self.begun = folder.resolve().name, len(results.begun(folder))
         self.sections: list[Section] = []
         self.parts: list[str] = []
 
@@ -64,6 +65,8 @@ class Page:
         title = f"clipbench · {self.name}"
         source = files("clipbench.plot")
         style, script = (source.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+        left = f"Runs begun, but not ended: {self.begun}. They have no part in this page; clipbench status names them."
+        unfinished = f'<p class="how">{left}</p>' if self.begun else ""
         several = "".join(_across(found) for found in across(self.sections))
         return f"""<!doctype html>
 <html lang="en">
@@ -76,7 +79,7 @@ class Page:
 {style}</style>
 </head>
 <body>
-<header><p class="mark">clipbench</p><h1>{escape(self.name)}</h1>{self._summary()}</header>
+<header><p class="mark">clipbench</p><h1>{escape(self.name)}</h1>{unfinished}{self._summary()}</header>
 <main>
 {"".join(self.parts)}{several}<section class="reading"><h2>How to read this</h2><p>{escape(READING)}</p></section>
 </main>
