@@ -15,6 +15,7 @@ from clipbench.arena import arenas
 from clipbench.cli import main
 from clipbench.errors import UserError
 from clipbench.run import make_plan
+from clipbench.seeds import generator
 from clipbench.selection import winners
 
 OWN = Path(__file__).with_name("tiny.py")
@@ -142,12 +143,16 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
 def test_interrupted_between_the_phases_it_goes_on_to_the_same_tables(own):
     assert study("results=untouched") == 0
     command = [sys.executable, "-m", "clipbench.cli", "study", *WORDS, "results=struck"]
-    slow = os.environ | {"LINE_SECONDS": "0.2", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=slow) as process:
+    tuning = str(generator(100, "data").initial_seed())
+    slow = os.environ | {"LINE_SECONDS": "1", "LINE_SWIFT": tuning, "PYTHONUNBUFFERED": "1"}
+    with (
+        open("said", "w+") as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=slow) as process,
+    ):
         assert any("Final runs" in line for line in process.stdout)  # printed before the first of them starts
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-    assert process.returncode == 130
+    assert process.returncode == 130, Path("said").read_text()
     assert (table("runs", "struck")["role"] == "tune").sum() == 8
     assert (table("runs", "struck")["role"] != "tune").sum() < 8
     assert study("results=struck") == 0

@@ -294,7 +294,7 @@ def test_images_are_measured_without_augmentation(tmp_path):
     task = ImageNet(str(tmp_path), batch_size=18, size=32, workers=0)
 
     def examples(batches, seed):
-        images, labels = next(batches(torch.Generator().manual_seed(seed)))
+        images, labels = task.finish(next(batches(torch.Generator().manual_seed(seed))))
         return {(image.numpy().tobytes(), int(label)) for image, label in zip(images, labels, strict=True)}
 
     assert examples(task.plain_batches, 0) == examples(task.plain_batches, 1)  # in another order
@@ -314,7 +314,7 @@ def test_segmentation_is_measured_without_augmentation(tmp_path):
     task = VOC(str(tmp_path), batch_size=9, size=32, width=4, classes=3, workers=0)
 
     def examples(batches, seed):
-        images, masks = next(batches(torch.Generator().manual_seed(seed)))
+        images, masks = task.finish(next(batches(torch.Generator().manual_seed(seed))))
         return {(image.numpy().tobytes(), mask.numpy().tobytes()) for image, mask in zip(images, masks, strict=True)}
 
     assert examples(task.plain_batches, 0) == examples(task.plain_batches, 1)

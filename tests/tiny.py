@@ -30,9 +30,11 @@ class Line(Task):
         return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
 
     def train_batches(self, rng):
+        swift = str(rng.initial_seed()) == os.environ.get("LINE_SWIFT")
         for index in shuffled(128, self.batch_size, rng):
             self.seen += 1
-            time.sleep(float(os.environ.get("LINE_SECONDS", 0)))  # of a step, where a test has to come in between
+            if not swift:
+                time.sleep(float(os.environ.get("LINE_SECONDS", 0)))  # of a step, where a test has to come in between
             if self.seen == self.fail_at:
                 raise RuntimeError("the disk is on fire")
             factor = float("inf") if self.seen == self.explode_at else 1.0
