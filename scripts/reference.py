@@ -32,13 +32,13 @@ def run(*words: str) -> None:
         raise SystemExit(code)
 
 
-def keep(folder: Path, name: str, *tables: str, words: tuple[str, ...] = ()) -> None:
-    """Draw it and show the table for a paper; keep tables as one file each, and the comparison of each task."""
+def keep(folder: Path, name: str, *tables: str, words: tuple[str, ...] = (), of: str = "*") -> None:
+    """Draw it and show the table for a paper; keep tables as one file each, and the comparisons `of` task, scale and optimizer."""
     run("plot", str(folder), *words)
     run("table", str(folder), *words)
     for table in tables:
         keep_table(folder, table, f"{name}_{table}")
-    for path in (folder / "figures").glob("*_comparison.png"):
+    for path in (folder / "figures").glob(f"{of}_comparison.png"):
         shutil.copy(path, REFERENCE / f"{name}_{path.name.removesuffix('_comparison.png')}.png")
 
 
@@ -53,7 +53,7 @@ def keep_table(folder: Path, table: str, name: str) -> None:
 def methods(folder: Path) -> None:
     run("sweep", MINI, f"optim.clipping_type={','.join([*RULES, *TIED])}", f"results={folder}")
     run("sweep", MINI, "optim=sgd,adam,lion,muon,spam,stable_spam,sstm,acclip", f"results={folder}")
-    keep(folder, "methods", "runs")
+    keep(folder, "methods", "runs", of="*_adamw")
 
 
 def methods_cola(folder: Path, cola: str, model: str) -> None:

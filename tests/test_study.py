@@ -140,6 +140,11 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
     assert "It is made already." in said
 
 
+def hear():
+    """A shell makes what it starts in the background deaf to Ctrl-C, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_between_the_phases_it_goes_on_to_the_same_tables(own):
     assert study("results=untouched") == 0
     command = [sys.executable, "-m", "clipbench.cli", "study", *WORDS, "results=struck"]
@@ -147,7 +152,7 @@ def test_interrupted_between_the_phases_it_goes_on_to_the_same_tables(own):
     slow = os.environ | {"LINE_SECONDS": "1", "LINE_SWIFT": tuning, "PYTHONUNBUFFERED": "1"}
     with (
         open("said", "w+") as said,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=slow) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=slow, preexec_fn=hear) as process,
     ):
         assert any("Final runs" in line for line in process.stdout)  # printed before the first of them starts
         process.send_signal(signal.SIGINT)
