@@ -11,6 +11,7 @@ results/tails/<run>.parquet   one row per batch at fixed weights
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 
 from clipbench.errors import Unreadable, UserError
 
+RUN = re.compile(r"r[0-9a-f]{12}")  # a run's id
 CLIPPED = 1 - 1e-6  # a step was clipped if its clip_factor is below: float32 rounds a norm that was left alone
 
 TEXT, INT, REAL, SINGLE, FLAG = pa.string(), pa.int64(), pa.float64(), pa.float32(), pa.bool_()
@@ -217,7 +219,7 @@ def statuses(folder: Path, runs: Iterable[str] | None = None) -> dict[str, str]:
 
 def begun(folder: Path) -> list[str]:
     """Runs that have no row yet: they are being made, or were left."""
-    work = (path.name for path in (folder / ".work").glob("*") if path.is_dir() and any(path.iterdir()))
+    work = (path.name for path in (folder / ".work").glob("*") if RUN.fullmatch(path.name) and any(path.iterdir()))
     return sorted(run for run in work if not (folder / "runs" / f"{run}.parquet").exists())
 
 

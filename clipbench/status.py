@@ -24,7 +24,6 @@ from clipbench.lease import holder
 
 ENDED = ("done", "diverged", "failed")
 MOST = 20  # lines of a list
-RUN = re.compile(r"r[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ def read(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Work]]:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
     table = results.read(folder, "runs")
-    rows = {row["run"]: row for row in table.to_dict("records") if RUN.fullmatch(row["run"])}
+    rows = {row["run"]: row for row in table.to_dict("records") if results.RUN.fullmatch(row["run"])}
     there = {path.name for path in (folder / ".work").glob("*") if path.is_dir() and any(path.iterdir())}
     there |= {path.stem for name in ("steps", "evals") for path in (folder / name).glob("*.parquet") if path.stem not in rows}
-    works = {run: _work(folder, run) for run in sorted(there) if RUN.fullmatch(run)}
+    works = {run: _work(folder, run) for run in sorted(there) if results.RUN.fullmatch(run)}
     works = {run: work for run, work in works.items() if run not in rows or rows[run]["status"] == "failed"}
     if not rows and not works:
         raise UserError(f"{folder} holds no runs. A results folder has runs/*.parquet, and .work/ while runs are being made.")

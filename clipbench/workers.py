@@ -59,8 +59,9 @@ class Worker:
         self.trace, last_words = Pipe(duplex=False)  # what a crash leaves: the Python lines it happened in
         arguments = (theirs, last_words, slot, os.getcwd())
         for tries_left in reversed(range(3)):
-            self.process = starter(["clipbench.workers", *modules]).Process(target=_main, args=arguments, name=f"clipbench {slot.name}")
             try:
+                context = starter(["clipbench.workers", *modules])
+                self.process = context.Process(target=_main, args=arguments, name=f"clipbench {slot.name}")
                 self.process.start()
                 break
             except (EOFError, OSError):  # the process that forks workers was killed at this moment: the next try starts another

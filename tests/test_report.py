@@ -82,15 +82,11 @@ def test_the_page_is_well_formed_and_closed(page):
 
 def test_runs_that_have_not_ended_are_counted(tmp_path, page):
     assert "not ended" not in page
-    write_arms(tmp_path, {"none": NONE})
-    ended = next((tmp_path / "runs").iterdir()).stem
-    for run in (
-        "r0123456789ab",
-        "r0123456789ac",
-        ended,
-    ):  # the last: killed between recording and clearing
-        (tmp_path / ".work" / run).mkdir(parents=True)
-        (tmp_path / ".work" / run / "plan.json").write_text("{}")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "r0123456789ad.parquet").touch()  # its process was killed between recording and clearing
+    for name in ("r0123456789ab", "r0123456789ac", "r0123456789ad", "launch-0123"):  # the last: of jobs, no run
+        (tmp_path / ".work" / name).mkdir(parents=True)
+        (tmp_path / ".work" / name / "plan.json").touch()
     assert "not ended: 2." in Page(tmp_path).html()
 
 
