@@ -19,18 +19,30 @@ import numpy as np
 import torch
 from bench_step import machine
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
-from clipbench.build import find_device
 from clipbench.optim import ClippedAdamW
+from clipbench.runs.build import find_device
 
 WORDS, LENGTH, BATCH, LEVEL, LR = 30522, 32, 16, 1.0, 1e-4
 
 Parameters = Iterable[nn.Parameter]
-OPTIMIZERS: dict[str, tuple[Callable[[Parameters], torch.optim.Optimizer], bool]] = {  # and whether the loop clips
+OPTIMIZERS: dict[
+    str, tuple[Callable[[Parameters], torch.optim.Optimizer], bool]
+] = {  # and whether the loop clips
     "torch": (lambda params: torch.optim.AdamW(params, lr=LR, fused=True), False),
     "torch and the loop's clipping": (lambda params: torch.optim.AdamW(params, lr=LR, fused=True), True),
-    "ours": (lambda params: ClippedAdamW(params, lr=LR, fused=True, clipping_type="norm", clipping_level=LEVEL), False),
+    "ours": (
+        lambda params: ClippedAdamW(params, lr=LR, fused=True, clipping_type="norm", clipping_level=LEVEL),
+        False,
+    ),
 }
 
 
@@ -82,7 +94,9 @@ def batches(steps: int, device: torch.device) -> list[dict[str, Tensor]]:
     return [{key: torch.stack([row[key] for row in part]).to(device) for key in part[0]} for part in parts]
 
 
-def plain(make: Any, clips: bool, steps: int, device: torch.device, compiles: bool = False, scales: bool = False) -> np.ndarray:
+def plain(
+    make: Any, clips: bool, steps: int, device: torch.device, compiles: bool = False, scales: bool = False
+) -> np.ndarray:
     model, clock = bert().to(device).train(), Clock(device)
     optimizer = make(model.parameters())
     scaler = torch.amp.GradScaler(device.type, enabled=scales)
@@ -122,7 +136,9 @@ def trainer(make: Any, clips: bool, steps: int, device: torch.device) -> np.ndar
         )
         optimizer = make(model.to(device).parameters())
         rows = sentences(steps * BATCH)
-        host = Trainer(model, settings, train_dataset=rows, optimizers=(optimizer, None), callbacks=[Ticking(clock)])
+        host = Trainer(
+            model, settings, train_dataset=rows, optimizers=(optimizer, None), callbacks=[Ticking(clock)]
+        )
         host.remove_callback(PrinterCallback)
         host.train()
     return clock.times
@@ -152,10 +168,18 @@ def scaled(make: Any, clips: bool, steps: int, device: torch.device) -> np.ndarr
     return plain(make, clips, steps, device, scales=True)
 
 
-HOSTS = {"plain": plain, "Trainer": trainer, "accelerate": accelerated, "compiled": compiled, "GradScaler": scaled}
+HOSTS = {
+    "plain": plain,
+    "Trainer": trainer,
+    "accelerate": accelerated,
+    "compiled": compiled,
+    "GradScaler": scaled,
+}
 
 
-def measure(host: Callable[..., np.ndarray], rounds: int, steps: int, device: torch.device) -> dict[str, list[np.ndarray]]:
+def measure(
+    host: Callable[..., np.ndarray], rounds: int, steps: int, device: torch.device
+) -> dict[str, list[np.ndarray]]:
     times: dict[str, list[np.ndarray]] = {name: [] for name in OPTIMIZERS}
     for i in range(rounds):
         names = list(OPTIMIZERS)
@@ -174,7 +198,9 @@ def row(host: str, times: dict[str, Sequence[np.ndarray]]) -> str:
 def main(options: argparse.Namespace) -> None:
     device = find_device(options.device)
     warnings.simplefilter("ignore")  # theirs
-    print(f"| loop | {' | '.join(f'{name}, ms' for name in OPTIMIZERS)} | ours / torch | ours / torch and the loop's clipping |")
+    print(
+        f"| loop | {' | '.join(f'{name}, ms' for name in OPTIMIZERS)} | ours / torch | ours / torch and the loop's clipping |"
+    )
     print("|---|---|---|---|---|---|")
     for name in options.hosts:
         print(row(name, measure(HOSTS[name], options.rounds, options.steps, device)), flush=True)  # type: ignore[arg-type]
@@ -182,7 +208,9 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=12, help="in a round; the first three warm")
     parser.add_argument("--hosts", nargs="+", choices=HOSTS, default=list(HOSTS))

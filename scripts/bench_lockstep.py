@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipbench import lockstep
-from clipbench.build import find_device
-from clipbench.grid import make_plans
-from clipbench.run import Plan
-from clipbench.sweep import groups_of
-from clipbench.workers import Slot, slots
+from clipbench.runs import lockstep
+from clipbench.runs.build import find_device
+from clipbench.runs.plan import Plan
+from clipbench.sweeps.grid import make_plans
+from clipbench.sweeps.scheduler import groups_of
+from clipbench.sweeps.workers import Slot, slots
 
 WORKLOADS = {
     "imagenet (mini)": "task=imagenet",
@@ -76,7 +76,9 @@ def prepare(folder: Path) -> None:
     for i in range(1400):
         path = folder / "images" / ("val" if i < 100 else "train") / f"class{i % 10}" / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        shapes = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
+        shapes = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize(
+            (256, 256), Image.Resampling.BICUBIC
+        )
         noisy = np.asarray(shapes) + rng.normal(0, 12, (256, 256, 3))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=85)
     (folder / "task").mkdir()
@@ -116,14 +118,29 @@ class Bench:
 
     def plans(self, words: str, runs: int, steps: int, device: str) -> list[Plan]:
         levels = ",".join(f"{0.5 + i / 10:.1f}" for i in range(runs))
-        shared = [f"steps={steps}", f"eval_every={steps}", "threads=1", f"device={device}", "optim.clipping_type=norm"]
+        shared = [
+            f"steps={steps}",
+            f"eval_every={steps}",
+            "threads=1",
+            f"device={device}",
+            "optim.clipping_type=norm",
+        ]
         return make_plans(
-            [*words.format(folder=self.folder).split(), *shared, f"optim.clipping_level={levels}", "seed=choice(0)"], self.folder
+            [
+                *words.format(folder=self.folder).split(),
+                *shared,
+                f"optim.clipping_level={levels}",
+                "seed=choice(0)",
+            ],
+            self.folder,
         )
 
     def seconds(self, plans: Sequence[Plan], side_by_side: bool, places: Sequence[Slot]) -> float:
         results = str(self.folder / f"results{next(self.fresh)}")
-        plans = [replace(plan, settings=replace(plan.settings, results=results, device=places[0].device)) for plan in plans]
+        plans = [
+            replace(plan, settings=replace(plan.settings, results=results, device=places[0].device))
+            for plan in plans
+        ]
         groups = groups_of(plans, len(plans) if side_by_side else 1, len(places))
         jobs = [(place.cores or self.all_cores, groups[i :: len(places)]) for i, place in enumerate(places)]
         return max(self.pool.map(seconds_of_slot, jobs))
@@ -131,9 +148,16 @@ class Bench:
     def row(self, plans: Sequence[Plan], repeats: int) -> list[str]:
         """The cells of one workload."""
         single = [replace(self.several[0], cores=None)]
-        ways: dict[str, Any] = {"one": (plans[:1], True, single), "side": (plans, True, single), "by one": (plans, False, single)}
+        ways: dict[str, Any] = {
+            "one": (plans[:1], True, single),
+            "side": (plans, True, single),
+            "by one": (plans, False, single),
+        }
         if len(self.several) > 1:
-            ways |= {"side, several": (plans, True, self.several), "by one, several": (plans, False, self.several)}
+            ways |= {
+                "side, several": (plans, True, self.several),
+                "by one, several": (plans, False, self.several),
+            }
         self.seconds(plans[: len(self.several)], False, self.several)  # what happens once a process
         times: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(repeats):
@@ -142,17 +166,25 @@ class Bench:
         median = {way: statistics.median(values) for way, values in times.items()}
         cells = [f"{median['one']:.2f} s", f"{median['side']:.2f} s", f"{median['side'] / median['one']:.1f}"]
         cells.append(f"{median['side'] / median['by one']:.2f}")
-        return cells + ([f"{median['side, several'] / median['by one, several']:.2f}"] if len(self.several) > 1 else [])
+        return cells + (
+            [f"{median['side, several'] / median['by one, several']:.2f}"] if len(self.several) > 1 else []
+        )
 
 
 def machine(device: str) -> str:
     """ "NVIDIA H100, AMD EPYC 9654, 16 cores, torch 2.11.0"."""
     kind = find_device(device)
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = [torch.cuda.get_device_name(kind)] if kind.type == "cuda" else []
-    return ", ".join([*gpu, *(names or [platform.processor()])[:1], f"{cores} cores", f"torch {torch.__version__}"])
+    return ", ".join(
+        [*gpu, *(names or [platform.processor()])[:1], f"{cores} cores", f"torch {torch.__version__}"]
+    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -160,20 +192,35 @@ def main(options: argparse.Namespace) -> None:
         prepare(Path(folder))
         bench = Bench(Path(folder), options.device)
         n, several = options.runs, len(bench.several)
-        head = ["workload", "one run", f"{n} side by side", f"{n} side by side / one", f"{n} side by side / one by one"]
+        head = [
+            "workload",
+            "one run",
+            f"{n} side by side",
+            f"{n} side by side / one",
+            f"{n} side by side / one by one",
+        ]
         head += [f"the same in {several} workers"] if several > 1 else []
         print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
         for name in [name for name in WORKLOADS if options.only in name]:
             plans = bench.plans(WORKLOADS[name], n, options.steps, options.device)
             print(f"| {' | '.join([name, *bench.row(plans, options.repeats)])} |", flush=True)
-        print(f"\n{options.steps} steps, one thread a run, medians of {options.repeats}. {machine(options.device)}.")
+        print(
+            f"\n{options.steps} steps, one thread a run, medians of {options.repeats}. {machine(options.device)}."
+        )
         bench.pool.shutdown()
 
 
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes in the pool
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help=f"the workloads with TEXT in their name, of: {'; '.join(WORKLOADS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help=f"the workloads with TEXT in their name, of: {'; '.join(WORKLOADS)}",
+    )
     for name, value in (("steps", 30), ("runs", 16), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{value} by default")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from bench_step import machine
 
-from clipbench.build import build_learner, build_optimizer, build_task, find_device
-from clipbench.run import Plan, make_plan
-from clipbench.seeds import fresh_model, generator
-from clipbench.supply import serve
+from clipbench.runs.build import build_learner, build_optimizer, build_task, find_device
+from clipbench.runs.plan import Plan, make_plan
 from clipbench.task import place
-from clipbench.train import train
+from clipbench.task.seeds import fresh_model, generator
+from clipbench.train.batches import serve
+from clipbench.train.loop import train
 
 TASKS = ("imagenet", "voc", "cola", "reddit")
 
@@ -48,7 +48,9 @@ def bare(plan: Plan, device: torch.device) -> Iterator[None]:
 def ours(plan: Plan, device: torch.device) -> Iterator[object]:
     task = build_task(plan.settings, device)
     batches = serve(task, task.train_batches(generator(plan.settings.seed, "data")), device)
-    return train([build_learner(plan.settings, plan.rule, task, device)], batches, steps=10**9, eval_every=10**9)
+    return train(
+        [build_learner(plan.settings, plan.rule, task, device)], batches, steps=10**9, eval_every=10**9
+    )
 
 
 def seconds(loop: Iterator[object], steps: int, wait: Callable[[], None]) -> float:
@@ -63,7 +65,9 @@ def seconds(loop: Iterator[object], steps: int, wait: Callable[[], None]) -> flo
 def main(options: argparse.Namespace) -> None:
     device = find_device(options.device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    print("| task | ms a step, bare | ms a step, ours | steps per second, ours / bare (quartiles) |\n|---|---|---|---|")
+    print(
+        "| task | ms a step, bare | ms a step, ours | steps per second, ours / bare (quartiles) |\n|---|---|---|---|"
+    )
     for task in TASKS:
         plan = make_plan([f"task={task}", "optim=adamw", *options.words])
         torch.set_num_threads(plan.settings.threads)
@@ -76,11 +80,15 @@ def main(options: argparse.Namespace) -> None:
         low, middle, high = np.percentile(times["bare"] / times["ours"], [25, 50, 75])
         cells = [f"{np.median(times[name]):.2f}" for name in ("bare", "ours")]
         print(f"| {task} | {' | '.join(cells)} | {middle:.3f} ({low:.3f} to {high:.3f}) |", flush=True)
-    print(f"\n{options.blocks} blocks of {options.steps} steps, {' '.join(options.words) or 'scale=mini'}. {machine(device)}.")
+    print(
+        f"\n{options.blocks} blocks of {options.steps} steps, {' '.join(options.words) or 'scale=mini'}. {machine(device)}."
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("words", nargs="*", metavar="WORD")
     parser.add_argument("--blocks", type=int, default=12, metavar="N", help="12 by default")
     parser.add_argument("--steps", type=int, default=25, metavar="N", help="in a block; 25 by default")

@@ -17,8 +17,8 @@ from bench_step import machine, parameters, shapes, times
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from clipbench.build import find_device
 from clipbench.optim import clip_gradients, make_rule
+from clipbench.runs.build import find_device
 
 
 def step_ways(device: torch.device) -> dict[str, Callable[[], Any]]:
@@ -91,7 +91,9 @@ def main(rounds: int, device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20, metavar="N")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     options = parser.parse_args()

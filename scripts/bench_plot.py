@@ -21,11 +21,20 @@ from typing import Any
 import numpy as np
 import psutil
 
-from clipbench import results
+from clipbench.record import tables
 
 TASKS = {"cola": ("mcc", 0.55), "imagenet": ("top1", 0.9), "reddit": ("accuracy", 0.8), "voc": ("miou", 0.7)}
 LEVELS = (0.3, 1.0, 3.0)
-TYPES = ("norm", "linear_rand_norm", "quadratic_rand_norm", "layer_wise", "coordinate_wise", "value", "agc", "zclip")
+TYPES = (
+    "norm",
+    "linear_rand_norm",
+    "quadratic_rand_norm",
+    "layer_wise",
+    "coordinate_wise",
+    "value",
+    "agc",
+    "zclip",
+)
 EVALS = 20  # of each run
 
 
@@ -47,22 +56,44 @@ def write_run(folder: Path, task: str, name: str, level: float | None, seed: int
     loss = 0.3 + 2 * np.exp(-6 * t) + 0.15 * rng.normal(size=steps) ** 2
     norm = np.exp(0.6 * rng.normal(size=steps)) * (1 + 3 * np.exp(-4 * t))
     factor = np.minimum(1, (level or np.inf) / norm)
-    columns = {"loss": loss, "grad_norm": norm, "clipped_norm": norm * factor, "clip_factor": factor, "seconds": 40 * t, "epoch": 5 * t}
+    columns = {
+        "loss": loss,
+        "grad_norm": norm,
+        "clipped_norm": norm * factor,
+        "clip_factor": factor,
+        "seconds": 40 * t,
+        "epoch": 5 * t,
+    }
     lists = {key: values.tolist() for key, values in columns.items()}
-    results.write_rows(folder, "steps", run, ({"step": i + 1, "lr": 1e-3, **{k: v[i] for k, v in lists.items()}} for i in range(steps)))
+    tables.write_rows(
+        folder,
+        "steps",
+        run,
+        ({"step": i + 1, "lr": 1e-3, **{k: v[i] for k, v in lists.items()}} for i in range(steps)),
+    )
     at = np.linspace(0, steps, EVALS + 1).astype(int)
     curve = (limit + gain) * (1 - np.exp(-5 * at / steps))
     rows = [
-        {"step": int(step), "seconds": 40.0 * step / steps, "split": split, "metric": metric, "value": float(value + 0.004 * rng.normal())}
+        {
+            "step": int(step),
+            "seconds": 40.0 * step / steps,
+            "split": split,
+            "metric": metric,
+            "value": float(value + 0.004 * rng.normal()),
+        }
         for step, value in zip(at, curve, strict=True)
         for split in ("train", "val")
         for metric in (headline, "loss")
     ]
-    results.write_rows(folder, "evals", run, rows)
-    results.write_rows(folder, "runs", run, [_row(task, name, level, seed, steps, headline, float(limit + gain), rng)])
+    tables.write_rows(folder, "evals", run, rows)
+    tables.write_rows(
+        folder, "runs", run, [_row(task, name, level, seed, steps, headline, float(limit + gain), rng)]
+    )
 
 
-def _row(task: str, name: str, level: float | None, seed: int, steps: int, headline: str, final: float, rng: Any) -> dict[str, Any]:
+def _row(
+    task: str, name: str, level: float | None, seed: int, steps: int, headline: str, final: float, rng: Any
+) -> dict[str, Any]:
     optim = {"name": "sgd", "lr": 1e-3, "clipping_type": name, "clipping_level": level}
     return {
         "task": task,
@@ -84,7 +115,9 @@ def _row(task: str, name: str, level: float | None, seed: int, steps: int, headl
         "started": "2025-01-01T00:00:00+00:00",
         "ended": "2025-01-01T00:01:00+00:00",
         "data": "made up",
-        "config": json.dumps({"task": {"name": task}, "optim": optim, "scale": "mini", "seed": seed, "steps": steps}),
+        "config": json.dumps(
+            {"task": {"name": task}, "optim": optim, "scale": "mini", "seed": seed, "steps": steps}
+        ),
         "device": "cpu",
         "versions": "{}",
         "threads": 1,
@@ -94,7 +127,7 @@ def _row(task: str, name: str, level: float | None, seed: int, steps: int, headl
 def measure(folder: Path, out: Path) -> tuple[float, float]:
     """Seconds of `clipbench plot` in a process of its own, and the most MB that it and the processes it starts held at once."""
     start, most = time.perf_counter(), 0
-    command = [sys.executable, "-m", "clipbench.cli", "plot", str(folder), "--out", str(out)]
+    command = [sys.executable, "-m", "clipbench", "plot", str(folder), "--out", str(out)]
     with psutil.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             most = max(most, held(process))
@@ -127,11 +160,20 @@ def main() -> None:
                 write_run(folder, *place, options.steps)
         files = len(list((folder / "runs").glob("*.parquet")))
         size = sum(path.stat().st_size for path in folder.rglob("*.parquet")) / 1e6
-        rows = [(*measure(folder, Path(temporary) / "figures"), (Path(temporary) / "figures" / "report.html")) for _ in range(3)]
+        rows = [
+            (*measure(folder, Path(temporary) / "figures"), (Path(temporary) / "figures" / "report.html"))
+            for _ in range(3)
+        ]
         seconds, memory, page = min(rows)
-        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; the fastest of three\n")
-        print("| runs | steps | tables, MB | seconds | peak memory, MB | report, MB |\n|---|---|---|---|---|---|")
-        print(f"| {files} | {options.steps} | {size:.0f} | {seconds:.1f} | {memory:.0f} | {page.stat().st_size / 1e6:.1f} |")
+        print(
+            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; the fastest of three\n"
+        )
+        print(
+            "| runs | steps | tables, MB | seconds | peak memory, MB | report, MB |\n|---|---|---|---|---|---|"
+        )
+        print(
+            f"| {files} | {options.steps} | {size:.0f} | {seconds:.1f} | {memory:.0f} | {page.stat().st_size / 1e6:.1f} |"
+        )
 
 
 if __name__ == "__main__":

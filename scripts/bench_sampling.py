@@ -18,8 +18,8 @@ from bench_loop import seconds
 from bench_step import machine
 from torch import Tensor, nn
 
-from clipbench.build import find_device
 from clipbench.optim import ClippedAdamW
+from clipbench.runs.build import find_device
 from clipbench.tasks.reddit import Graph, GraphNet, Hop
 
 FEATURES, HIDDEN, CLASSES, FANOUTS = 602, 128, 41, (10, 10)  # Reddit's, and conf/task/reddit.yaml's
@@ -32,7 +32,10 @@ def large_graph(nodes: int, edges: int, device: torch.device) -> Graph:
     rng = torch.Generator(device).manual_seed(0)
     weights = (1 - torch.rand(nodes, generator=rng, device=device, dtype=torch.float64)) ** (-1 / 1.5)
     bounds = weights.cumsum(0)
-    ends = [torch.rand(edges, generator=rng, device=device, dtype=torch.float64).mul_(bounds[-1]) for _ in range(2)]
+    ends = [
+        torch.rand(edges, generator=rng, device=device, dtype=torch.float64).mul_(bounds[-1])
+        for _ in range(2)
+    ]
     pair = torch.stack([torch.searchsorted(bounds, end).clamp_(max=nodes - 1) for end in ends])
     return Graph(torch.randn(nodes, FEATURES, generator=rng, device=device), pair)
 
@@ -60,14 +63,19 @@ def main(options: argparse.Namespace) -> None:
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     graph = large_graph(options.nodes, options.edges, device)
     labels = torch.randint(CLASSES, (options.nodes,), device=device)
-    print(f"{options.nodes:,} nodes, {options.edges:,} edges; {options.blocks} blocks of {options.steps} steps. {machine(device)}.\n")
+    print(
+        f"{options.nodes:,} nodes, {options.edges:,} edges; {options.blocks} blocks of {options.steps} steps. {machine(device)}.\n"
+    )
     print(
         "| batch | nodes per second, drawn in the step | drawn before | drawn in the step / before (quartiles) | nodes seen, per second |"
     )
     print("|---|---|---|---|---|")
     for batch_size in options.batch:
         kept = list(islice(drawn(graph, batch_size), options.steps))
-        loops = {"in": steps(graph, labels, drawn(graph, batch_size)), "before": steps(graph, labels, cycle(kept))}
+        loops = {
+            "in": steps(graph, labels, drawn(graph, batch_size)),
+            "before": steps(graph, labels, cycle(kept)),
+        }
         times: dict[str, list[float]] = {name: [] for name in loops}
         for i in range(options.blocks + 1):  # the first warms
             for name in sorted(loops, reverse=i % 2 == 1):
@@ -75,15 +83,24 @@ def main(options: argparse.Namespace) -> None:
         inside, before = (np.array(times[name][1:]) for name in ("in", "before"))
         low, middle, high = np.percentile(before / inside, [25, 50, 75])
         rate, known = (batch_size / np.median(each) for each in (inside, before))
-        seen = 1 + FANOUTS[0] + (1 + FANOUTS[0]) * FANOUTS[1]  # a node, its neighbours, and the neighbours of all these
-        print(f"| {batch_size} | {rate:,.0f} | {known:,.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {rate * seen:,.0f} |", flush=True)
+        seen = (
+            1 + FANOUTS[0] + (1 + FANOUTS[0]) * FANOUTS[1]
+        )  # a node, its neighbours, and the neighbours of all these
+        print(
+            f"| {batch_size} | {rate:,.0f} | {known:,.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {rate * seen:,.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nodes", type=int, default=233_000)
     parser.add_argument("--edges", type=int, default=115_000_000)
-    parser.add_argument("--batch", type=int, nargs="+", default=[256, 1024], help="nodes to classify in a step")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[256, 1024], help="nodes to classify in a step"
+    )
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20, help="in a block")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")

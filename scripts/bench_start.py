@@ -16,11 +16,15 @@ import tempfile
 import time
 
 SHARED = "import torch, hydra, torchmetrics, pandas, pyarrow.parquet, rich"
-OWN = {"cola": "from transformers import BertForSequenceClassification", "reddit": "", "imagenet": "import torchvision"}
+OWN = {
+    "cola": "from transformers import BertForSequenceClassification",
+    "reddit": "",
+    "imagenet": "import torchvision",
+}
 FIRST = """
 import sys, time
-from clipbench.learner import Learner
-from clipbench.cli import main
+from clipbench.train.learner import Learner
+from clipbench.cli.main import main
 class First(BaseException): pass
 learn = Learner.learn
 def first(self, served):
@@ -42,7 +46,10 @@ def seconds(*command: str) -> float:
 
 def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        ways = {"clipbench --help": ["-m", "clipbench.cli", "--help"], "clipbench list": ["-m", "clipbench.cli", "list"]}
+        ways = {
+            "clipbench --help": ["-m", "clipbench", "--help"],
+            "clipbench list": ["-m", "clipbench.cli.main", "list"],
+        }
         for task, library in OWN.items():
             ways[f"imports of {task}"] = ["-c", f"{SHARED}\n{library}"]
             ways[f"first step of {task}"] = ["-c", FIRST, "run", f"task={task}", f"results={folder}/{task}"]
@@ -55,11 +62,15 @@ def main(rounds: int) -> None:
     median = {name: statistics.median(values) for name, values in times.items()}
     print("| what | seconds | / imports |\n|---|---|---|")
     for name, value in median.items():
-        ratio = f"{value / median[name.replace('first step', 'imports')]:.2f}" if name.startswith("first") else ""
+        ratio = (
+            f"{value / median[name.replace('first step', 'imports')]:.2f}" if name.startswith("first") else ""
+        )
         print(f"| {name} | {value:.2f} | {ratio} |")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     main(parser.parse_args().rounds)

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
-from clipbench.build import find_device
 from clipbench.optim import RULES, clip_gradients, make_rule
 from clipbench.optim.rules import Auto
+from clipbench.runs.build import find_device
 
 OPTIMIZERS: dict[
     str, tuple[type[torch.optim.Optimizer], dict[str, Any], int]
@@ -63,7 +63,9 @@ def shapes(model: str) -> list[torch.Size]:
 def parameters(sizes: Sequence[torch.Size], device: torch.device) -> list[Tensor]:
     """With gradients whose norm is about 10, so that every rule at its default acts at first."""
     generator = torch.Generator(device).manual_seed(0)
-    params = [torch.randn(size, device=device, generator=generator).mul_(0.02).requires_grad_() for size in sizes]
+    params = [
+        torch.randn(size, device=device, generator=generator).mul_(0.02).requires_grad_() for size in sizes
+    ]
     scale = 10 / sum(p.numel() for p in params) ** 0.5
     for p in params:
         p.grad = torch.randn(p.shape, device=device, generator=generator) * scale
@@ -157,7 +159,9 @@ def measure(model: str, optimizer: str, rule: str, ways: Ways, rounds: int) -> d
         "over_norm_and_step": ratio(found["ours"], found["norm pass"] + found["unclipped"]),
         "over_norm_rule": ratio(found["ours"], found["ours, norm"]),
         "torch_over_ours": ratio(torchs, found["ours"]),
-        "torch_clip_over_ours": ratio(found["torch-clip"], found["ours"]) if "torch-clip" in found else float("nan"),
+        "torch_clip_over_ours": ratio(found["torch-clip"], found["ours"])
+        if "torch-clip" in found
+        else float("nan"),
         "over_floor": middle / floor,
     }
     return row | {f"ms_{name}": float(np.median(values)) for name, values in found.items() if name != "ours"}
@@ -187,7 +191,11 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
     return f"{(names or [platform.processor()])[0]}, {torch.get_num_threads()} threads of {os.cpu_count()}, torch {torch.__version__}"
 
 
@@ -203,7 +211,11 @@ def table(rows: pd.DataFrame) -> str:
     }
     lines = []
     for (model, optimizer), part in rows.groupby(["model", "optimizer"], sort=False):
-        lines += [f"\n{model}, {optimizer}\n", "| rule | " + " | ".join(heads.values()) + " |", "|---" * (len(heads) + 1) + "|"]
+        lines += [
+            f"\n{model}, {optimizer}\n",
+            "| rule | " + " | ".join(heads.values()) + " |",
+            "|---" * (len(heads) + 1) + "|",
+        ]
         for row in part.to_dict("records"):
             cells = [f"{row['ms']:.3g} ({row['ms_q1']:.3g} to {row['ms_q3']:.3g})"]
             cells += ["" if np.isnan(row[key]) else f"{row[key]:.2f}" for key in list(heads)[1:]]
@@ -219,21 +231,51 @@ def draw(rows: pd.DataFrame, path: Path, caption: str) -> None:
     import matplotlib.pyplot as plt
 
     groups = list(rows.groupby(["model", "optimizer"], sort=False))
-    figure, axes = plt.subplots(1, len(groups), figsize=(3.6 * len(groups), 3.6), squeeze=False, sharey=True, layout="constrained")
-    lines = {"ms_unclipped": ("unclipped", ":"), "ms_torch norm, fused": ("torch: clip_grad_norm_, fused step", "--")}
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(3.6 * len(groups), 3.6), squeeze=False, sharey=True, layout="constrained"
+    )
+    lines = {
+        "ms_unclipped": ("unclipped", ":"),
+        "ms_torch norm, fused": ("torch: clip_grad_norm_, fused step", "--"),
+    }
     for axis, ((model, optimizer), part) in zip(axes[0], groups, strict=True):
         places = np.arange(len(part))
         spread = np.abs(part[["ms_q1", "ms_q3"]].to_numpy().T - part["ms"].to_numpy())
-        axis.barh(places, part["ms"], xerr=spread, color="#4477AA", height=0.62, label="clipbench", error_kw={"lw": 0.8})
+        axis.barh(
+            places,
+            part["ms"],
+            xerr=spread,
+            color="#4477AA",
+            height=0.62,
+            label="clipbench",
+            error_kw={"lw": 0.8},
+        )
         if "ms_torch-clip" in part and part["ms_torch-clip"].notna().any():
             axis.plot(part["ms_torch-clip"], places, "D", color="#CC6677", ms=4, label="torch-clip")
         for key, (label, style) in lines.items():
             axis.axvline(part[key].median(), color="0.25", ls=style, lw=1, label=label)
-        axis.set(title=f"{model}, {optimizer}", xlabel="ms per step", yticks=places, yticklabels=part["rule"], xlim=(0, None))
+        axis.set(
+            title=f"{model}, {optimizer}",
+            xlabel="ms per step",
+            yticks=places,
+            yticklabels=part["rule"],
+            xlim=(0, None),
+        )
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].invert_yaxis()  # for all, which share it
-    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    handles = {
+        label: handle
+        for axis in axes[0]
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+    )
     figure.suptitle(caption, fontsize=9, color="0.35")
     figure.savefig(path, dpi=160)
 
@@ -243,7 +285,9 @@ def main(options: argparse.Namespace) -> None:
     models = ["resnet18", "bert-base", *(["1e9 parameters"] if device.type == "cuda" else [])]
     rows = []
     for model in [model for model in models if options.only in model]:
-        rounds = options.rounds if model == "resnet18" or device.type == "cuda" else max(5, options.rounds // 3)
+        rounds = (
+            options.rounds if model == "resnet18" or device.type == "cuda" else max(5, options.rounds // 3)
+        )
         for optimizer in OPTIMIZERS:
             ways = Ways(model, optimizer, device)
             rows += [measure(model, optimizer, rule, ways, rounds) for rule in RULES]
@@ -261,9 +305,19 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="30 by default; a third of it for large models on a CPU")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=30,
+        metavar="N",
+        help="30 by default; a third of it for large models on a CPU",
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="the models with TEXT in their name")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument("--out", type=Path, default=Path("results/reference"), metavar="DIR", help="results/reference")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/reference"), metavar="DIR", help="results/reference"
+    )
     main(parser.parse_args())

@@ -22,18 +22,21 @@ from scipy import optimize, special
 from scipy import stats as distributions
 
 from clipbench import stats
+from clipbench.analysis.comparison import Arm, Section
+from clipbench.analysis.groups import RESOLVED, Group, Method
+from clipbench.analysis.verdict import judge
 from clipbench.plot import style
-from clipbench.plot.across import REPEATS
-from clipbench.plot.arms import Arm, Section
-from clipbench.plot.groups import RESOLVED, Group, Method
-from clipbench.plot.verdict import judge
+from clipbench.report.across import REPEATS
 from clipbench.stats import Interval
 from clipbench.stats.aggregate import Arrays, bootstrap
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 SEEDS = (3, 5, 10)
 LEVEL = 0.95
-MEANS, SPREADS = np.array([0.5, 1.0, 0.5, 1.0]), np.array([0.1, 0.2, 0.3, 0.4])  # of the scores of four tasks, scaled
+MEANS, SPREADS = (
+    np.array([0.5, 1.0, 0.5, 1.0]),
+    np.array([0.1, 0.2, 0.3, 0.4]),
+)  # of the scores of four tasks, scaled
 Rng = np.random.Generator
 Family = tuple[np.ndarray, dict[str, np.ndarray]]
 
@@ -78,10 +81,14 @@ def coverage(interval: Callable[[], Interval], truth: float, studies: int) -> in
     return sum(truth in interval() for _ in range(studies))
 
 
-def pair(rng: Rng, n: int, correlation: float = 0.8, draw: Callable[[Rng, int], np.ndarray] = normal) -> tuple[np.ndarray, np.ndarray]:
+def pair(
+    rng: Rng, n: int, correlation: float = 0.8, draw: Callable[[Rng, int], np.ndarray] = normal
+) -> tuple[np.ndarray, np.ndarray]:
     """Two methods at n seeds, correlated through what the seeds share, equal in mean. (n,), (n,)"""
     shared = math.sqrt(correlation) * draw(rng, n)
-    return shared + math.sqrt(1 - correlation) * draw(rng, n), shared + math.sqrt(1 - correlation) * draw(rng, n)
+    return shared + math.sqrt(1 - correlation) * draw(rng, n), shared + math.sqrt(1 - correlation) * draw(
+        rng, n
+    )
 
 
 def unlike_pair(rng: Rng, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,10 +117,32 @@ def section(none: np.ndarray, methods: dict[str, np.ndarray]) -> Section:
     arms = []
     for name, values in {"none": none, **methods}.items():
         clipped = 0.0 if name == "none" else 0.5
-        settings = dict.fromkeys(RESOLVED) | {"clipping_type": "none" if name == "none" else "norm", "lr": 0.1}
+        settings = dict.fromkeys(RESOLVED) | {
+            "clipping_type": "none" if name == "none" else "norm",
+            "lr": 0.1,
+        }
         method = Method(name, settings, seeds, (), values, "", "-", name, "final")
-        arms.append(Arm(method, 1, (), pd.Series(values), clipped, without=False, ms_per_step=1.0, colour="", dash="-"))
-    group = Group("made up", "", "", "metric", (), nothing, nothing, True, (), "calibration", runs, nothing, nothing, apart=False)
+        arms.append(
+            Arm(
+                method, 1, (), pd.Series(values), clipped, without=False, ms_per_step=1.0, colour="", dash="-"
+            )
+        )
+    group = Group(
+        "made up",
+        "",
+        "",
+        "metric",
+        (),
+        nothing,
+        nothing,
+        True,
+        (),
+        "calibration",
+        runs,
+        nothing,
+        nothing,
+        apart=False,
+    )
     return Section(group, "", tuple(arms), tuple(arm.method for arm in arms), "test")
 
 
@@ -144,13 +173,18 @@ def effect_found_with(n: int, chance: float) -> float:
     """The effect that has this power at n."""
     low, high = 0.0, 50.0
     for _ in range(60):
-        low, high = ((low + high) / 2, high) if power(n, (low + high) / 2) < chance else (low, (low + high) / 2)
+        low, high = (
+            ((low + high) / 2, high) if power(n, (low + high) / 2) < chance else (low, (low + high) / 2)
+        )
     return low
 
 
 def tasks_of(rng: Rng, n: int, studies: int) -> dict[str, np.ndarray]:
     """Scores of four tasks that differ in mean and in spread, normal; a column is a study. {task: (n, studies)}"""
-    return {str(i): rng.normal(mean, spread, (n, studies)) for i, (mean, spread) in enumerate(zip(MEANS, SPREADS, strict=True))}
+    return {
+        str(i): rng.normal(mean, spread, (n, studies))
+        for i, (mean, spread) in enumerate(zip(MEANS, SPREADS, strict=True))
+    }
 
 
 def mean_of_means(scores: Arrays) -> np.ndarray:
@@ -171,10 +205,16 @@ def optimality_gaps(scores: Arrays) -> np.ndarray:
 
 def true_interquartile_mean() -> float:
     """Of the mixture of the four normals: 2·E[X; q₁ < X < q₃]."""
-    quartiles = [optimize.brentq(lambda x, q=q: special.ndtr((x - MEANS) / SPREADS).mean() - q, -2, 4) for q in (0.25, 0.75)]
+    quartiles = [
+        optimize.brentq(lambda x, q=q: special.ndtr((x - MEANS) / SPREADS).mean() - q, -2, 4)
+        for q in (0.25, 0.75)
+    ]
     low, high = ((q - MEANS) / SPREADS for q in quartiles)
     density = distributions.norm.pdf
-    return float(2 * np.mean(MEANS * (special.ndtr(high) - special.ndtr(low)) - SPREADS * (density(high) - density(low))))
+    return float(
+        2
+        * np.mean(MEANS * (special.ndtr(high) - special.ndtr(low)) - SPREADS * (density(high) - density(low)))
+    )
 
 
 def true_optimality_gap() -> float:
@@ -219,14 +259,35 @@ def coverages(rng: Rng, studies: int) -> Iterator[Line]:
     }
     for n in SEEDS:
         for what, draw in singles.items():
-            yield Line("covers", what, n, LEVEL, coverage(lambda: stats.t_interval(draw(rng, n)), 0, studies), studies)  # noqa: B023 (called at once)
+            yield Line(
+                "covers",
+                what,
+                n,
+                LEVEL,
+                coverage(lambda: stats.t_interval(draw(rng, n)), 0, studies),
+                studies,
+            )  # noqa: B023 (called at once)
         for what, two in pairs.items():
-            yield Line("covers", what, n, LEVEL, coverage(lambda: stats.paired_interval(*two(rng, n)), 0, studies), studies)  # noqa: B023
+            yield Line(
+                "covers",
+                what,
+                n,
+                LEVEL,
+                coverage(lambda: stats.paired_interval(*two(rng, n)), 0, studies),
+                studies,
+            )  # noqa: B023
         for what, (two, truth) in shares.items():
             hits = coverage(lambda: stats.probability_of_improvement(*two(rng, n)), truth, studies // 2)  # noqa: B023
             yield Line("covers", what, n, LEVEL, hits, studies // 2)
         for what in AGGREGATES:
-            yield Line("covers", f"bootstrap, {what} of 4 tasks", n, LEVEL, bootstrap_coverage(rng, n, what, studies), studies)
+            yield Line(
+                "covers",
+                f"bootstrap, {what} of 4 tasks",
+                n,
+                LEVEL,
+                bootstrap_coverage(rng, n, what, studies),
+                studies,
+            )
 
 
 def verdicts(rng: Rng, studies: int) -> Iterator[Line]:
@@ -238,10 +299,24 @@ def verdicts(rng: Rng, studies: int) -> Iterator[Line]:
         yield Line("false", "4 against none, accuracies near 0.98 of 500", n, 1 - LEVEL, hits, studies)
         for chance in (0.5, 0.8):
             effect = effect_found_with(n, chance)
-            yield Line("found", f"a difference of {effect:.2f} s", n, power(n, effect), found(rng, n, 1, effect, studies), studies)
+            yield Line(
+                "found",
+                f"a difference of {effect:.2f} s",
+                n,
+                power(n, effect),
+                found(rng, n, 1, effect, studies),
+                studies,
+            )
         bonferroni = power(n, effect, (1 - LEVEL) / 4)
         hits = found(rng, n, 4, effect, studies)
-        yield Line("found", f"{effect:.2f} s, one of 4 (Bonferroni alone: {100 * bonferroni:.1f} %)", n, math.nan, hits, studies)
+        yield Line(
+            "found",
+            f"{effect:.2f} s, one of 4 (Bonferroni alone: {100 * bonferroni:.1f} %)",
+            n,
+            math.nan,
+            hits,
+            studies,
+        )
 
 
 def figure(lines: list[Line]) -> None:
@@ -249,17 +324,36 @@ def figure(lines: list[Line]) -> None:
     with matplotlib.rc_context(style.RC):
         fig = style.figure("", 3.4)
         a, b, c = fig.subplots(1, 3, width_ratios=[1.5, 1, 1])
-        _against_n(a, [line for line in lines if line.kind == "covers"], "intervals that hold the truth, %", LEVEL)
-        _against_n(b, [line for line in lines if line.kind == "false"], "studies with a false call, %", 1 - LEVEL)
+        _against_n(
+            a, [line for line in lines if line.kind == "covers"], "intervals that hold the truth, %", LEVEL
+        )
+        _against_n(
+            b, [line for line in lines if line.kind == "false"], "studies with a false call, %", 1 - LEVEL
+        )
         b.set_ylim(0, None)
         for n, colour in zip(SEEDS, style.OTHER_HUES, strict=False):
-            some = [line for line in lines if line.kind == "found" and line.n == n and not math.isnan(line.stated)]
+            some = [
+                line for line in lines if line.kind == "found" and line.n == n and not math.isnan(line.stated)
+            ]
             x, y, bar = np.array([(100 * line.stated, 100 * line.share, 100 * line.error) for line in some]).T
-            c.errorbar(x + 0.6 * (SEEDS.index(n) - 1), y, bar, fmt="o", color=colour, markersize=2.5, linewidth=0.8, label=f"n = {n}")
+            c.errorbar(
+                x + 0.6 * (SEEDS.index(n) - 1),
+                y,
+                bar,
+                fmt="o",
+                color=colour,
+                markersize=2.5,
+                linewidth=0.8,
+                label=f"n = {n}",
+            )
         c.plot([40, 90], [40, 90], color=style.GREY, linewidth=0.5, zorder=0)
         c.set(xlabel="power by theory, %", ylabel="planted differences found, %")
-        for i, (ax, title) in enumerate(zip((a, b, c), ("coverage", "false calls of the verdict", "power of the verdict"), strict=True)):
-            ax.legend(loc="upper left", bbox_to_anchor=(-0.08, -0.17), frameon=False, fontsize=5.5, labelspacing=0.3)
+        for i, (ax, title) in enumerate(
+            zip((a, b, c), ("coverage", "false calls of the verdict", "power of the verdict"), strict=True)
+        ):
+            ax.legend(
+                loc="upper left", bbox_to_anchor=(-0.08, -0.17), frameon=False, fontsize=5.5, labelspacing=0.3
+            )
             style.letter(ax, i, title)
         fig.savefig(REFERENCE / "calibration.png")
 

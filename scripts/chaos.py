@@ -25,18 +25,33 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipbench import results
-from clipbench.checkpoint import checkpoint_step
 from clipbench.errors import Unreadable
+from clipbench.record import tables
+from clipbench.runs.checkpoint import checkpoint_step
 
 STEPS = {"line": 900, "reddit": 120}
 METHODS = {"line": "none,auto,linear_rand_norm", "reddit": "norm,quadratic_rand_auto"}
 TARGETS = {"worker": 7, "sweep": 5, "everything": 4, "forkserver": 2, "sleep": 2}  # how often, in proportion
-PATIENCE, AFTER_GAIN = 0.75, (0.0, 4.0)  # share of the strikes that wait for something to be gained; seconds from then, or none
+PATIENCE, AFTER_GAIN = (
+    0.75,
+    (0.0, 4.0),
+)  # share of the strikes that wait for something to be gained; seconds from then, or none
 RUSH = (0.0, 25.0)  # seconds from one strike to the next of the other strikes, which mostly hit imports
 STALL = 70.0  # seconds of sleep that outlast a lease
 STUCK = 300.0  # seconds without any gain after which a sweep counts as hanging
-OF_THE_MACHINE = ["started", "ended", "seconds", "lockstep", "overrides", "device", "driver", "host", "platform", "versions", "git"]
+OF_THE_MACHINE = [
+    "started",
+    "ended",
+    "seconds",
+    "lockstep",
+    "overrides",
+    "device",
+    "driver",
+    "host",
+    "platform",
+    "versions",
+    "git",
+]
 MAY_DIFFER = {"steps": ["seconds"], "evals": ["seconds"], "runs": OF_THE_MACHINE}
 
 
@@ -45,9 +60,13 @@ def prepare(folder: Path, steps: Mapping[str, int]) -> None:
     own = folder / "own"
     for name in ("task", "experiment"):
         (own / name).mkdir(parents=True)
-    (own / "task" / "line.yaml").write_text("name: line\n_target_: chaos_line.Line\nbatch_size: ${batch_size}\n")
+    (own / "task" / "line.yaml").write_text(
+        "name: line\n_target_: chaos_line.Line\nbatch_size: ${batch_size}\n"
+    )
     shutil.copy(Path(__file__).parents[1] / "tests" / "tiny.py", own / "chaos_line.py")
-    arms = [f"  - [task={task}, steps={n}, 'optim.clipping_type={METHODS[task]}']\n" for task, n in steps.items()]
+    arms = [
+        f"  - [task={task}, steps={n}, 'optim.clipping_type={METHODS[task]}']\n" for task, n in steps.items()
+    ]
     shared = "all: [eval_every=60, checkpoint_every=20, device=cpu]\narms:\n"
     (own / "experiment" / "chaos.yaml").write_text(shared + "".join(arms))
 
@@ -59,15 +78,32 @@ class Sweep:
         self.place, self.log, self.done = folder / "results", folder.with_suffix(".log"), False
         self.sessions: list[int] = []
         folder.mkdir(exist_ok=True)
-        self.temporary = tempfile.TemporaryDirectory(prefix="chaos-")  # for what killed processes leave in /tmp
+        self.temporary = tempfile.TemporaryDirectory(
+            prefix="chaos-"
+        )  # for what killed processes leave in /tmp
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "clipbench.cli", "sweep", "--config-dir", "../own", "+experiment=chaos", "seed=0,1"]
+        command = [
+            sys.executable,
+            "-m",
+            "clipbench",
+            "sweep",
+            "--config-dir",
+            "../own",
+            "+experiment=chaos",
+            "seed=0,1",
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": self.temporary.name}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.place.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+                command,
+                cwd=self.place.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=environment,
             )
         self.sessions.append(self.process.pid)
 
@@ -98,7 +134,15 @@ def processes(sessions: Sequence[int]) -> dict[str, list[int]]:
             state, parent, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
             if state != "Z" and int(session) in sessions:
                 server = b"forkserver" in (path / "cmdline").read_bytes()
-                role = "sweep" if path.name == session else "other" if not server else "forkserver" if parent == session else "worker"
+                role = (
+                    "sweep"
+                    if path.name == session
+                    else "other"
+                    if not server
+                    else "forkserver"
+                    if parent == session
+                    else "worker"
+                )
                 found[role].append(int(path.name))
     return found
 
@@ -111,7 +155,9 @@ def kill(pid: int, number: int) -> None:
 def reached(place: Path) -> dict[str, int]:
     """{run: the step of its checkpoint} of the runs that are not recorded yet."""
     recorded = {path.stem for path in (place / "runs").glob("r*.parquet")}
-    return {path.name: checkpoint_step(path) for path in (place / ".work").glob("r*") if path.name not in recorded}
+    return {
+        path.name: checkpoint_step(path) for path in (place / ".work").glob("r*") if path.name not in recorded
+    }
 
 
 def progress(place: Path) -> str:
@@ -123,18 +169,20 @@ def unreadable(place: Path) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", Unreadable)
         for table in MAY_DIFFER:
-            results.read(place, table)
+            tables.read(place, table)
     return [str(warning.message) for warning in caught]
 
 
 def differences(expected: Path, got: Path) -> list[str]:
     """What distinguishes two results folders, times and the like aside: files, rows, or that one cannot be read."""
     names = [{str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (expected, got)]
-    found = [f"missing: {name}" for name in sorted(names[0] - names[1])] + [f"left over: {name}" for name in sorted(names[1] - names[0])]
+    found = [f"missing: {name}" for name in sorted(names[0] - names[1])] + [
+        f"left over: {name}" for name in sorted(names[1] - names[0])
+    ]
     if torn := unreadable(got):
         return found + torn
     for table, free in MAY_DIFFER.items():
-        left, right = (results.read(folder, table).drop(columns=free) for folder in (expected, got))
+        left, right = (tables.read(folder, table).drop(columns=free) for folder in (expected, got))
         try:
             pd.testing.assert_frame_equal(left, right, check_exact=True)
         except AssertionError as error:
@@ -164,14 +212,18 @@ class Chaos:
         self.before = {}
         self.wait()
         try:
-            while (living := [sweep for sweep in sweeps if not sweep.done]) or any(sweep.processes()["worker"] for sweep in sweeps):
+            while (living := [sweep for sweep in sweeps if not sweep.done]) or any(
+                sweep.processes()["worker"] for sweep in sweeps
+            ):
                 time.sleep(0.02)
                 for sweep in living:
                     if code := sweep.go_on():
                         self.say(f"exit code {code}: {sweep.log.read_text().strip().splitlines()[-1]}")
                 if (now := progress(place)) != state:
                     state, gained = now, time.monotonic()
-                    self.strike_at = self.strike_at or gained + self.rng.choice([0.0, self.rng.uniform(*self.after_gain)])
+                    self.strike_at = self.strike_at or gained + self.rng.choice(
+                        [0.0, self.rng.uniform(*self.after_gain)]
+                    )
                 if time.monotonic() - gained > STUCK:
                     self.problems.append(f"{name}: nothing gained for {STUCK:.0f} s: {state}")
                     break
@@ -186,19 +238,28 @@ class Chaos:
         return place
 
     def wait(self) -> None:
-        self.strike_at = None if self.rng.random() < self.patience else time.monotonic() + self.rng.uniform(*RUSH)
+        self.strike_at = (
+            None if self.rng.random() < self.patience else time.monotonic() + self.rng.uniform(*RUSH)
+        )
 
     def strike(self, sweep: Sweep, together: int) -> None:
         """At the next target where it is there, else at the sweep; then every table must be readable, and no checkpoint be lost."""
         there, target, state = sweep.processes(), next(self.targets), progress(sweep.place)
         if target == "sleep" and there["worker"]:
-            pid, seconds = self.rng.choice(there["worker"]), self.rng.choice([1.0, STALL]) if together > 1 else 1.0
+            pid, seconds = (
+                self.rng.choice(there["worker"]),
+                self.rng.choice([1.0, STALL]) if together > 1 else 1.0,
+            )
             kill(pid, signal.SIGSTOP)
             self.asleep[pid] = time.monotonic() + seconds
             self.say(f"sleep of {seconds:.0f} s: worker {pid}; {state}")
         else:
             role = target if there.get(target) or target == "everything" else "sweep"
-            pids = [pid for part in there.values() for pid in part] if role == "everything" else [self.rng.choice(there[role] or [0])]
+            pids = (
+                [pid for part in there.values() for pid in part]
+                if role == "everything"
+                else [self.rng.choice(there[role] or [0])]
+            )
             if not any(pids):  # it ended at this moment
                 return
             for pid in pids:
@@ -207,7 +268,9 @@ class Chaos:
             self.say(f"kill {self.made}: {role} {' '.join(map(str, pids))}; {state}")
         now = reached(sweep.place)
         back = [run for run in now if now[run] < self.before.get(run, 0)]
-        self.problems += unreadable(sweep.place) + [f"{run} went back from step {self.before[run]} to {now[run]}" for run in back]
+        self.problems += unreadable(sweep.place) + [
+            f"{run} went back from step {self.before[run]} to {now[run]}" for run in back
+        ]
         self.before = now
         self.wait()
 
@@ -215,7 +278,9 @@ class Chaos:
 def main(folder: Path, kills: int, seed: int, together: int) -> int:
     prepare(folder, STEPS)
     rng = random.Random(seed)
-    chaos = Chaos(folder, kills, (rng.choices(list(TARGETS), list(TARGETS.values()))[0] for _ in count()), rng)
+    chaos = Chaos(
+        folder, kills, (rng.choices(list(TARGETS), list(TARGETS.values()))[0] for _ in count()), rng
+    )
     untouched = Sweep(folder / "untouched")
     try:
         if untouched.process.wait():
@@ -228,18 +293,34 @@ def main(folder: Path, kills: int, seed: int, together: int) -> int:
         sweeps += 1
         place = chaos.sweep(f"struck{sweeps}", together)
         chaos.problems += differences(untouched.place, place)
-        chaos.say(f"struck{sweeps}: " + ("; ".join(chaos.problems) or "equal to the untouched, nothing left over"))
-    steps = len(results.read(untouched.place, "steps"))
-    chaos.say(f"{chaos.made} kills in {sweeps} x {together} sweeps of {steps} steps each, {len(chaos.problems)} problems")
+        chaos.say(
+            f"struck{sweeps}: " + ("; ".join(chaos.problems) or "equal to the untouched, nothing left over")
+        )
+    steps = len(tables.read(untouched.place, "steps"))
+    chaos.say(
+        f"{chaos.made} kills in {sweeps} x {together} sweeps of {steps} steps each, {len(chaos.problems)} problems"
+    )
     return 1 if chaos.problems else 0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="a new folder, which is kept; a temporary one by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        metavar="FOLDER",
+        help="a new folder, which is kept; a temporary one by default",
+    )
     parser.add_argument("--kills", type=int, default=50, help="at least so many (50)")
     parser.add_argument("--seed", type=int, default=0, help="of targets and moments (0)")
-    parser.add_argument("--two", action="store_true", help="two sweeps at once into one folder; workers may sleep longer than a lease")
+    parser.add_argument(
+        "--two",
+        action="store_true",
+        help="two sweeps at once into one folder; workers may sleep longer than a lease",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as spare:
         place = (options.folder or Path(spare) / "chaos").resolve()

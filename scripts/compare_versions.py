@@ -16,6 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 
+MAIN = """
+import sys
+try:
+    from clipbench.cli.main import main
+except ImportError:  # the versions before 0.2
+    from clipbench.cli import main
+sys.exit(main())
+"""
 RUNS = [
     ["task=cola", "optim.clipping_type=norm", "optim.clipping_level=0.5", "steps=12"],
     ["task=cola", "optim=sgd", "optim.clipping_type=auto", "steps=12", "schedule=cosine", "warmup=3"],
@@ -31,7 +39,7 @@ RUNS = [
     ["task=imagenet", "optim=lion", "optim.clipping_type=coordinate_wise", "steps=4", "channels_last=true"],
 ]
 SHARED = ["eval_every=4", "device=cpu", "threads=1", "seed=2"]
-MACHINE = {"seconds", "started", "ended", "device", "driver", "host", "platform", "versions", "git", "config"}
+MACHINE = {"seconds", "started", "ended", "device", "driver", "host", "platform", "versions", "git", "config", "overrides"}
 KEYS = {"steps": ["run", "step"], "evals": ["run", "step", "split", "metric"], "runs": ["run"]}
 
 
@@ -39,17 +47,19 @@ def train(version: Path, results: Path) -> None:
     """Make all runs with the checkout `version`, whose folders need not be installed."""
     package = results.parent / f"{results.name}_package" / "clipbench"
     package.mkdir(parents=True, exist_ok=True)
-    folders = {path.name: path for path in (version / "clipbench").iterdir() if path.name not in ("conf", "tasks")}
+    folders = {
+        path.name: path for path in (version / "clipbench").iterdir() if path.name not in ("conf", "tasks")
+    }
     folders |= {"conf": version / "conf", "tasks": version / "tasks"}
     for name, path in folders.items():
         if not (package / name).exists():
             (package / name).symlink_to(path.resolve())
-    code = "import sys; from clipbench.cli import main; sys.exit(main())"
     for words in RUNS:
         given = {word.partition("=")[0] for word in words}
         shared = [word for word in SHARED if word.partition("=")[0] not in given]
-        command = [sys.executable, "-c", code, "run", *words, *shared, f"results={results}"]
-        made = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(package.parent)}, capture_output=True, text=True)
+        command = [sys.executable, "-c", MAIN, "run", *words, *shared, f"results={results}"]
+        environment = os.environ | {"PYTHONPATH": str(package.parent)}
+        made = subprocess.run(command, env=environment, cwd=package.parent, capture_output=True, text=True)
         if made.returncode:
             raise SystemExit(f"{version}: {' '.join(words)}\n{made.stderr}")
 
@@ -58,7 +68,9 @@ def differences(one: Path, other: Path) -> list[str]:
     """A line for each cell that differs, and for each row that one of them lacks."""
     lines = []
     for table, keys in KEYS.items():
-        before, after = (pd.read_parquet(folder / table).set_index(keys).sort_index() for folder in (one, other))
+        before, after = (
+            pd.read_parquet(folder / table).set_index(keys).sort_index() for folder in (one, other)
+        )
         for key in before.index.symmetric_difference(after.index):
             lines.append(f"{table} {key}: only in one")
         shared = before.index.intersection(after.index)
@@ -73,10 +85,17 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before", type=Path, help="a checkout of one version")
     parser.add_argument("after", type=Path, help="and of the other")
-    parser.add_argument("--work", type=Path, required=True, help="a folder for both results; runs that are there are not made again")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        help="a folder for both results; runs that are there are not made again",
+    )
     options = parser.parse_args()
     folders = []
     for name in ("before", "after"):

@@ -18,9 +18,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from clipbench import results
-from clipbench.cli import main as clipbench
+from clipbench.cli.main import main as clipbench
 from clipbench.optim import RULES, TIED
+from clipbench.record import tables
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 MINI = "task=imagenet,voc,cola,reddit"
@@ -45,9 +45,9 @@ def keep(folder: Path, name: str, *tables: str, words: tuple[str, ...] = (), of:
 def keep_table(folder: Path, table: str, name: str) -> None:
     """Without what may hold a path or a name of this machine."""
     REFERENCE.mkdir(parents=True, exist_ok=True)
-    results.read(folder, table).drop(columns=["config", "data", "overrides", "error", "host"], errors="ignore").to_parquet(
-        REFERENCE / f"{name}.parquet"
-    )
+    tables.read(folder, table).drop(
+        columns=["config", "data", "overrides", "error", "host"], errors="ignore"
+    ).to_parquet(REFERENCE / f"{name}.parquet")
 
 
 def methods(folder: Path) -> None:
@@ -70,7 +70,14 @@ def studies(folder: Path) -> None:
 
 def cora(folder: Path, data: str) -> None:
     settings = "task=reddit scale=full batch_size=16 steps=150 eval_every=15 optim=sgd optim.lr=0.5 threads=1"
-    run("sweep", *settings.split(), f"task.data={data}", f"optim.clipping_type={CORE}", "seed=range(5)", f"results={folder}")
+    run(
+        "sweep",
+        *settings.split(),
+        f"task.data={data}",
+        f"optim.clipping_type={CORE}",
+        "seed=range(5)",
+        f"results={folder}",
+    )
     keep(folder, "cora", "runs")
 
 
@@ -85,16 +92,31 @@ def tails(folder: Path, cola: str, model: str, cifar: str) -> None:
         "cola": [f"task.data={cola}", f"task.model={model}"],
         "imagenet": [f"task.data={cifar}", "task.size=32", "batch_size=64"],
     }.items():
-        run("tails", f"task={task}", "scale=full", "steps=100", "--at", "0,100", "--batches", "240", f"results={folder / task}", *words)
+        run(
+            "tails",
+            f"task={task}",
+            "scale=full",
+            "steps=100",
+            "--at",
+            "0,100",
+            "--batches",
+            "240",
+            f"results={folder / task}",
+            *words,
+        )
         keep_table(folder / task, "tails", f"tails_{task}")
         for path in (folder / task / "figures").glob("*_tails.png"):
             shutil.copy(path, REFERENCE / f"tails_{task}.png")
 
 
-PARTS: dict[str, Callable[..., None]] = {each.__name__: each for each in (methods, methods_cola, studies, cora, published, tails)}
+PARTS: dict[str, Callable[..., None]] = {
+    each.__name__: each for each in (methods, methods_cola, studies, cora, published, tails)
+}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("data", nargs="*", metavar="PATH", help="COLA, MODEL, CIFAR or DATA, as above")
     parser.add_argument("--results", type=Path, metavar="DIR", help="results/reference_PART unless told")

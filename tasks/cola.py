@@ -42,7 +42,11 @@ class Cola(Task):
         """Every split's sentences; "val" is a fixed tenth of the training set."""
         parts = load_tsv(Path(str(self.folder)).expanduser()) if self.folder else load_glue()
         kept, held_out = holdout(len(parts["train"]))
-        return {**parts, "train": [parts["train"][i] for i in kept], "val": [parts["train"][i] for i in held_out]}
+        return {
+            **parts,
+            "train": [parts["train"][i] for i in kept],
+            "val": [parts["train"][i] for i in held_out],
+        }
 
     @cached_property
     def data(self) -> str:  # type: ignore[override]
@@ -80,10 +84,14 @@ class Cola(Task):
         from transformers import AutoModelForSequenceClassification
 
         with self.loading():
-            model, info = AutoModelForSequenceClassification.from_pretrained(self.pretrained, num_labels=2, output_loading_info=True)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                self.pretrained, num_labels=2, output_loading_info=True
+            )
         body = f"{model.base_model_prefix}."
         if lost := [key for key in info["missing_keys"] if key.startswith(body) and "pooler" not in key]:
-            raise UserError(f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give another.")
+            raise UserError(
+                f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give another."
+            )
         return model.float().train()
 
     def batch(self, rows: Rows) -> Batch:
@@ -142,7 +150,9 @@ class MiniCola(Cola):
         return {word: i for i, word in enumerate(["[PAD]", "[CLS]", *sorted(words)])}
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
-        tokens = [torch.tensor([self.vocabulary[word] for word in ["[CLS]", *text.split()]]) for text in texts]
+        tokens = [
+            torch.tensor([self.vocabulary[word] for word in ["[CLS]", *text.split()]]) for text in texts
+        ]
         ids = pad_sequence(tokens, batch_first=True)
         return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
@@ -224,7 +234,9 @@ def loading(what: str, instead: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except Exception as error:  # no common type: offline, not cached, a file missing or damaged, no model of this kind
+    except (
+        Exception
+    ) as error:  # no common type: offline, not cached, a file missing or damaged, no model of this kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise UserError(
             f"Cannot load {what}, neither from disk nor from the Hugging Face hub: {reason}. "

@@ -16,7 +16,10 @@ NOUNS = {  # singular: (plural, reflexive pronoun)
     "company": ("companies", "itself"),
 }
 REFLEXIVES = ("himself", "herself", "itself", "themselves")
-DETERMINERS = (("a", "every", "this", "each"), ("these", "those", "many", "several"))  # of a singular, of a plural noun
+DETERMINERS = (
+    ("a", "every", "this", "each"),
+    ("these", "those", "many", "several"),
+)  # of a singular, of a plural noun
 ADJECTIVES = ("old", "happy", "clever", "famous", "tired")
 INTRANSITIVE = ("sleep", "laugh", "arrive", "disappear", "wait")
 TRANSITIVE = ("admire", "follow", "praise", "help", "remember")
@@ -45,7 +48,9 @@ class Writer:
         self.chance = lambda probability: rng.random() < probability
         self.choice = rng.choice
         self.broken, self.spots = broken, 0
-        words = self.question() if self.chance(0.2) else self.polarity() if self.chance(0.15) else self.clause()
+        words = (
+            self.question() if self.chance(0.2) else self.polarity() if self.chance(0.15) else self.clause()
+        )
         self.text = " ".join(words.split())
 
     def spot(self, right: str, wrong: str) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex, MulticlassMatthewsCorrCoef
+from torchmetrics.classification import (
+    MulticlassConfusionMatrix,
+    MulticlassJaccardIndex,
+    MulticlassMatthewsCorrCoef,
+)
 
 VOID = 255  # a target without a class: not counted
 

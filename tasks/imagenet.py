@@ -18,11 +18,13 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from clipbench.errors import UserError
-from clipbench.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.task import Batch, Task, holdout, majority, shuffled
+from clipbench.task.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.tasks.pixels import coin, mirrored, normalised
 
-LAYOUT = "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
+LAYOUT = (
+    "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
+)
 SOURCE = "ImageNet is free for research after registration at image-net.org (ILSVRC2012, sorted into class folders)."
 
 
@@ -57,7 +59,9 @@ class Classification(Task):
         return MetricCollection(metrics, compute_groups=False)
 
     def baseline(self) -> tuple[str, dict[str, float]]:
-        values = majority(self.metrics(), self.labels("train"), self.labels("test").split(1024), len(self.classes))
+        values = majority(
+            self.metrics(), self.labels("train"), self.labels("test").split(1024), len(self.classes)
+        )
         return "majority class", {"top1": values["top1"]}  # one answer has no top five
 
 
@@ -78,7 +82,9 @@ class ImageNet(Classification):
         if odd := set(folders["train"].classes) ^ set(folders["val"].classes):
             name = min(odd)
             has, lacks = ("train", "val") if name in folders["train"].classes else ("val", "train")
-            raise UserError(f"Class '{name}' is in {self.folder / has} but not in {self.folder / lacks}. {LAYOUT}")
+            raise UserError(
+                f"Class '{name}' is in {self.folder / has} but not in {self.folder / lacks}. {LAYOUT}"
+            )
         return folders
 
     @cached_property
@@ -105,7 +111,9 @@ class ImageNet(Classification):
         return max(1, len(self.samples["train"]) // self.batch_size)
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        return random_batches(Images(self.samples["train"], self.cropped, flip=True), self.batch_size, rng, self.workers)
+        return random_batches(
+            Images(self.samples["train"], self.cropped, flip=True), self.batch_size, rng, self.workers
+        )
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
         return random_batches(Images(self.samples["train"], self.centred), self.batch_size, rng, self.workers)
@@ -184,4 +192,6 @@ def _scan(folder: Path) -> ImageFolder:
     try:
         return ImageFolder(str(folder))
     except OSError as error:
-        raise UserError(f"There are not images of every class in {folder}: {error}. {LAYOUT} {SOURCE}") from error
+        raise UserError(
+            f"There are not images of every class in {folder}: {error}. {LAYOUT} {SOURCE}"
+        ) from error

@@ -56,7 +56,11 @@ class Graph:
     @cached_property
     def everything(self) -> Hop:
         """Every edge."""
-        return Hop(self.sparse(self.starts, self.sources, self.x.new_ones(len(self.sources))), None, self.arange(len(self.x)))
+        return Hop(
+            self.sparse(self.starts, self.sources, self.x.new_ones(len(self.sources))),
+            None,
+            self.arange(len(self.x)),
+        )
 
     def sample(self, nodes: Tensor, fanouts: Sequence[int], rng: torch.Generator) -> list[Hop]:
         """`fanouts[0]` neighbours of each of `nodes`, `fanouts[1]` of each of all these, …; the last hop leads to `nodes`.
@@ -68,15 +72,24 @@ class Graph:
         draws = torch.randint(2**62, (n, fanout), generator=rng, device=rng.device) % degrees.clamp(min=1)
         sources = self.sources[(self.starts[nodes, None] + draws).clamp(max=len(self.sources) - 1)].flatten()
         weights = (degrees > 0).to(self.x.dtype).repeat_interleave(fanout)
-        if len(fanouts) == 1:  # features need no gradient: the sparse product does without a message for every edge
+        if (
+            len(fanouts) == 1
+        ):  # features need no gradient: the sparse product does without a message for every edge
             return [Hop(self.sparse(self.arange(n + 1) * fanout, sources, weights), None, nodes)]
         edges = torch.stack([n + self.arange(n * fanout), self.arange(n).repeat_interleave(fanout)])
-        return [*self.sample(torch.cat([nodes, sources]), fanouts[1:], rng), Hop(edges, weights, self.arange(n))]
+        return [
+            *self.sample(torch.cat([nodes, sources]), fanouts[1:], rng),
+            Hop(edges, weights, self.arange(n)),
+        ]
 
     def sparse(self, starts: Tensor, sources: Tensor, weights: Tensor) -> Tensor:
         size = (len(starts) - 1, len(self.x))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse (CSR tensor support is in beta|invariant checks are implicitly)", UserWarning)
+            warnings.filterwarnings(
+                "ignore",
+                "Sparse (CSR tensor support is in beta|invariant checks are implicitly)",
+                UserWarning,
+            )
             return torch.sparse_csr_tensor(starts, sources, weights, size, check_invariants=False)
 
     def arange(self, n: int) -> Tensor:
@@ -105,13 +118,25 @@ class Reddit(Task):
     headline = "accuracy"
     drawn = "the draw of neighbours"  # all neighbours of a batch's nodes and theirs are much of the graph
 
-    def __init__(self, batch_size: int, data: str, fanouts: Sequence[int], hidden: int, device: str = "cpu") -> None:
-        if not (isinstance(fanouts, Sequence) and len(fanouts) == 2 and all(isinstance(n, int) and n > 0 for n in fanouts)):
-            raise UserError(f"task.fanouts={fanouts}; it takes two positive integers, one a layer. Give [10,10], for example.")
+    def __init__(
+        self, batch_size: int, data: str, fanouts: Sequence[int], hidden: int, device: str = "cpu"
+    ) -> None:
+        if not (
+            isinstance(fanouts, Sequence)
+            and len(fanouts) == 2
+            and all(isinstance(n, int) and n > 0 for n in fanouts)
+        ):
+            raise UserError(
+                f"task.fanouts={fanouts}; it takes two positive integers, one a layer. Give [10,10], for example."
+            )
         if not (isinstance(hidden, int) and hidden > 0):
-            raise UserError(f"task.hidden={hidden}; it takes a positive integer, the width of the hidden layer. Give 128, for example.")
+            raise UserError(
+                f"task.hidden={hidden}; it takes a positive integer, the width of the hidden layer. Give 128, for example."
+            )
         if torch.device(device).type not in ("cpu", "cuda"):
-            raise UserError(f"device={device}: task=reddit needs sparse products, which are there for cpu and cuda only. Give device=cpu.")
+            raise UserError(
+                f"device={device}: task=reddit needs sparse products, which are there for cpu and cuda only. Give device=cpu."
+            )
         self.folder = Path(str(data)).expanduser()
         self.batch_size, self.fanouts, self.hidden, self.device = batch_size, tuple(fanouts), hidden, device
 
@@ -183,7 +208,9 @@ class Reddit(Task):
             try:
                 PyGReddit(str(self.folder))
             except Exception as error:  # of the network, of the archive, of the disk
-                (self.folder / "raw" / "reddit.zip").unlink(missing_ok=True)  # PyG would take a half of it for the whole
+                (self.folder / "raw" / "reddit.zip").unlink(
+                    missing_ok=True
+                )  # PyG would take a half of it for the whole
                 raise UserError(f"Cannot fetch Reddit into {self.folder}: {error}. {remedy()}") from error
         return self.data
 
@@ -249,12 +276,17 @@ def communities(nodes: int = 10000, classes: int = 41, features: int = 64, edges
     rng = np.random.default_rng(0)
     shares = np.arange(3, classes + 3) ** -0.7
     labels = np.sort(rng.choice(classes, nodes, p=shares / shares.sum()))
-    weights = np.append(0.0, np.cumsum(rng.pareto(1.5, nodes) + 0.5))  # nodes are intervals: 0 from weights[0] to weights[1], …
+    weights = np.append(
+        0.0, np.cumsum(rng.pareto(1.5, nodes) + 0.5)
+    )  # nodes are intervals: 0 from weights[0] to weights[1], …
     bounds = weights[np.searchsorted(labels, np.arange(classes + 1))]  # and so are communities
 
     first = draw(rng, np.zeros(edges), weights[-1], weights)
     inside = rng.random(edges) < 0.7
-    low, high = np.where(inside, bounds[labels[first]], 0.0), np.where(inside, bounds[labels[first] + 1], weights[-1])
+    low, high = (
+        np.where(inside, bounds[labels[first]], 0.0),
+        np.where(inside, bounds[labels[first] + 1], weights[-1]),
+    )
     pair = np.stack([first, draw(rng, low, high, weights)])
     both = np.unique(np.concatenate([pair, pair[::-1]], axis=1), axis=1)
 

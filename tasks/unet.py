@@ -25,7 +25,9 @@ class UNet(nn.Module):
         for level, block in enumerate(self.contract):
             x = block(max_pool2d(x, 2, ceil_mode=True) if level else x)
             skips.append(x)
-        for skip, upsample, expand in zip(*(reversed(part) for part in (skips[:-1], self.upsample, self.expand)), strict=True):
+        for skip, upsample, expand in zip(
+            *(reversed(part) for part in (skips[:-1], self.upsample, self.expand)), strict=True
+        ):
             # Pooling rounds odd sizes up, so a row and a column may be too many.
             x = upsample(x)[..., : skip.shape[-2], : skip.shape[-1]]
             x = expand(torch.cat([skip, x], dim=1))

@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Mask
 
 from clipbench.errors import UserError
-from clipbench.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.task import Batch, Task, holdout, majority, shuffled
+from clipbench.task.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.tasks.counts import VOID, Accuracy, MeanIoU
 from clipbench.tasks.imagenet import digits
 from clipbench.tasks.pixels import coin, mirrored, normalised
@@ -67,7 +67,15 @@ class Segmentation(Task):
 class VOC(Segmentation):
     """VOC's folders. Validation is a fixed tenth of its train list, test is its val list; both resized to size × size."""
 
-    def __init__(self, data: str, batch_size: int, size: int, width: int, classes: int | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        data: str,
+        batch_size: int,
+        size: int,
+        width: int,
+        classes: int | None = None,
+        workers: int | None = None,
+    ) -> None:
         self.folder, self.batch_size = Path(str(data)).expanduser(), batch_size
         self.width = whole_number("task.width", width)
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
@@ -115,10 +123,14 @@ class VOC(Segmentation):
         return random_batches(scenes, self.batch_size, rng, self.workers)
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        return random_batches(Scenes(self.files["train"], self.classes, self.resized), self.batch_size, rng, self.workers)
+        return random_batches(
+            Scenes(self.files["train"], self.classes, self.resized), self.batch_size, rng, self.workers
+        )
 
     def eval_batches(self, split: str) -> Iterable[Batch]:
-        return ordered_batches(Scenes(self.files[split], self.classes, self.resized), self.batch_size, self.workers)
+        return ordered_batches(
+            Scenes(self.files[split], self.classes, self.resized), self.batch_size, self.workers
+        )
 
     def finish(self, batch: Batch) -> Batch:
         images, masks, flips = batch
@@ -136,7 +148,9 @@ class VOC(Segmentation):
 class Scenes(Dataset):
     """(bytes of the transformed image (3, size, size), classes of its pixels (size, size), whether to mirror both) of two files."""
 
-    def __init__(self, files: list[tuple[str, str]], classes: int, transform: v2.Transform, flip: bool = False) -> None:
+    def __init__(
+        self, files: list[tuple[str, str]], classes: int, transform: v2.Transform, flip: bool = False
+    ) -> None:
         self.files, self.classes, self.transform, self.flip = files, classes, transform, flip
 
     def __len__(self) -> int:
@@ -146,14 +160,20 @@ class Scenes(Dataset):
         path, mask_path = self.files[index]
         image, mask = decode(path, "RGB"), _read_mask(mask_path)
         if (image.height, image.width) != mask.shape:
-            raise UserError(f"{path} is {image.height} × {image.width} pixels, but its mask {mask_path} {tuple(mask.shape)}.")
+            raise UserError(
+                f"{path} is {image.height} × {image.width} pixels, but its mask {mask_path} {tuple(mask.shape)}."
+            )
         if len(odd := mask[(mask >= self.classes) & (mask != VOID)]):
             raise UserError(
                 f"{mask_path} holds class {int(odd[0])}; the classes are 0 to {self.classes - 1}, and {VOID} for void. "
                 "Mend the mask, or say how many classes there are with task.classes=N."
             )
         pixels, labels = self.transform(image, Mask(mask))
-        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor), coin() if self.flip else torch.tensor(False)
+        return (
+            pixels.as_subclass(Tensor),
+            labels.as_subclass(Tensor),
+            coin() if self.flip else torch.tensor(False),
+        )
 
 
 class Histograms(Dataset):
@@ -173,7 +193,9 @@ def _read_mask(path: str) -> Tensor:
     """(height, width), uint8"""
     mask = decode(path)
     if mask.mode not in ("P", "L"):
-        raise UserError(f"{path} is a mask of mode {mask.mode}; it must hold one class number per pixel (PNG, mode P or L).")
+        raise UserError(
+            f"{path} is a mask of mode {mask.mode}; it must hold one class number per pixel (PNG, mode P or L)."
+        )
     return torch.from_numpy(np.array(mask))
 
 
@@ -186,9 +208,13 @@ def _listed(folder: Path, image_set: str) -> list[tuple[str, str]]:
         raise UserError(f"VOC in {folder} is not complete: {error}. {LAYOUT}") from error
     files = list(zip(voc.images, voc.masks, strict=True))
     if missing := [path for pair in files for path in pair if not os.path.isfile(path)]:
-        raise UserError(f"VOC in {folder} is not complete: {len(missing)} files are missing, {missing[0]} first. {LAYOUT}")
+        raise UserError(
+            f"VOC in {folder} is not complete: {len(missing)} files are missing, {missing[0]} first. {LAYOUT}"
+        )
     if len(files) < 2:
-        raise UserError(f"ImageSets/Segmentation/{image_set}.txt in {folder} lists {len(files)} images. {LAYOUT}")
+        raise UserError(
+            f"ImageSets/Segmentation/{image_set}.txt in {folder} lists {len(files)} images. {LAYOUT}"
+        )
     return files
 
 
@@ -217,8 +243,14 @@ class DigitScenes(Segmentation):
     @cached_property
     def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
         counts = {"train": 600, "val": 100, "test": 100}
-        few = {split: (grey[labels < DIGITS], labels[labels < DIGITS]) for split, (grey, labels) in digits().items()}
-        return {split: compose(*few[split], count, self.size, seed) for seed, (split, count) in enumerate(counts.items())}
+        few = {
+            split: (grey[labels < DIGITS], labels[labels < DIGITS])
+            for split, (grey, labels) in digits().items()
+        }
+        return {
+            split: compose(*few[split], count, self.size, seed)
+            for seed, (split, count) in enumerate(counts.items())
+        }
 
     @cached_property
     def pixels(self) -> Tensor:  # type: ignore[override]

@@ -5,10 +5,10 @@ import json
 import numpy as np
 from scipy import stats
 
-from clipbench import results
-from clipbench.plot import read_groups
-from clipbench.plot.arms import sections
-from clipbench.plot.verdict import judge
+from clipbench.analysis.comparison import sections
+from clipbench.analysis.groups import read_groups
+from clipbench.analysis.verdict import judge
+from clipbench.record import tables
 
 STEPS = 12
 NONE = [0.500, 0.520, 0.510, 0.490, 0.505]
@@ -25,25 +25,54 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
     for step in steps[:skipped]:
         step |= {"grad_norm": np.inf, "clipped_norm": 0.0, "clip_factor": 0.0}
     evals = [
-        {"step": i, "seconds": i / 10, "split": split, "metric": "accuracy", "value": (test or 0.5) * i / STEPS}
+        {
+            "step": i,
+            "seconds": i / 10,
+            "split": split,
+            "metric": "accuracy",
+            "value": (test or 0.5) * i / STEPS,
+        }
         for i in range(4, STEPS + 1, 4)
         for split in ("train", "val")
     ]
-    settings = {"optim": {"name": optim, "lr": lr, "clipping_type": name, "clipping_level": level}, "seed": seed, **more}
-    row = {"task": task, "scale": "mini", "optimizer": optim, "lr": lr, "clipping_type": name, "clipping_level": level, "seed": seed}
-    row |= {"status": status, "headline": "accuracy", "higher_is_better": higher, "config": json.dumps(settings), "started": f"{seed:03}"}
+    settings = {
+        "optim": {"name": optim, "lr": lr, "clipping_type": name, "clipping_level": level},
+        "seed": seed,
+        **more,
+    }
+    row = {
+        "task": task,
+        "scale": "mini",
+        "optimizer": optim,
+        "lr": lr,
+        "clipping_type": name,
+        "clipping_level": level,
+        "seed": seed,
+    }
+    row |= {
+        "status": status,
+        "headline": "accuracy",
+        "higher_is_better": higher,
+        "config": json.dumps(settings),
+        "started": f"{seed:03}",
+    }
     row |= {
         "skipped": skipped,
         "steps": STEPS,
         "seconds": STEPS / 10,
         "error": "Traceback\nValueError: <b>no</b>" if status == "failed" else None,
     }
-    row |= {"study": "quick" if role else None, "role": role, "method": name if role else None, "trial": trial}
+    row |= {
+        "study": "quick" if role else None,
+        "role": role,
+        "method": name if role else None,
+        "trial": trial,
+    }
     if status == "done":
         row |= {"final": test - 0.01, "final_test": test}
-    results.write_rows(folder, "steps", run, steps)
-    results.write_rows(folder, "evals", run, evals)
-    results.write_rows(folder, "runs", run, [row])
+    tables.write_rows(folder, "steps", run, steps)
+    tables.write_rows(folder, "evals", run, evals)
+    tables.write_rows(folder, "runs", run, [row])
 
 
 def write_arms(folder, arms, **more):
@@ -73,7 +102,9 @@ def study(folder):
     for trial, (lr, value) in enumerate([(0.001, 0.9), (0.1, 0.95), (1.0, None), (0.3, 0.8), (0.05, 0.9)]):
         for name in ("none", "norm"):
             level = None if name == "none" else (np.inf if trial == 3 else trial + 1.0)
-            write(folder, name, 0, value, "done" if value else "diverged", level, lr, role="tune", trial=trial)
+            write(
+                folder, name, 0, value, "done" if value else "diverged", level, lr, role="tune", trial=trial
+            )
     for seed, value in enumerate(NONE):
         write(folder, "none", seed + 1, value, role="final", trial=1)
         write(folder, "norm", seed + 1, value - 0.03 - 0.001 * seed, level=2.0, role="final", trial=1)

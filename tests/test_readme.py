@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipbench.cli import main
+from clipbench.cli.main import main
 from clipbench.optim import ALIASES, RULES, TIED
 
 ROOT = Path(__file__).parents[1]
@@ -34,13 +34,24 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_rule_and_a_task_of_ones_own_in_at_most_fifteen_lines(folder, capsys):
-    rule, task, yaml = block("A rule of your own", "python"), block("A task of your own", "python"), block("A task of your own", "yaml")
+    rule, task, yaml = (
+        block("A rule of your own", "python"),
+        block("A task of your own", "python"),
+        block("A task of your own", "yaml"),
+    )
     assert all(len([line for line in text.splitlines() if line]) <= 15 for text in (rule, task))
     (folder / "mine" / "task").mkdir(parents=True)
     (folder / "my_clip.py").write_text(rule)
     (folder / "mine" / "iris.py").write_text(task)
     (folder / "mine" / "task" / "iris.yaml").write_text(yaml)
-    words = ["--config-dir", "mine", "task=iris", "steps=300", "optim.lr=0.05", "optim.clipping_type=none,norm,my_clip:Smooth"]
+    words = [
+        "--config-dir",
+        "mine",
+        "task=iris",
+        "steps=300",
+        "optim.lr=0.05",
+        "optim.clipping_type=none,norm,my_clip:Smooth",
+    ]
     assert main(["sweep", *words]) == 0
     runs = pd.read_parquet("results/runs")
     assert sorted(runs["clipping_type"]) == ["my_clip:Smooth", "none", "norm"]
@@ -69,8 +80,15 @@ def test_the_example_with_sstm_and_restarts(folder):
 
 def test_the_table_of_optimizers_is_the_configuration():
     table = block_of("Optimizers and restarts").split("| `optim=` |")[1].split("\n\n")[0]
-    named = [name for line in table.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line.split("|")[1])]
-    assert sorted(named) == sorted(path.stem for path in (ROOT / "conf" / "optim").glob("*.yaml") if path.stem != "clipping")
+    named = [
+        name
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(named) == sorted(
+        path.stem for path in (ROOT / "conf" / "optim").glob("*.yaml") if path.stem != "clipping"
+    )
 
 
 def test_the_table_of_types_is_the_rules(folder):
@@ -90,7 +108,7 @@ def test_every_file_of_the_package_has_its_line():
 
 
 def test_the_schema_is_the_tables():
-    from clipbench.results import SCHEMAS
+    from clipbench.record.tables import SCHEMAS
 
     section = TEXT.split("## The results")[1].split("\n## ")[0]
     page = (ROOT / "results" / "README.md").read_text()
@@ -98,7 +116,11 @@ def test_the_schema_is_the_tables():
         listed = re.search(rf"\| `{table}` \|[^|]*\|([^|]*)\|", section).group(1)
         assert [name.strip() for name in listed.split(",")] == schema.names
         part = page.split(f"## {table}:")[1].split("\n## ")[0]
-        named = {name.strip() for row in re.findall(r"^\| ([\w, ]+) \|", part, re.MULTILINE) for name in row.split(",")}
+        named = {
+            name.strip()
+            for row in re.findall(r"^\| ([\w, ]+) \|", part, re.MULTILINE)
+            for name in row.split(",")
+        }
         assert set(schema.names) <= named | {"column"}
 
 

@@ -34,7 +34,9 @@ class Line(Task):
         for index in shuffled(128, self.batch_size, rng):
             self.seen += 1
             if not swift:
-                time.sleep(float(os.environ.get("LINE_SECONDS", 0)))  # of a step, where a test has to come in between
+                time.sleep(
+                    float(os.environ.get("LINE_SECONDS", 0))
+                )  # of a step, where a test has to come in between
             if self.seen == self.fail_at:
                 raise RuntimeError("the disk is on fire")
             factor = float("inf") if self.seen == self.explode_at else 1.0

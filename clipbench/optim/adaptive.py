@@ -29,13 +29,17 @@ class AGC(Rule):
 
     def __call__(self, grads, params, state, rng):
         pairs = zip(params, grads, strict=True)
-        return [within(self.clipping_level * _unit_norm(p).clamp(min=self.eps), _unit_norm(g)) for p, g in pairs], state
+        return [
+            within(self.clipping_level * _unit_norm(p).clamp(min=self.eps), _unit_norm(g)) for p, g in pairs
+        ], state
 
 
 def _unit_norm(x: Tensor) -> Tensor:
     """‖·‖ of each row of x, or of a vector or scalar as a whole. Broadcasts against x."""
     rows = tuple(range(1, x.ndim))
-    return torch.linalg.vector_norm(x, dim=rows or None, keepdim=bool(rows), dtype=torch.promote_types(x.dtype, torch.float32))
+    return torch.linalg.vector_norm(
+        x, dim=rows or None, keepdim=bool(rows), dtype=torch.promote_types(x.dtype, torch.float32)
+    )
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,20 @@ class ZClip(Rule):
     decay: float = 0.97
     warmup_steps: int = 25
     max_norm: float | None = 1.0
-    checks: ClassVar = {"z_threshold": check_level, "decay": check_share, "warmup_steps": check_count, "max_norm": check_bound}
+    checks: ClassVar = {
+        "z_threshold": check_level,
+        "decay": check_share,
+        "warmup_steps": check_count,
+        "max_norm": check_bound,
+    }
 
     def init(self, params):
         zero = torch.zeros((), device=params[0].device)
-        return {"mean": zero, "variance": zero.clone(), "count": torch.zeros((), dtype=torch.int64, device=zero.device)}
+        return {
+            "mean": zero,
+            "variance": zero.clone(),
+            "count": torch.zeros((), dtype=torch.int64, device=zero.device),
+        }
 
     def __call__(self, grads, params, state, rng):
         norm, mean, variance, count = grads.norm.float(), state["mean"], state["variance"], state["count"]
@@ -88,7 +101,12 @@ class AdaGC(Rule):
     lambda_abs: float = 1.0
     decay: float = 0.98
     warmup_steps: int = 100
-    checks: ClassVar = {"lambda_rel": check_level, "lambda_abs": check_level, "decay": check_share, "warmup_steps": check_count}
+    checks: ClassVar = {
+        "lambda_rel": check_level,
+        "lambda_abs": check_level,
+        "decay": check_share,
+        "warmup_steps": check_count,
+    }
 
     def init(self, params):
         device = params[0].device
@@ -100,7 +118,9 @@ class AdaGC(Rule):
     def __call__(self, grads, params, state, rng):
         norms, gamma = grads.norms.float(), torch.stack(state["gamma"])
         warm = (state["count"] < self.warmup_steps) | gamma.isinf()
-        factors = torch.where(warm, within(self.lambda_abs, grads.norm), within(self.lambda_rel * gamma, norms))
+        factors = torch.where(
+            warm, within(self.lambda_abs, grads.norm), within(self.lambda_rel * gamma, norms)
+        )
         after = factors * norms
         moved = torch.where(warm, torch.minimum(gamma, after), self.decay * gamma + (1 - self.decay) * after)
         gamma = torch.where(norms > 0, moved, gamma)
@@ -118,9 +138,13 @@ class UClip(Rule):
     clipping_level: float = 1.0
 
     def init(self, params):
-        return {"carry": [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params]}
+        return {
+            "carry": [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params]
+        }
 
     def __call__(self, grads, params, state, rng):
         whole = torch._foreach_add(state["carry"], grads)
-        torch._foreach_copy_(grads, torch._foreach_mul(whole, within(self.clipping_level, Gradients(whole).norm)))
+        torch._foreach_copy_(
+            grads, torch._foreach_mul(whole, within(self.clipping_level, Gradients(whole).norm))
+        )
         return None, {"carry": torch._foreach_sub(whole, grads)}

@@ -19,7 +19,11 @@ def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
     Buffers stay, so batch norm's statistics are those of the training points.
     """
     name = getattr(optimizer, "answer", None)
-    pairs = [(p, state[name]) for p, state in optimizer.state.items() if isinstance(p, Tensor) and name in state] if name else []
+    pairs = (
+        [(p, state[name]) for p, state in optimizer.state.items() if isinstance(p, Tensor) and name in state]
+        if name
+        else []
+    )
     held = [p.detach().clone() for p, _ in pairs]
     try:
         _copy(pairs)

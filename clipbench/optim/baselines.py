@@ -28,11 +28,20 @@ class Lion(Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float | Tensor = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
     ) -> None:
         _checked("lr", lr, lr >= 0, "a number of at least 0")
         _checked("weight_decay", weight_decay, weight_decay >= 0, "a number of at least 0")
-        _checked("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers, each 0 <= beta < 1")
+        _checked(
+            "betas",
+            betas,
+            len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+            "two numbers, each 0 <= beta < 1",
+        )
         super().__init__(as_groups(params), {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -75,9 +84,21 @@ class Muon(Optimizer):
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps)):
             _checked(name, value, value >= 0, "a number of at least 0")
-        _checked("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers, each 0 <= beta < 1")
+        _checked(
+            "betas",
+            betas,
+            len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+            "two numbers, each 0 <= beta < 1",
+        )
         _checked("momentum", momentum, 0 <= momentum < 1, "a number with 0 <= momentum < 1")
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "betas": tuple(betas), "eps": eps}
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "betas": tuple(betas),
+            "eps": eps,
+        }
         super().__init__(as_groups(params), {**defaults, "ns_steps": ns_steps, "use_muon": True})
 
     @staticmethod
@@ -113,14 +134,18 @@ class Muon(Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(grad)
             buffer = self.state[p]["momentum_buffer"].lerp_(grad, 1 - momentum)
-            update = orthogonal(grad.lerp(buffer, momentum) if group["nesterov"] else buffer, group["ns_steps"])
+            update = orthogonal(
+                grad.lerp(buffer, momentum) if group["nesterov"] else buffer, group["ns_steps"]
+            )
             p.mul_(1 - lr * group["weight_decay"])
             p.add_(update.view(p.shape), alpha=-0.2 * math.sqrt(max(grad.shape)) * lr)
 
     def _adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
         for p in params:
             if not self.state[p]:
-                self.state[p].update(step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                self.state[p].update(
+                    step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
+                )
         adamw(
             params,
             [p.grad for p in params],  # type: ignore[misc]

@@ -28,7 +28,9 @@ class BlockRMS(Rule):
     def __call__(self, grads, params, state, rng):
         return torch.ones_like(grads.norm), state
 
-    def after_step(self, optimizer: Optimizer, group: dict[str, Any], skipped: Tensor) -> tuple[Tensor, Tensor]:
+    def after_step(
+        self, optimizer: Optimizer, group: dict[str, Any], skipped: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Take back, after torch's own step, what of a group's step lies beyond the level. (‖U‖² before, after), both ()"""
         params = [p for p in group["params"] if p.grad is not None]
         before = after = torch.zeros((), device=skipped.device)
@@ -45,7 +47,10 @@ def _update(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
     """Adam's m̂/(√v̂ + ε) of the step that was just made."""
     beta1, beta2 = group["betas"]
     step = state["step"].clamp(min=1)  # 0 where the very first step was skipped
-    mean, square = real(state["exp_avg"]), real(state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"])
+    mean, square = (
+        real(state["exp_avg"]),
+        real(state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]),
+    )
     return mean / _missing(beta1, step) / ((square / _missing(beta2, step)).sqrt() + group["eps"])
 
 

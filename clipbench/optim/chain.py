@@ -26,15 +26,27 @@ class Chain(Rule):
     def __post_init__(self) -> None:
         if tied := [rule for rule in self.rules if rule.tied_to]:
             name = type(tied[0]).__name__
-            raise ValueError(f"{name} acts on the optimizer's update, so it cannot be one of several rules for the gradient.")
+            raise ValueError(
+                f"{name} acts on the optimizer's update, so it cannot be one of several rules for the gradient."
+            )
 
     def init(self, params: Sequence[Tensor]) -> State:
-        return {f"{i}.{name}": value for i, rule in enumerate(self.rules) for name, value in rule.init(params).items()}
+        return {
+            f"{i}.{name}": value
+            for i, rule in enumerate(self.rules)
+            for name, value in rule.init(params).items()
+        }
 
-    def __call__(self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator) -> tuple[Factor, State]:
+    def __call__(
+        self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
+    ) -> tuple[Factor, State]:
         new: State = {}
         for i, rule in enumerate(self.rules):
-            own = {name.partition(".")[2]: value for name, value in state.items() if name.partition(".")[0] == str(i)}
+            own = {
+                name.partition(".")[2]: value
+                for name, value in state.items()
+                if name.partition(".")[0] == str(i)
+            }
             factor, own = rule(grads, params, own, rng)
             multiply(grads, factor)
             grads = Gradients(grads)  # without the norms of before

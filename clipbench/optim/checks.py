@@ -38,14 +38,18 @@ def check_quantile(name: str, value: Any) -> float:
 def check_beta(name: str, value: Any) -> float:
     number = _number(name, value)
     if not 0 < number < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {value!r}: P(clip) = {name}^(level/norm).")
+        raise ValueError(
+            f"{name} must lie strictly between 0 and 1, got {value!r}: P(clip) = {name}^(level/norm)."
+        )
     return number
 
 
 def check_share(name: str, value: Any) -> float:
     number = _number(name, value)
     if not 0 <= number < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}: the share of the old value that stays at each step.")
+        raise ValueError(
+            f"{name} must be at least 0 and below 1, got {value!r}: the share of the old value that stays at each step."
+        )
     return number
 
 
@@ -69,5 +73,10 @@ def check_count(name: str, value: Any) -> int:
     return int(number)
 
 
-SHARED = {"clipping_level": check_level, "p_autoclip": check_quantile, "beta": check_beta, "window": check_count}
+SHARED = {
+    "clipping_level": check_level,
+    "p_autoclip": check_quantile,
+    "beta": check_beta,
+    "window": check_count,
+}
 """The settings that several rules share. They are checked for every type, also for one that does not use them."""

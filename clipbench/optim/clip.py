@@ -31,7 +31,9 @@ class ClipStats(NamedTuple):
     skipped: Tensor  # steps so far whose gradient was not finite
 
 
-def clip_gradients(optimizer: AnyOptimizer, rule: Rule, *, nonfinite: str = "skip", rng: torch.Generator | None = None) -> AnyOptimizer:
+def clip_gradients(
+    optimizer: AnyOptimizer, rule: Rule, *, nonfinite: str = "skip", rng: torch.Generator | None = None
+) -> AnyOptimizer:
     """Clip with `rule` at the start of every step of `optimizer`, which is returned.
 
     The norm is over all parameter groups; a group with a key "clipping_level" of its own is normed and clipped alone, and inf exempts
@@ -59,9 +61,13 @@ def clip_stats(optimizer: Optimizer) -> ClipStats:
         raise RuntimeError("clip_stats needs an optimizer that clips and has made a step.")
     clipped = memory["clipped_norm"]
     if clipped is None:  # the rule edited entries: only the gradients themselves know
-        grads = Gradients(real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        grads = Gradients(
+            real(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        )
         if not grads:
-            raise RuntimeError("clip_stats needs the gradients of the latest step here: call it before zero_grad.")
+            raise RuntimeError(
+                "clip_stats needs the gradients of the latest step here: call it before zero_grad."
+            )
         clipped = torch.where(_finite(memory["grad_norm"]), grads.norm, 0.0)
     return ClipStats(memory["grad_norm"], clipped, memory["skipped"])
 
@@ -92,7 +98,9 @@ class Join:
             raise ValueError(f"nonfinite must be one of {', '.join(POLICIES)}, got {self.nonfinite!r}.")
         if not isinstance(self.rule, Rule):
             raise ValueError(f"rule must be a clipbench.optim.Rule such as Norm(1.0), got {self.rule!r}.")
-        self.held: dict[str, Any] = {}  # the optimizer's attributes that a fused step borrows, with what they were
+        self.held: dict[
+            str, Any
+        ] = {}  # the optimizer's attributes that a fused step borrows, with what they were
 
     def __getstate__(self) -> dict[str, Any]:
         coins = None if self.rng is None else (self.rng.device, self.rng.get_state())
@@ -110,14 +118,20 @@ class Join:
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
         if (tied := self.rule.tied_to) and not isinstance(optimizer, tied):
             name = type(self.rule).__name__
-            raise ValueError(f"{name} acts on the update of {tied.__name__} and of its subclasses, not of {type(optimizer).__name__}.")
+            raise ValueError(
+                f"{name} acts on the update of {tied.__name__} and of its subclasses, not of {type(optimizer).__name__}."
+            )
         for group in optimizer.param_groups:
             self._rule_of(group)
-        before = torch.compiler.disable(self.before)  # a compiled step calls it as it is: to trace it gains nothing and loses `held`
+        before = torch.compiler.disable(
+            self.before
+        )  # a compiled step calls it as it is: to trace it gains nothing and loses `held`
         before.clipping = self
         optimizer.register_step_pre_hook(before)
         if tied:
-            optimizer.register_step_post_hook(torch.compiler.disable(self._after_step))  # before the release: it asks what was skipped
+            optimizer.register_step_post_hook(
+                torch.compiler.disable(self._after_step)
+            )  # before the release: it asks what was skipped
         optimizer.register_step_post_hook(torch.compiler.disable(self._release))
         optimizer.register_state_dict_pre_hook(self._save_coins)
         optimizer.register_load_state_dict_pre_hook(self._check_memory)
@@ -150,12 +164,20 @@ class Join:
         grads = [Gradients(real(p.grad) for p in unit.params if p.grad is not None) for unit in units]
         _check(everything := [g for part in grads for g in part])
         self._unscale(optimizer, everything)
-        norm = grads[0].norm if len(grads) == 1 else torch.linalg.vector_norm(torch.stack([part.norm for part in grads]))
+        norm = (
+            grads[0].norm
+            if len(grads) == 1
+            else torch.linalg.vector_norm(torch.stack([part.norm for part in grads]))
+        )
         bad = ~_finite(norm)
         if self.nonfinite == "raise" and bool(bad):
-            raise FloatingPointError(f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'.")
+            raise FloatingPointError(
+                f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'."
+            )
         memory = _memory(optimizer)
-        if any(old and name not in {unit.name for unit in every} for name, old in memory.get("rules", {}).items()):
+        if any(
+            old and name not in {unit.name for unit in every} for name, old in memory.get("rules", {}).items()
+        ):
             raise RuntimeError(MOVED)
         factors = self._factors(memory, units, grads, bad)
         memory["grad_norm"], memory["clipped_norm"] = norm, _norm_after(factors, grads, bad)
@@ -166,7 +188,9 @@ class Join:
         units: dict[str, Unit] = {}
         for index, group in enumerate(groups):
             rule = self._rule_of(group)
-            alike = group.get("clipping_level") is None and units.get("all", Unit("all", rule, [])).rule == rule
+            alike = (
+                group.get("clipping_level") is None and units.get("all", Unit("all", rule, [])).rule == rule
+            )
             name = "all" if rule is self.rule or alike else f"group {index}"
             units.setdefault(name, Unit(name, rule, [])).params.extend(group["params"])
         return list(units.values())
@@ -185,13 +209,17 @@ class Join:
             )
         return replace(self.rule, clipping_level=level)  # type: ignore[call-arg]
 
-    def _factors(self, memory: dict[str, Any], units: list[Unit], grads: list[Gradients], bad: Tensor) -> list[Factor]:
+    def _factors(
+        self, memory: dict[str, Any], units: list[Unit], grads: list[Gradients], bad: Tensor
+    ) -> list[Factor]:
         rules = memory.setdefault("rules", {})
         rng = self._coins(memory, grads[0][0].device)
         coins = rng.get_state() if len(units) > 1 else None
         factors = []
         for unit, part in zip(units, grads, strict=True):
-            if coins is not None and unit.rule.clips:  # an exempt unit draws nothing: after it the coins would lie where they were
+            if (
+                coins is not None and unit.rule.clips
+            ):  # an exempt unit draws nothing: after it the coins would lie where they were
                 rng.set_state(coins)  # one coin per step: every unit sees the same
             params = [real(p) for p in unit.params]
             old = grown(rules[unit.name], unit.rule, params) if unit.name in rules else unit.rule.init(params)
@@ -208,7 +236,9 @@ class Join:
             if "coins" in memory:
                 self.rng.set_state(memory["coins"])
         if self.rng.device.type != device.type:
-            raise RuntimeError(f"rng lives on {self.rng.device}, the gradients on {device}: use torch.Generator('{device}').")
+            raise RuntimeError(
+                f"rng lives on {self.rng.device}, the gradients on {device}: use torch.Generator('{device}')."
+            )
         return self.rng
 
     def _unscale(self, optimizer: Optimizer, grads: list[Tensor]) -> None:
@@ -217,7 +247,9 @@ class Join:
             torch._foreach_mul_(grads, scale.double().reciprocal().float())
             self._hold(optimizer, grad_scale=torch.ones_like(scale))
 
-    def _apply(self, optimizer: Optimizer, factors: list[Factor], grads: list[Gradients], bad: Tensor) -> None:
+    def _apply(
+        self, optimizer: Optimizer, factors: list[Factor], grads: list[Gradients], bad: Tensor
+    ) -> None:
         if fuses(optimizer):
             _fill_momentum(optimizer)
             overflow = getattr(optimizer, "found_inf", None)
@@ -269,7 +301,10 @@ class Join:
         if any(len(ours["params"]) != len(theirs["params"]) for ours, theirs in pairs):
             return  # torch says so itself
         # the groups' levels are loaded too, so the saved ones say which parameters are remembered together
-        units = {unit.name: unit for unit in self._units([{**theirs, "params": ours["params"]} for ours, theirs in pairs])}
+        units = {
+            unit.name: unit
+            for unit in self._units([{**theirs, "params": ours["params"]} for ours, theirs in pairs])
+        }
         for name, saved in state_dict["state"].get(MEMORY, {}).get("rules", {}).items():
             unit = units.get(name)
             if unit is None or shapes(saved) != shapes(unit.rule.init([real(p) for p in unit.params])):
@@ -308,9 +343,13 @@ def start_afresh(optimizer: Optimizer) -> None:
     """
     memory = _memory(optimizer) if MEMORY in optimizer.state else {}
     optimizer.state.clear()
-    if isinstance(optimizer, Adagrad):  # its constructor makes the state, and torch 2.11's step relies on that
+    if isinstance(
+        optimizer, Adagrad
+    ):  # its constructor makes the state, and torch 2.11's step relies on that
         start = optimizer.defaults["initial_accumulator_value"]
-        optimizer.state.update(Adagrad([{**group} for group in optimizer.param_groups], initial_accumulator_value=start).state)
+        optimizer.state.update(
+            Adagrad([{**group} for group in optimizer.param_groups], initial_accumulator_value=start).state
+        )
     if memory:
         _memory(optimizer).update({key: value for key, value in memory.items() if key != "rules"})
     if hasattr(optimizer, "begin"):
@@ -320,7 +359,9 @@ def start_afresh(optimizer: Optimizer) -> None:
 def multiply(grads: Gradients, factor: Factor) -> None:
     """In place; None leaves them as they are."""
     if factor is not None:
-        torch._foreach_mul_(grads, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor))
+        torch._foreach_mul_(
+            grads, factor if isinstance(factor, Tensor) and factor.ndim == 0 else list(factor)
+        )
 
 
 def _fill_momentum(optimizer: Optimizer) -> None:
@@ -357,7 +398,9 @@ def _zero_if(bad: Tensor, grads: list[Tensor]) -> None:
 
 
 def _memory(optimizer: Optimizer) -> dict[str, Any]:
-    state: dict[Any, Any] = optimizer.state  # typed as by tensors, but state_dict() carries other keys as they are
+    state: dict[Any, Any] = (
+        optimizer.state
+    )  # typed as by tensors, but state_dict() carries other keys as they are
     return state.setdefault(MEMORY, {})
 
 
@@ -365,4 +408,6 @@ def _check(grads: list[Tensor]) -> None:
     if any(g.layout != torch.strided for g in grads):
         raise RuntimeError("Clipping needs dense gradients. Use sparse=False in the embedding layers.")
     if len(devices := {g.device for g in grads}) > 1:
-        raise RuntimeError(f"The gradients lie on several devices ({', '.join(sorted(map(str, devices)))}). Use one optimizer per device.")
+        raise RuntimeError(
+            f"The gradients lie on several devices ({', '.join(sorted(map(str, devices)))}). Use one optimizer per device."
+        )

@@ -26,7 +26,11 @@ Make = Callable[..., Rule]
 Law = Callable[[Make], None]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (4,), (2, 3, 2), ())
-OPTIMIZERS: dict[Any, dict[str, Any]] = {ClippedSGD: {"lr": 0.1, "momentum": 0.9}, ClippedAdam: {"lr": 0.01}, ClippedAdamW: {"lr": 0.01}}
+OPTIMIZERS: dict[Any, dict[str, Any]] = {
+    ClippedSGD: {"lr": 0.1, "momentum": 0.9},
+    ClippedAdam: {"lr": 0.01},
+    ClippedAdamW: {"lr": 0.01},
+}
 IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
     "fused": {"fused": True},
     "foreach": {"foreach": True, "fused": False},
@@ -39,10 +43,15 @@ def gradient(seed: int, scale: float = 1.0) -> list[Tensor]:
     return [scale * torch.randn(shape, generator=rng) for shape in SHAPES]
 
 
-def clip(rule: Rule, grads: Sequence[Tensor], state: State | None = None, seed: int = 0) -> tuple[list[Tensor], State]:
+def clip(
+    rule: Rule, grads: Sequence[Tensor], state: State | None = None, seed: int = 0
+) -> tuple[list[Tensor], State]:
     """clip(g) and the new memory, by the definition of a factor. The weights are always the same."""
     rng = torch.Generator().manual_seed(99)
-    part, params = Gradients(g.clone() for g in grads), [torch.randn(g.shape, generator=rng).to(g.dtype) for g in grads]
+    part, params = (
+        Gradients(g.clone() for g in grads),
+        [torch.randn(g.shape, generator=rng).to(g.dtype) for g in grads],
+    )
     state = rule.init(params) if state is None else state
     factor, state = rule(part, params, state, torch.Generator().manual_seed(seed))
     if factor is None:
@@ -60,7 +69,9 @@ def small_model(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
-def set_gradients(model: nn.Module, step: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> None:
+def set_gradients(
+    model: nn.Module, step: int, scale: float = 1.0, dtype: torch.dtype = torch.float32
+) -> None:
     """Gradients that depend on `step` alone, of norms from far below 1 to far above."""
     rng = torch.Generator().manual_seed(step)
     size = scale * 10 ** (torch.rand((), generator=rng).item() * 2 - 1)
@@ -73,7 +84,11 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 def _kinds(rule: Rule) -> dict[Any, dict[str, Any]]:
-    return {kind: keywords for kind, keywords in OPTIMIZERS.items() if rule.tied_to is None or issubclass(kind, rule.tied_to)}
+    return {
+        kind: keywords
+        for kind, keywords in OPTIMIZERS.items()
+        if rule.tied_to is None or issubclass(kind, rule.tied_to)
+    }
 
 
 def _optimizers(rule: Rule) -> dict[str, Callable[[nn.Module], Any]]:
@@ -126,14 +141,20 @@ def half_precision_agrees_with_float32(make: Make) -> None:
         for dtype in (torch.float64, torch.bfloat16, torch.float16):
             clipped, _ = clip(make(), [g.to(dtype) for g in grads])
             close = math.isclose(norm(clipped), norm(expected), rel_tol=0.02)
-            _hold(close, f"1000 entries of {scale:g} became {norm(expected):.4g} in float32, {norm(clipped):.4g} in {dtype}")
+            _hold(
+                close,
+                f"1000 entries of {scale:g} became {norm(expected):.4g} in float32, {norm(clipped):.4g} in {dtype}",
+            )
 
 
 def an_infinite_level_is_no_clipping(make: Make) -> None:
     if _has(make, "clipping_level"):
         grads = gradient(3, 1e4)
         clipped, _ = clip(make(clipping_level=math.inf), grads)
-        _hold(_same(clipped, grads), f"at clipping_level=inf a norm of {norm(grads):.4g} became {norm(clipped):.4g}")
+        _hold(
+            _same(clipped, grads),
+            f"at clipping_level=inf a norm of {norm(grads):.4g} became {norm(clipped):.4g}",
+        )
 
 
 def the_same_again_gives_the_same(make: Make) -> None:
@@ -143,7 +164,10 @@ def the_same_again_gives_the_same(make: Make) -> None:
         _, state = clip(rule, gradient(seed), state, seed)
     before = copy.deepcopy(state)
     (one, first), (other, second) = (clip(rule, gradient(7, 10.0), state, 7) for _ in range(2))
-    _hold(_same(one, other), "the same gradient, memory and coins gave two results: draw from rng, keep nothing outside of the memory")
+    _hold(
+        _same(one, other),
+        "the same gradient, memory and coins gave two results: draw from rng, keep nothing outside of the memory",
+    )
     _hold(_flat(first) == _flat(second), "the same gradient, memory and coins gave two memories")
     _hold(_flat(before) == _flat(state), "the memory that came in was changed: give back new tensors")
 
@@ -164,13 +188,18 @@ def the_memory_keeps_its_size(make: Make) -> None:
     model = small_model()
     optimizer = ClippedAdam(model.parameters(), clipping_type=rule)
     _steps(model, optimizer, range(2))
-    saved, fresh = shapes(optimizer.state_dict()["state"][MEMORY]["rules"]["all"]), shapes(rule.init(list(model.parameters())))
+    saved, fresh = (
+        shapes(optimizer.state_dict()["state"][MEMORY]["rules"]["all"]),
+        shapes(rule.init(list(model.parameters()))),
+    )
     _hold(saved == fresh, f"init gives a memory of the shapes {fresh}, after two steps they are {saved}")
 
 
 def five_steps_save_load_five_steps_are_ten_steps(make: Make) -> None:
     """Weights and memory, bit for bit, through a file that is read without running code, with every class and implementation."""
-    short = [make(warmup_steps=3)] if _has(make, "warmup_steps") else []  # ten steps would lie within the warm-up
+    short = (
+        [make(warmup_steps=3)] if _has(make, "warmup_steps") else []
+    )  # ten steps would lie within the warm-up
     for words, build in [each for rule in (make(), *short) for each in _optimizers(rule).items()]:
         straight = small_model()
         expected = _steps(straight, through := build(straight), range(10))
@@ -185,8 +214,14 @@ def five_steps_save_load_five_steps_are_ten_steps(make: Make) -> None:
         torch.manual_seed(99)  # a resumed process has another global seed; the coins must not care
         resumed = build(later)
         resumed.load_state_dict(torch.load(file, weights_only=True))
-        _hold(_same(_steps(later, resumed, range(5, 10)), expected), f"{words}: other weights after saving and loading at step 5")
-        _hold(_remembered(resumed) == _remembered(through), f"{words}: another memory after saving and loading at step 5")
+        _hold(
+            _same(_steps(later, resumed, range(5, 10)), expected),
+            f"{words}: other weights after saving and loading at step 5",
+        )
+        _hold(
+            _remembered(resumed) == _remembered(through),
+            f"{words}: another memory after saving and loading at step 5",
+        )
 
 
 def what_is_not_finite_is_skipped_and_forgotten(make: Make) -> None:
@@ -203,9 +238,18 @@ def what_is_not_finite_is_skipped_and_forgotten(make: Make) -> None:
                 before, memory = weights(model), _remembered(optimizer)
                 next(model.parameters()).grad[0, 0] = bad  # type: ignore[index]
                 optimizer.step()
-                _hold(_same(weights(model), before), f"{kind.__name__}: a gradient with {bad} at step {step} moved the weights")
-                _hold(step == 0 or _remembered(optimizer) == memory, f"{kind.__name__}: a gradient with {bad} entered the memory")
-            _hold(int(clip_stats(optimizer).skipped) == 2, f"{kind.__name__}: two skipped steps were counted as another number")
+                _hold(
+                    _same(weights(model), before),
+                    f"{kind.__name__}: a gradient with {bad} at step {step} moved the weights",
+                )
+                _hold(
+                    step == 0 or _remembered(optimizer) == memory,
+                    f"{kind.__name__}: a gradient with {bad} entered the memory",
+                )
+            _hold(
+                int(clip_stats(optimizer).skipped) == 2,
+                f"{kind.__name__}: two skipped steps were counted as another number",
+            )
 
 
 def _remembered(optimizer: Any) -> list[list]:
@@ -225,7 +269,10 @@ def a_missing_gradient_shifts_nothing(make: Make) -> None:
         optimizer.step()
         if step in (0, 2):
             _hold(torch.equal(frozen, before), "a parameter without a gradient moved")
-            _hold(step == 0 or _of_second(optimizer) == memory, "the memory of a parameter without a gradient changed")
+            _hold(
+                step == 0 or _of_second(optimizer) == memory,
+                "the memory of a parameter without a gradient changed",
+            )
 
 
 def _of_second(optimizer: Any) -> list:
@@ -233,7 +280,14 @@ def _of_second(optimizer: Any) -> list:
     return [entry[1].tolist() for entry in state.values() if not isinstance(entry, Tensor)]
 
 
-WAITS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal", "aten::nonzero", "aten::masked_select"}
+WAITS = {
+    "aten::_local_scalar_dense",
+    "aten::item",
+    "aten::is_nonzero",
+    "aten::equal",
+    "aten::nonzero",
+    "aten::masked_select",
+}
 
 
 class Waits(TorchDispatchMode):
@@ -261,7 +315,10 @@ def no_step_waits_for_the_device(make: Make) -> None:
     plain = _optimizers(NoClip())
     for words, build in _optimizers(make()).items():
         extra = waits(build) - waits(plain[words])
-        _hold(extra == 0, f"{words}: {extra} more waits per step than without clipping: no .item(), no float(tensor), no `if tensor:`")
+        _hold(
+            extra == 0,
+            f"{words}: {extra} more waits per step than without clipping: no .item(), no float(tensor), no `if tensor:`",
+        )
 
 
 # what some rules have
@@ -275,7 +332,10 @@ def no_entry_grows_or_turns(make: Make) -> None:
             clipped, state = clip(make(), grads, state, seed)
             for before, after in zip(grads, clipped, strict=True):
                 kept = (after * before >= 0) & (after.abs() <= before.abs() * (1 + 1e-6))
-                _hold(bool(kept.all()), f"an entry of a gradient of norm {norm(grads):.3g} grew or changed its sign")
+                _hold(
+                    bool(kept.all()),
+                    f"an entry of a gradient of norm {norm(grads):.3g} grew or changed its sign",
+                )
 
 
 def norm_after_is_at_most_the_level(make: Make) -> None:
@@ -283,7 +343,10 @@ def norm_after_is_at_most_the_level(make: Make) -> None:
     for level in (0.1, 1.0, 30.0):
         for seed in range(20):
             clipped, _ = clip(make(clipping_level=level), grads := gradient(seed, 10.0), seed=seed)
-            _hold(norm(clipped) <= level * (1 + 1e-6), f"level {level:g}: ‖g‖ = {norm(grads):.4g} became {norm(clipped):.4g}")
+            _hold(
+                norm(clipped) <= level * (1 + 1e-6),
+                f"level {level:g}: ‖g‖ = {norm(grads):.4g} became {norm(clipped):.4g}",
+            )
 
 
 def clipping_the_clipped_changes_nothing(make: Make) -> None:
@@ -294,7 +357,10 @@ def clipping_the_clipped_changes_nothing(make: Make) -> None:
     for seed in range(10):
         once, _ = clip(rule, gradient(seed, 10.0), state, seed)
         twice, _ = clip(rule, once, state, seed + 100)
-        _hold(all(map(torch.allclose, once, twice)), f"‖clip(g)‖ = {norm(once):.4g}, ‖clip(clip(g))‖ = {norm(twice):.4g}")
+        _hold(
+            all(map(torch.allclose, once, twice)),
+            f"‖clip(g)‖ = {norm(once):.4g}, ‖clip(clip(g))‖ = {norm(twice):.4g}",
+        )
 
 
 def gradient_and_level_scale_together(make: Make) -> None:
@@ -303,8 +369,13 @@ def gradient_and_level_scale_together(make: Make) -> None:
         for seed in range(5):
             small, _ = clip(make(clipping_level=0.5), gradient(seed), seed=seed)
             large, _ = clip(make(clipping_level=0.5 * c), gradient(seed, c), seed=seed)
-            close = all(torch.allclose(b, c * a, rtol=1e-5, atol=1e-7) for a, b in zip(small, large, strict=True))
-            _hold(close, f"c = {c:g}: c·‖clip(g, η)‖ = {c * norm(small):.4g}, ‖clip(c·g, c·η)‖ = {norm(large):.4g}")
+            close = all(
+                torch.allclose(b, c * a, rtol=1e-5, atol=1e-7) for a, b in zip(small, large, strict=True)
+            )
+            _hold(
+                close,
+                f"c = {c:g}: c·‖clip(g, η)‖ = {c * norm(small):.4g}, ‖clip(c·g, c·η)‖ = {norm(large):.4g}",
+            )
 
 
 def the_direction_stays(make: Make) -> None:
@@ -314,7 +385,10 @@ def the_direction_stays(make: Make) -> None:
         clipped, state = clip(make(), grads, state, seed)
         flat, after = (torch.cat([g.flatten() for g in part]) for part in (grads, clipped))
         cosine = float(torch.cosine_similarity(flat, after, dim=0))
-        _hold(cosine > 1 - 1e-6, f"cosine {cosine:.4f} between a gradient of norm {norm(grads):.3g} and what became of it")
+        _hold(
+            cosine > 1 - 1e-6,
+            f"cosine {cosine:.4f} between a gradient of norm {norm(grads):.3g} and what became of it",
+        )
 
 
 def _needs_level(make: Make) -> None:

@@ -117,7 +117,9 @@ def _imported(path: str) -> type[Rule]:
         ) from error
     rule = getattr(module, class_name, None)
     if not (isinstance(rule, type) and issubclass(rule, Rule) and dataclasses.is_dataclass(rule)):
-        raise ValueError(f"clipping_type '{path}': '{class_name}' in {module_name} must be a dataclass that inherits clipbench.optim.Rule.")
+        raise ValueError(
+            f"clipping_type '{path}': '{class_name}' in {module_name} must be a dataclass that inherits clipbench.optim.Rule."
+        )
     return rule
 
 

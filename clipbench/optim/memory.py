@@ -23,12 +23,18 @@ def grown(state: State, rule: Rule, params: Sequence[Tensor]) -> State:
     if any(not isinstance(entry, Tensor) and len(entry) > len(params) for entry in state.values()):
         raise RuntimeError(MOVED)
     fresh = rule.init(params)
-    return {name: entry if isinstance(entry, Tensor) else [*entry, *fresh[name][len(entry) :]] for name, entry in state.items()}
+    return {
+        name: entry if isinstance(entry, Tensor) else [*entry, *fresh[name][len(entry) :]]
+        for name, entry in state.items()
+    }
 
 
 def taken(state: State, places: Sequence[int]) -> State:
     """What the rule sees at a step: of each list, the items of the parameters at `places`, which have a gradient."""
-    return {name: entry if isinstance(entry, Tensor) else [entry[i] for i in places] for name, entry in state.items()}
+    return {
+        name: entry if isinstance(entry, Tensor) else [entry[i] for i in places]
+        for name, entry in state.items()
+    }
 
 
 def kept(old: State, new: State, places: Sequence[int], skipped: Tensor) -> State:
@@ -51,7 +57,10 @@ def _where(skipped: Tensor, old: Sequence[Tensor], new: Sequence[Tensor]) -> lis
 
 
 def shapes(state: State) -> dict[str, Any]:
-    return {name: entry.shape if isinstance(entry, Tensor) else [item.shape for item in entry] for name, entry in state.items()}
+    return {
+        name: entry.shape if isinstance(entry, Tensor) else [item.shape for item in entry]
+        for name, entry in state.items()
+    }
 
 
 def copied(tree: Any, device: torch.device) -> Any:

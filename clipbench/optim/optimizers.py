@@ -19,7 +19,9 @@ class _Clipped(Optimizer):
 
     join_class = Join
 
-    def _join(self, clipping_type: str | Rule, nonfinite: str, rng: torch.Generator | None, settings: dict[str, Any]) -> None:
+    def _join(
+        self, clipping_type: str | Rule, nonfinite: str, rng: torch.Generator | None, settings: dict[str, Any]
+    ) -> None:
         self.clipping = self.join_class(make_rule(clipping_type, **settings), nonfinite, rng)
         self.clipping.attach(self)
 
@@ -132,11 +134,19 @@ def as_groups(params: Iterable[Any]) -> list[Any]:
     """`params` as torch takes them, read once (an iterator would be spent). ValueError for a misspelt clipping key in a group."""
     if isinstance(params, Tensor):
         raise TypeError("params must be an iterable of tensors or of dicts, got one Tensor.")
-    groups = [{**item, "params": _listed(item["params"])} if isinstance(item, dict) else item for item in params]
+    groups = [
+        {**item, "params": _listed(item["params"])} if isinstance(item, dict) else item for item in params
+    ]
     for group in groups:
-        unknown = [key for key in group if key.startswith("cl") and key not in GROUP_KEYS] if isinstance(group, dict) else []
+        unknown = (
+            [key for key in group if key.startswith("cl") and key not in GROUP_KEYS]
+            if isinstance(group, dict)
+            else []
+        )
         if unknown:
-            raise ValueError(f"Unknown key '{unknown[0]}' in a parameter group. Of clipping, a group may set: clipping_level.")
+            raise ValueError(
+                f"Unknown key '{unknown[0]}' in a parameter group. Of clipping, a group may set: clipping_level."
+            )
     return groups
 
 
@@ -148,5 +158,7 @@ def choose_fused(groups: Iterable[Any]) -> bool | None:
     """True where torch has a fused kernel for every parameter: real floating tensors on CPU or CUDA. Else None, torch's default."""
     items = [item for group in groups for item in (group["params"] if isinstance(group, dict) else [group])]
     tensors = [item[1] if isinstance(item, tuple) else item for item in items]
-    fusible = all(isinstance(p, Tensor) and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)
+    fusible = all(
+        isinstance(p, Tensor) and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors
+    )
     return True if tensors and fusible else None

@@ -42,11 +42,19 @@ class Restarter:
     max_steps_cnt: int | None = None
 
     def __post_init__(self) -> None:
-        self.first = check_count("first", self.first if self.first_restart_steps_cnt is None else self.first_restart_steps_cnt)
+        self.first = check_count(
+            "first", self.first if self.first_restart_steps_cnt is None else self.first_restart_steps_cnt
+        )
         self.max = check_count("max", self.max if self.max_steps_cnt is None else self.max_steps_cnt)
         self.coeff = self.coeff if self.restart_coeff is None else self.restart_coeff
-        if isinstance(self.coeff, bool) or not isinstance(self.coeff, (int, float)) or not 1 <= self.coeff < math.inf:
-            raise ValueError(f"coeff must be a number of at least 1, got {self.coeff!r}: stretches between restarts do not shrink.")
+        if (
+            isinstance(self.coeff, bool)
+            or not isinstance(self.coeff, (int, float))
+            or not 1 <= self.coeff < math.inf
+        ):
+            raise ValueError(
+                f"coeff must be a number of at least 1, got {self.coeff!r}: stretches between restarts do not shrink."
+            )
         self.restarts, self.steps, self.mean = 0, 0, list[Tensor]()
 
     def step(self, optimizer: Optimizer) -> bool:
@@ -58,7 +66,9 @@ class Restarter:
     @property
     def length(self) -> int:
         """Of the present stretch, in steps."""
-        return int(self.first * self.coeff**self.restarts + 1e-9)  # 50·1.4² is 98, and 97.99999999999999 in floating point
+        return int(
+            self.first * self.coeff**self.restarts + 1e-9
+        )  # 50·1.4² is 98, and 97.99999999999999 in floating point
 
     @torch.no_grad()
     def add_coords(self, params: Iterable[Tensor]) -> None:
@@ -75,7 +85,9 @@ class Restarter:
         if self.steps == 1:
             self.mean = [value.clone() for value in now]
         else:
-            self.mean = [mean.to(value.device) for mean, value in zip(self.mean, now, strict=True)]  # one that was loaded may lie elsewhere
+            self.mean = [
+                mean.to(value.device) for mean, value in zip(self.mean, now, strict=True)
+            ]  # one that was loaded may lie elsewhere
             torch._foreach_lerp_(self.mean, now, 1 / self.steps)
 
     def make_restart(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
@@ -97,4 +109,8 @@ class Restarter:
         return {"restarts": self.restarts, "steps": self.steps, "mean": list(self.mean)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.restarts, self.steps, self.mean = state["restarts"], state["steps"], [mean.clone() for mean in state["mean"]]
+        self.restarts, self.steps, self.mean = (
+            state["restarts"],
+            state["steps"],
+            [mean.clone() for mean in state["mean"]],
+        )

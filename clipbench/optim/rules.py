@@ -55,15 +55,21 @@ class Rule:
 
     clips: ClassVar[bool] = True  # False: levels and exemptions mean nothing to it
     tied_to: ClassVar[type[Optimizer] | None] = None  # acts on the update of this optimizer, in `after_step`
-    spares_last_linear: ClassVar[bool] = False  # its paper leaves the last linear layer unclipped; the bench does so by default
+    spares_last_linear: ClassVar[bool] = (
+        False  # its paper leaves the last linear layer unclipped; the bench does so by default
+    )
 
-    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}  # of its own fields: name → (name, value) → the value, or ValueError
+    checks: ClassVar[
+        Mapping[str, Callable[[str, Any], Any]]
+    ] = {}  # of its own fields: name → (name, value) → the value, or ValueError
 
     def __post_init__(self) -> None:
         checks = {**SHARED, **self.checks}
         for field in fields(self):
             if field.name in checks:
-                object.__setattr__(self, field.name, checks[field.name](field.name, getattr(self, field.name)))
+                object.__setattr__(
+                    self, field.name, checks[field.name](field.name, getattr(self, field.name))
+                )
 
     def init(self, params: Sequence[Tensor]) -> State:
         """The memory before the first step, by name, on the device of `params`: every parameter, also one that has no gradient yet.
@@ -73,13 +79,17 @@ class Rule:
         """
         return {}
 
-    def __call__(self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator) -> tuple[Factor, State]:
+    def __call__(
+        self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
+    ) -> tuple[Factor, State]:
         """(factor, new memory) for the parameters that have a gradient. `rng` lives on the gradients' device.
 
         Give back new tensors and leave those of `state` as they are: where a gradient is not finite the step is skipped, whatever the
         factor, and the old memory stays, so that no such norm enters it.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, grads, params, state, rng).")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define __call__(self, grads, params, state, rng)."
+        )
 
 
 def within(level: Tensor | float, norms: Tensor) -> Tensor:
@@ -95,7 +105,9 @@ def toss(factor: Tensor, beta: float, power: int, rng: torch.Generator) -> Tenso
 
 def clamp_(grads: list[Tensor], level: float) -> None:
     """Each entry into [−level, level], in place: one pass over memory on a CPU, two launches for all tensors elsewhere."""
-    grads = [g for g in grads if level < torch.finfo(g.dtype).max]  # float16 has no number for a level of 10⁵, and no entry above it
+    grads = [
+        g for g in grads if level < torch.finfo(g.dtype).max
+    ]  # float16 has no number for a level of 10⁵, and no entry above it
     if not grads:
         return
     if grads[0].device.type == "cpu":
@@ -237,7 +249,9 @@ class Auto(Rule):
         }
 
     def __call__(self, grads, params, state, rng):
-        norm = grads.norm.float()  # as the memory's, or a wider norm would lie above the level that it is itself
+        norm = (
+            grads.norm.float()
+        )  # as the memory's, or a wider norm would lie above the level that it is itself
         level, state = self.level(norm, state)
         return within(level, norm), state
 
@@ -245,8 +259,14 @@ class Auto(Rule):
         """(η_t, memory with `norm` in the place of the oldest). Costs the same at every step: nothing is sorted anew."""
         norms, ranked, count = state["norms"], state["ranked"], state["count"]
         slot, newest, count = count % self.window, norm.float(), count + 1
-        ranked = _exchange(ranked, norms.take(slot), newest)  # the oldest is infinite until the window is full; norms[slot] would wait
-        state = {"norms": norms.scatter(0, slot.unsqueeze(0), newest.unsqueeze(0)), "ranked": ranked, "count": count}
+        ranked = _exchange(
+            ranked, norms.take(slot), newest
+        )  # the oldest is infinite until the window is full; norms[slot] would wait
+        state = {
+            "norms": norms.scatter(0, slot.unsqueeze(0), newest.unsqueeze(0)),
+            "ranked": ranked,
+            "count": count,
+        }
         return _quantile(ranked, count.clamp(max=self.window), self.p_autoclip), state
 
 

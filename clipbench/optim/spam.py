@@ -72,9 +72,15 @@ class AdaGN(Rule):
         mean = torch.where(finite, mean.lerp(norms, 1 - self.gamma1), mean)
         square = torch.where(finite, square.lerp(norms.square(), 1 - self.gamma2), square)
         count = count + finite
-        size = mean / _unbiased(self.gamma1, count) / ((square / _unbiased(self.gamma2, count)).sqrt() + self.eps)
+        size = (
+            mean
+            / _unbiased(self.gamma1, count)
+            / ((square / _unbiased(self.gamma2, count)).sqrt() + self.eps)
+        )
         new = {"mean": mean, "square": square, "count": count}
-        return torch.where(norms > 0, size / norms, 1.0), {name: list(value.unbind()) for name, value in new.items()}
+        return torch.where(norms > 0, size / norms, 1.0), {
+            name: list(value.unbind()) for name, value in new.items()
+        }
 
 
 def _zeros(params: Sequence[Tensor]) -> list[Tensor]:
@@ -109,7 +115,9 @@ class _Resets(Join):
             if steps and age == 0:
                 _forget(optimizer, group["params"], self.restarts_counter)
             if steps >= group["reset_every"] and age < group.get("warmup", 0):
-                group["lr"] = group["lr"] * (1 - 0.99 * (1 + math.cos(math.pi * age / (group["warmup"] + 1))) / 2)
+                group["lr"] = group["lr"] * (
+                    1 - 0.99 * (1 + math.cos(math.pi * age / (group["warmup"] + 1))) / 2
+                )
         return super().before(optimizer, args, kwargs)
 
     def _give_back(self, optimizer: Optimizer, *_: Any) -> None:
@@ -133,7 +141,9 @@ class _Moret(_Resets):
 class _Spikes(_Resets):
     """SPAM's: after the rule, entries that stand out against Adam's second moment are cut."""
 
-    def _apply(self, optimizer: Optimizer, factors: list[Factor], grads: list[Gradients], bad: Tensor) -> None:
+    def _apply(
+        self, optimizer: Optimizer, factors: list[Factor], grads: list[Gradients], bad: Tensor
+    ) -> None:
         if not isinstance(self.rule, NoClip):
             for factor, part in zip(factors, grads, strict=True):
                 multiply(part, factor)
@@ -141,10 +151,22 @@ class _Spikes(_Resets):
         for group in optimizer.param_groups:
             exempt = group.get("clipping_level") is not None and math.isinf(group["clipping_level"])
             # θ = ∞ is left out: ∞·v is NaN where v is 0
-            if not exempt and math.isfinite(group["threshold"]) and age % group["reset_every"] >= group["pause"]:
-                known = [p for p in group["params"] if p.grad is not None and "exp_avg_sq" in optimizer.state.get(p, {})]
+            if (
+                not exempt
+                and math.isfinite(group["threshold"])
+                and age % group["reset_every"] >= group["pause"]
+            ):
+                known = [
+                    p
+                    for p in group["params"]
+                    if p.grad is not None and "exp_avg_sq" in optimizer.state.get(p, {})
+                ]
                 if known:
-                    _cut([real(p.grad) for p in known], [real(optimizer.state[p]["exp_avg_sq"]) for p in known], group["threshold"])
+                    _cut(
+                        [real(p.grad) for p in known],
+                        [real(optimizer.state[p]["exp_avg_sq"]) for p in known],
+                        group["threshold"],
+                    )
         _memory(optimizer)["clipped_norm"] = None  # to be measured
         super()._apply(optimizer, [None] * len(grads), grads, bad)
 
@@ -228,7 +250,9 @@ class StableSPAM(ClippedAdamW):
         super().__init__(params, lr, betas, eps, weight_decay, clipping_type=clipping_type, **settings)
         _extend(self, own)
 
-    def _join(self, clipping_type: str | Rule, nonfinite: str, rng: torch.Generator | None, settings: dict[str, Any]) -> None:
+    def _join(
+        self, clipping_type: str | Rule, nonfinite: str, rng: torch.Generator | None, settings: dict[str, Any]
+    ) -> None:
         super()._join(chain(make_rule(clipping_type, **settings), *self.stabilizers), nonfinite, rng, {})
 
 

@@ -71,10 +71,18 @@ class ClippedSSTM(_Clipped):
     ) -> None:
         bounds = {"lr": (lr, 0, math.inf), "L": (L, 0, math.inf), "nu": (nu, -1e-300, 1), "cap": (cap, 0, 1)}
         for name, (value, low, high) in bounds.items():
-            if isinstance(value, bool) or not isinstance(value, Real) or not low < value <= high or math.isinf(value):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, Real)
+                or not low < value <= high
+                or math.isinf(value)
+            ):
                 allowed = {"nu": "0 <= nu <= 1", "cap": "0 < cap <= 1; 1 is no cap"}.get(name, f"{name} > 0")
                 raise ValueError(f"{name} must be a number with {allowed}, got {value!r}.")
-        super().__init__(as_groups(params), {"lr": float(lr), "L": float(L), "nu": float(nu), "cap": float(cap), "triangle": None})
+        super().__init__(
+            as_groups(params),
+            {"lr": float(lr), "L": float(L), "nu": float(nu), "cap": float(cap), "triangle": None},
+        )
         self._join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 
     def begin(self) -> None:
@@ -103,7 +111,8 @@ class ClippedSSTM(_Clipped):
             return
         y, z = [self.state[p]["y"] for p in moving], [self.state[p]["z"] for p in moving]
         if pushed := [p for p in moving if p.grad is not None]:
-            torch._foreach_add_([self.state[p]["z"] for p in pushed], [p.grad for p in pushed], alpha=-now.alpha)  # type: ignore
+            grads = [p.grad for p in pushed if p.grad is not None]
+            torch._foreach_add_([self.state[p]["z"] for p in pushed], grads, alpha=-now.alpha)
         torch._foreach_lerp_(y, z, now.share)
         torch._foreach_copy_(moving, torch._foreach_lerp(y, z, after.share))
 
@@ -120,7 +129,9 @@ def _next(group: dict[str, Any], k: int, total: float) -> Triangle:
     return Triangle(k, alpha, total)
 
 
-def estimate_smoothness(params: Iterable[Tensor], losses: Iterable[Callable[[], Tensor]], lr: float = 1e-3) -> float:
+def estimate_smoothness(
+    params: Iterable[Tensor], losses: Iterable[Callable[[], Tensor]], lr: float = 1e-3
+) -> float:
     """L ≈ 2·mean of ‖∇f(x′) − ∇f(x)‖/‖x′ − x‖ along gradient steps x′ = x − lr·∇f(x), one for each of `losses`.
 
     A loss is a function of no arguments, mostly one batch's: `(lambda: loss(model(x), y) for x, y in loader)`. Both gradients of a pair
@@ -144,7 +155,9 @@ def estimate_smoothness(params: Iterable[Tensor], losses: Iterable[Callable[[], 
             torch._foreach_copy_(moved, start)
     finite = [ratio for ratio in torch.stack(ratios).tolist() if math.isfinite(ratio)] if ratios else []
     if not finite:
-        raise ValueError("No smoothness can be estimated: `losses` was empty, or every gradient was zero or not finite.")
+        raise ValueError(
+            "No smoothness can be estimated: `losses` was empty, or every gradient was zero or not finite."
+        )
     return 2 * sum(finite) / len(finite)
 
 

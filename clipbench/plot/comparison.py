@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from clipbench.analysis.groups import Group, Method, mean_interval
 from clipbench.plot import style
-from clipbench.plot.groups import Group, Method, mean_interval
 
 POINTS = 500  # of a line: a panel is 450 pixels wide
 BANDS = 12  # methods; more bands than that would hide the lines
@@ -25,7 +25,9 @@ def comparison(group: Group) -> Figure:
     methods = group.shown
     counts = {len(method.done) for method in methods}
     entries = [_entry(method, n=len(counts) > 1) for method in methods]
-    columns = min(3, max(1, 135 // (max(map(len, entries)) + 8)))  # 135 characters to a line, 8 of each column for its handle
+    columns = min(
+        3, max(1, 135 // (max(map(len, entries)) + 8))
+    )  # 135 characters to a line, 8 of each column for its handle
     fig = style.figure(group.title(len(methods)), 2.4 + 0.125 * -(-len(methods) // columns))
     panels = {
         "training loss, smoothed": thinned(smooth(group.curve("loss"))),
@@ -57,7 +59,11 @@ def smooth(loss: pd.DataFrame) -> pd.DataFrame:
 
 def thinned(table: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
     """At most `points` rows at even distance, the first and the last among them."""
-    return table if len(table) <= points else table.iloc[np.linspace(0, len(table) - 1, points).round().astype(int)]
+    return (
+        table
+        if len(table) <= points
+        else table.iloc[np.linspace(0, len(table) - 1, points).round().astype(int)]
+    )
 
 
 def _limit(ax: Axes, table: pd.DataFrame, methods: tuple[Method, ...]) -> None:
@@ -80,7 +86,9 @@ def _draw(ax: Axes, table: pd.DataFrame, method: Method, band: bool) -> None:
         mean, half = mean_interval(done.to_numpy(float))
         ax.plot(done.index, mean, label=method.label, **look)
         if band and done.shape[1] > 1:
-            ax.fill_between(done.index, mean - half, mean + half, color=method.colour, alpha=0.12, linewidth=0)
+            ax.fill_between(
+                done.index, mean - half, mean + half, color=method.colour, alpha=0.12, linewidth=0
+            )
     for run in method.diverged:
         if run in table and len(line := table[run].dropna()):
             ax.plot(line.index, line, linewidth=0.5, **look | {"marker": ""})
@@ -99,4 +107,6 @@ def _explanation(group: Group, counts: set[int]) -> str:
     n = f"n={min(counts)}" if len(counts) == 1 else ""
     diverged = "✕ diverged, not in the mean" if any(method.diverged for method in group.shown) else ""
     bands = f"no bands for more than {BANDS} methods" if len(group.shown) > BANDS else ""
-    return ", ".join(filter(None, [f"final validation {group.headline}, best first", spread, n, diverged, bands]))
+    return ", ".join(
+        filter(None, [f"final validation {group.headline}, best first", spread, n, diverged, bands])
+    )

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from clipbench.analysis.groups import Group, Method
 from clipbench.plot import style
-from clipbench.plot.groups import Group, Method
-from clipbench.results import CLIPPED
+from clipbench.record.tables import CLIPPED
 
 LONGEST = 40  # characters of a label
 POINTS = 500  # of a curve, however many steps there are
@@ -34,7 +34,14 @@ def distribution(group: Group) -> Figure:
     for ax, method, steps in zip(rows, methods, parts, strict=True):
         norms = steps["grad_norm"].to_numpy(float)
         _density(ax, norms, edges, method)
-        ax.text(1.01, 0.5, _words(norms, steps["clip_factor"]), transform=ax.transAxes, va="center", linespacing=1.1)
+        ax.text(
+            1.01,
+            0.5,
+            _words(norms, steps["clip_factor"]),
+            transform=ax.transAxes,
+            va="center",
+            linespacing=1.1,
+        )
         _above(above, norms, method)
     style.letter(rows[0], 0, "density of the norms")
     for ax in rows[:-1]:
@@ -59,11 +66,18 @@ def _edges(norms: pd.Series) -> np.ndarray:
 def _density(ax: Axes, norms: np.ndarray, edges: np.ndarray, method: Method) -> None:
     logs = np.log10(norms[np.isfinite(norms) & (norms > 0)])
     if len(logs):
-        ax.stairs(np.histogram(logs, edges, density=True)[0], 10**edges, fill=True, color=method.colour, alpha=0.3)
+        ax.stairs(
+            np.histogram(logs, edges, density=True)[0], 10**edges, fill=True, color=method.colour, alpha=0.3
+        )
     if len(logs) > 1 and np.ptp(logs) > 1e-6:  # the kernel of a constant has no width
         x = np.linspace(edges[0], edges[-1], 300)
         sample = np.sort(logs)[np.linspace(0, len(logs) - 1, min(len(logs), POINTS)).astype(int)]
-        ax.plot(10**x, stats.gaussian_kde(sample, len(logs) ** -0.2)(x), color=method.colour, linestyle=method.dash)
+        ax.plot(
+            10**x,
+            stats.gaussian_kde(sample, len(logs) ** -0.2)(x),
+            color=method.colour,
+            linestyle=method.dash,
+        )
     ax.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), ylim=(0, None), yticks=[])
     ax.spines["left"].set_visible(False)
     label = method.label if len(method.label) <= LONGEST else method.label[: LONGEST - 1] + "…"

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clipbench.analysis.groups import Group, Method, mean_interval
 from clipbench.plot import style
-from clipbench.plot.groups import Group, Method, mean_interval
 
 COLUMNS = 4
 
@@ -54,7 +54,11 @@ def _band(ax: Axes, none: Method, named: bool) -> None:
 
 
 def _points(ax: Axes, methods: list[Method], higher_is_better: bool) -> None:
-    setting = "clipping_level" if any(method.settings["clipping_level"] is not None for method in methods) else "p_autoclip"
+    setting = (
+        "clipping_level"
+        if any(method.settings["clipping_level"] is not None for method in methods)
+        else "p_autoclip"
+    )
     xs = _positions(ax, [method.settings[setting] for method in methods], setting)
     lines: dict[frozenset, list[tuple[float, Method]]] = {}
     for x, method in sorted(zip(xs, methods, strict=True), key=lambda pair: pair[0]):
@@ -78,8 +82,14 @@ def _points(ax: Axes, methods: list[Method], higher_is_better: bool) -> None:
             color=line[len(line) // 2][1].colour,
         )
         if len(lines) > 1:
-            common = [word for word in line[0][1].label.split() if all(word in method.label.split() for _, method in line)]
-            x, last = next(((x, method) for x, method in reversed(line) if np.isfinite(method.final)), line[-1])
+            common = [
+                word
+                for word in line[0][1].label.split()
+                if all(word in method.label.split() for _, method in line)
+            ]
+            x, last = next(
+                ((x, method) for x, method in reversed(line) if np.isfinite(method.final)), line[-1]
+            )
             ax.annotate(
                 " ".join(common[1:]),
                 (x, last.final),
@@ -97,9 +107,14 @@ def _positions(ax: Axes, levels: list[float | None], setting: str) -> list[float
     finite = sorted({level for level in levels if level is not None and np.isfinite(level)})
     beyond = 3 * finite[-1] if finite else 1.0  # of infinity
     places = [1.0 if level is None else min(level, beyond) for level in levels]
-    ax.set_xlabel({"clipping_level": "clipping level", "p_autoclip": "p_autoclip"}[setting] if any(levels) else "")
+    ax.set_xlabel(
+        {"clipping_level": "clipping level", "p_autoclip": "p_autoclip"}[setting] if any(levels) else ""
+    )
     ax.set_xscale("log" if setting == "clipping_level" else "linear")
-    names = {place: "∞" if level == np.inf else "" if level is None else f"{level:g}" for place, level in zip(places, levels, strict=True)}
+    names = {
+        place: "∞" if level == np.inf else "" if level is None else f"{level:g}"
+        for place, level in zip(places, levels, strict=True)
+    }
     ax.set_xticks(list(names), list(names.values()))
     ax.minorticks_off()
     ax.margins(x=0.2)

@@ -107,7 +107,9 @@ def outer_labels(panels: Sequence[Axes], columns: int, x: bool = True) -> None:
 def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """(the bins, from 0, that hold something; the quantiles of the values in each, shares × bins), as numpy has them, in one sort."""
     order = np.argsort(values)
-    order = order[np.argsort(bins[order].astype(np.min_scalar_type(bins.max(initial=0))), kind="stable")]  # few bins: a radix sort
+    order = order[
+        np.argsort(bins[order].astype(np.min_scalar_type(bins.max(initial=0))), kind="stable")
+    ]  # few bins: a radix sort
     filled, start, count = np.unique(bins[order], return_index=True, return_counts=True)
     place = np.asarray(shares)[:, None] * (count - 1)
     low, part = np.floor(place).astype(int), place % 1
@@ -118,8 +120,20 @@ def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tup
 def letter(ax: Axes, i: int, title: str) -> None:
     """Title a panel "a  title"; after z comes aa."""
     name = (ascii_lowercase[i // 26 - 1] if i >= 26 else "") + ascii_lowercase[i % 26]
-    for x, text, weight in ((0, name, "bold"), (3 + 4.5 * len(name), title, "normal")):  # as math in one text it would take far longer
-        ax.annotate(text, (0, 1), (x, 4), "axes fraction", "offset points", fontsize=7, fontweight=weight, annotation_clip=False)
+    for x, text, weight in (
+        (0, name, "bold"),
+        (3 + 4.5 * len(name), title, "normal"),
+    ):  # as math in one text it would take far longer
+        ax.annotate(
+            text,
+            (0, 1),
+            (x, 4),
+            "axes fraction",
+            "offset points",
+            fontsize=7,
+            fontweight=weight,
+            annotation_clip=False,
+        )
 
 
 def hues(types: Iterable[str]) -> dict[str, str]:

@@ -17,8 +17,18 @@ from clipbench.errors import UserError
 from clipbench.plot import style
 from clipbench.stats import Interval, Tail
 
-COLOURS = {"normal": style.GREY, "chi": "#0072B2", "lognormal": "#D55E00", "exponential": "#009E73", "pareto": "#882255"}
-DASHES: dict[str, style.Dash] = {"normal": style.DASHES[1], "exponential": style.DASHES[2], "pareto": style.DASHES[3]}
+COLOURS = {
+    "normal": style.GREY,
+    "chi": "#0072B2",
+    "lognormal": "#D55E00",
+    "exponential": "#009E73",
+    "pareto": "#882255",
+}
+DASHES: dict[str, style.Dash] = {
+    "normal": style.DASHES[1],
+    "exponential": style.DASHES[2],
+    "pareto": style.DASHES[3],
+}
 NAMES = {"chi": "χ", "pareto": "Pareto"}
 
 NOISE = r"‖∇f$_\mathrm{B}$ − ∇f‖"
@@ -32,7 +42,9 @@ def draw_tails(rows: pd.DataFrame, path: Path) -> Path:
         with matplotlib.rc_context(style.RC):
             figure(rows).savefig(path)
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}. Choose another folder with results=DIR.") from error
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. Choose another folder with results=DIR."
+        ) from error
     return path
 
 
@@ -41,7 +53,9 @@ def samples(rows: pd.DataFrame) -> dict[int, Tail]:
     found = {}
     for step, part in rows.groupby("step"):
         if part["noise_norm"].max() <= ROUNDING * part["grad_norm"].max():
-            raise UserError(f"Step {step}: the batches have the same gradient, so there is no noise. Take a smaller batch_size.")
+            raise UserError(
+                f"Step {step}: the batches have the same gradient, so there is no noise. Take a smaller batch_size."
+            )
         try:
             found[int(step)] = stats.tail(part["noise_norm"])  # type: ignore[call-overload]
         except ValueError as error:
@@ -75,14 +89,20 @@ def _amount(rows: pd.DataFrame) -> str:
 def _passes(passes: float) -> str:
     if np.isnan(passes):
         return "of data without end"
-    return "1 pass" if passes == 1 else f"{passes:g} passes" if passes > 1 else f"{100 * passes:.0f} % of a pass"
+    return (
+        "1 pass" if passes == 1 else f"{passes:g} passes" if passes > 1 else f"{100 * passes:.0f} % of a pass"
+    )
 
 
 def made(rows: pd.DataFrame) -> str:
     """What ∇f is the mean of, and what besides the choice of examples is in the noise."""
     first = rows.iloc[0]
     whole = first["full_passes"] >= 1
-    mean = f"the mean of all training data, {_passes(first['full_passes'])}" if whole else "the mean of these batches only"
+    mean = (
+        f"the mean of all training data, {_passes(first['full_passes'])}"
+        if whole
+        else "the mean of these batches only"
+    )
     return f"∇f: {mean}. Dropout off; {first['drawn'] + ' is part of the noise' if first['drawn'] else 'no augmentation or sampling'}."
 
 
@@ -99,9 +119,7 @@ def conclusion(tail: Tail) -> str:
         return f"No tail law fits (p = {tail.fit:.2g}), so ξ says nothing: batches stand apart, as those with a rare example do; {far}."
     if tail.verdict == "heavy":
         variance = "finite" if high < 0.5 else "perhaps infinite" if low < 0.5 else "infinite"
-        return (
-            f"Heavy tail: ξ is above 0, so the noise falls off more slowly than exponentially; as a power law it has {variance} variance."
-        )
+        return f"Heavy tail: ξ is above 0, so the noise falls off more slowly than exponentially; as a power law it has {variance} variance."
     bound = "a power tail is excluded" if high <= 0 else f"a power tail would have α above {1 / high:.1f}"
     if high >= 0.5:
         bound = f"{n} batches are too few to exclude a power tail, even one of infinite variance"
@@ -109,12 +127,18 @@ def conclusion(tail: Tail) -> str:
         return f"Skewed, {'not' if high <= 0 else 'not shown to be'} heavy: {far}; {bound}."
     apart = "which these batches do not tell apart"
     if tail.rho_chi not in tail.rho:
-        apart = "so fewer than that" if tail.rho.high < tail.rho_chi else "so more than that, and no more than a normal's"
+        apart = (
+            "so fewer than that"
+            if tail.rho.high < tail.rho_chi
+            else "so more than that, and no more than a normal's"
+        )
     return f"No sign of a heavy tail: {far}, {apart}; {bound}."
 
 
 def _words(interval: Interval) -> str:
-    return f"{interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})".replace("-", "−").replace("inf", "∞")
+    return f"{interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})".replace("-", "−").replace(
+        "inf", "∞"
+    )
 
 
 def _density(ax: Axes, tail: Tail) -> str:
@@ -133,7 +157,14 @@ def _ccdf(ax: Axes, tail: Tail) -> str:
     ax.plot(tail.values, share, ".", color="black", markersize=2, label="batches")
     x = np.geomspace(tail.values[0], tail.values[-1] * 1.15, 400)
     for name in COLOURS:
-        ax.plot(x, tail.ccdf(name, x), color=COLOURS[name], linestyle=DASHES.get(name, "-"), label=NAMES.get(name, name), linewidth=0.9)
+        ax.plot(
+            x,
+            tail.ccdf(name, x),
+            color=COLOURS[name],
+            linestyle=DASHES.get(name, "-"),
+            label=NAMES.get(name, name),
+            linewidth=0.9,
+        )
     ax.set(xscale="log", yscale="log", ylim=(0.4 / n, 1.6), xlabel="x")
     _few_ticks(ax)
     return f"P({NOISE} ≥ x)"
@@ -143,7 +174,9 @@ def _quantiles(ax: Axes, tail: Tail) -> str:
     n = len(tail.values)
     at = (np.arange(n) + 0.5) / n
     for name in ("normal", "lognormal", "chi"):
-        ax.plot(tail.fits[name].ppf(at), tail.values, ".", color=COLOURS[name], markersize=1.8, markeredgewidth=0)
+        ax.plot(
+            tail.fits[name].ppf(at), tail.values, ".", color=COLOURS[name], markersize=1.8, markeredgewidth=0
+        )
     ends = [tail.values[0], tail.values[-1]]
     ax.plot(ends, ends, color="black", linewidth=0.5)
     ax.set(xlabel="quantile of the fit", xlim=_around(ends), ylim=_around(ends))
@@ -185,7 +218,11 @@ def _few_ticks(ax: Axes) -> None:
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         if high < 60 * low:
             ticks = [m * 10.0**e for e in range(-12, 13) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-            ticks = ticks if len(ticks) > 1 else [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+            ticks = (
+                ticks
+                if len(ticks) > 1
+                else [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+            )
             axis.set_major_locator(FixedLocator(ticks))
             axis.set_major_formatter(ScalarFormatter())
             axis.set_minor_locator(NullLocator())

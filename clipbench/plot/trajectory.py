@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from clipbench.analysis.groups import Group, Method
 from clipbench.plot import style
-from clipbench.plot.groups import Group, Method
 
 BINS = 120  # of steps: what a panel of this size can show
 
@@ -20,7 +20,9 @@ def trajectory(group: Group) -> Figure:
     The range keeps every spike, which a mean would hide. ▲ marks a norm that is not finite, ✕ the end of a run that diverged.
     """
     methods = group.shown
-    columns = min(5 if len(methods) > 9 else 3, max(1, 125 // max(len(method.label) + 6 for method in methods)))
+    columns = min(
+        5 if len(methods) > 9 else 3, max(1, 125 // max(len(method.label) + 6 for method in methods))
+    )
     rows = -(-len(methods) // columns)
     fig = style.figure(group.title(len(methods)), 0.85 + 1.15 * rows, margins=(0.5, 0.1, 0.55, 0.42))
     panels = style.grid(fig, len(methods), columns, hspace=0.32, wspace=0.1)
@@ -59,13 +61,17 @@ def _ends(steps: pd.DataFrame) -> np.ndarray:
     norms = steps[["grad_norm", "clipped_norm"]].to_numpy()
     finite = norms[np.isfinite(norms)].astype(float)
     positive = finite[finite > 0]
-    return np.array([part for values in (positive, finite) if len(values) for part in (values.min(), values.max())])
+    return np.array(
+        [part for values in (positive, finite) if len(values) for part in (values.min(), values.max())]
+    )
 
 
 def _range(ax: Axes, steps: pd.DataFrame, column: str, width: int, colour: str) -> None:
     norms, values = steps["grad_norm"].to_numpy(float), steps[column].to_numpy(float)
     finite = np.isfinite(norms) & np.isfinite(values)
-    bins, (low, middle, high) = style.binned(steps["step"].to_numpy()[finite] // width, values[finite], (0, 0.5, 1))
+    bins, (low, middle, high) = style.binned(
+        steps["step"].to_numpy()[finite] // width, values[finite], (0, 0.5, 1)
+    )
     x = (bins + 0.5) * width - 0.5
     ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
     ax.plot(x, middle, color=colour, label=column)
@@ -75,7 +81,9 @@ def _marks(ax: Axes, steps: pd.DataFrame, method: Method) -> None:
     top = ax.get_ylim()[1]
     odd = steps["step"][~np.isfinite(steps["grad_norm"])]
     if len(odd):
-        ax.plot(odd, np.full(len(odd), top), "^", markersize=2.5, markeredgewidth=0, color="black", clip_on=False)
+        ax.plot(
+            odd, np.full(len(odd), top), "^", markersize=2.5, markeredgewidth=0, color="black", clip_on=False
+        )
     ends = steps[steps["run"].isin(method.diverged)].groupby("run", observed=True).last()
     for step, norm in zip(ends["step"], ends["grad_norm"], strict=True):
         style.cross(ax, step, norm, method.colour)

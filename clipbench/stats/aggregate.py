@@ -85,7 +85,9 @@ def stratified_bootstrap(
     return Interval(float(estimate[0]), float(low[0]), float(high[0]), n)
 
 
-def bootstrap_probability(a: Scores, b: Scores, rng: np.random.Generator, repeats: int = REPEATS, level: float = 0.95) -> Interval:
+def bootstrap_probability(
+    a: Scores, b: Scores, rng: np.random.Generator, repeats: int = REPEATS, level: float = 0.95
+) -> Interval:
     """Mean over tasks of P(A > B) + ½·P(A = B), each over all pairs of seeds; a's and b's seeds are resampled together (they are paired).
 
     Source: Agarwal et al. 2021, section 4.3, "probability of improvement".
@@ -100,7 +102,11 @@ def bootstrap_probability(a: Scores, b: Scores, rng: np.random.Generator, repeat
 
 
 def performance_profile(
-    scores: Scores, thresholds: ArrayLike, rng: np.random.Generator, repeats: int = REPEATS, level: float = 0.95
+    scores: Scores,
+    thresholds: ArrayLike,
+    rng: np.random.Generator,
+    repeats: int = REPEATS,
+    level: float = 0.95,
 ) -> Band:
     """Mean over tasks of the share of runs above each threshold, with a pointwise band of the stratified bootstrap. NaN is above none.
 
@@ -115,20 +121,31 @@ def performance_profile(
 
 
 def bootstrap(
-    scores: Scores, statistic: Callable[[Arrays], np.ndarray], rng: np.random.Generator, repeats: int, level: float
+    scores: Scores,
+    statistic: Callable[[Arrays], np.ndarray],
+    rng: np.random.Generator,
+    repeats: int,
+    level: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """(estimate, low, high, n): `stratified_bootstrap` of a statistic with several values. (k,), (k,), (k,)"""
     check_level(level)
     parts = {task: np.asarray(values, float) for task, values in scores.items()}
     if not parts or any(part.ndim == 0 or len(part) == 0 for part in parts.values()):
-        raise ValueError(f"Each task needs at least one value, got { ({task: part.shape for task, part in parts.items()}) }.")
+        raise ValueError(
+            f"Each task needs at least one value, got { ({task: part.shape for task, part in parts.items()}) }."
+        )
     estimate = statistic(parts)
     n, free = min(map(len, parts.values())), sum(len(part) - 1 for part in parts.values())
     if n == 1:
         return estimate, np.full(estimate.shape, -math.inf), np.full(estimate.shape, math.inf), 1
-    drawn = [statistic({task: part[rng.integers(len(part), size=len(part))] for task, part in parts.items()}) for _ in range(repeats)]
+    drawn = [
+        statistic({task: part[rng.integers(len(part), size=len(part))] for task, part in parts.items()})
+        for _ in range(repeats)
+    ]
     tail = float(special.ndtr(math.sqrt(n / (n - 1)) * special.stdtrit(free, (1 - level) / 2)))
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="inverted_cdf")  # no mean of −inf and a number
+    low, high = np.quantile(
+        drawn, [tail, 1 - tail], axis=0, method="inverted_cdf"
+    )  # no mean of −inf and a number
     return estimate, low, high, n
 
 
@@ -142,4 +159,10 @@ def _pooled(scores: Scores) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if np.isfinite(values).all() else -math.inf if (values == -math.inf).any() else math.inf
+    return (
+        float(values.mean())
+        if np.isfinite(values).all()
+        else -math.inf
+        if (values == -math.inf).any()
+        else math.inf
+    )

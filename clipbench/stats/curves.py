@@ -12,7 +12,9 @@ from scipy.special import gammaln
 from clipbench.stats.interval import vector
 
 
-def time_to_target(curves: Iterable[tuple[ArrayLike, ArrayLike]], target: float, higher_is_better: bool = True) -> np.ndarray:
+def time_to_target(
+    curves: Iterable[tuple[ArrayLike, ArrayLike]], target: float, higher_is_better: bool = True
+) -> np.ndarray:
     """The first x, in steps or in seconds, at which each curve (x, values) is at the target or beyond; inf where it never is. (curves,)
 
     A run that missed it or diverged is inf, never left out; NaN reaches nothing. Values between evaluations are not made up.

@@ -69,7 +69,9 @@ def median_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     n = len(x)
     low, high = x[(n - 1) // 2], x[n // 2]
     middle = float(low if low == high else (low + high) / 2)
-    k = int(stats.binom.ppf((1 - level) / 2, n, 0.5))  # the largest k with P(B < k) ≤ (1 − level)/2, as P(B < k) = cdf(k − 1)
+    k = int(
+        stats.binom.ppf((1 - level) / 2, n, 0.5)
+    )  # the largest k with P(B < k) ≤ (1 − level)/2, as P(B < k) = cdf(k − 1)
     if k < 1:
         return Interval(middle, -math.inf, math.inf, n)
     return Interval(middle, float(x[k - 1]), float(x[n - k]), n)

@@ -34,7 +34,9 @@ class Comparison:
         return self.adjusted <= 1 - self.level + 1e-12
 
 
-def compare(reference: ArrayLike, methods: Mapping[str, ArrayLike], level: float = 0.95) -> dict[str, Comparison]:
+def compare(
+    reference: ArrayLike, methods: Mapping[str, ArrayLike], level: float = 0.95
+) -> dict[str, Comparison]:
     """Each method − the reference; the i-th values of all are from the same seed. The family is `methods`: to be named before it is run.
 
     Source: paired t-tests under Holm 1979; calibrated by scripts/calibrate.py.
@@ -80,7 +82,9 @@ def sign_flip(differences: ArrayLike, rng: np.random.Generator | None = None) ->
     x = vector(differences)
     if not np.isfinite(x).all():
         return 1.0
-    seen = abs(x.sum()) * (1 - 1e-9) - SAME * np.abs(x).max()  # sums that are equal but for rounding are equal
+    seen = (
+        abs(x.sum()) * (1 - 1e-9) - SAME * np.abs(x).max()
+    )  # sums that are equal but for rounding are equal
     n = len(x)
     if n <= EXACT:  # the last sign may stay: flipping all changes no |sum|
         bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
@@ -130,7 +134,9 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) 
         variance = p * (1 - p) * (1 + more * ((1 - p) / (2 - p) + p / (1 + p))) / (m * n)
         return abs(p - share) - z * math.sqrt(variance)
 
-    low = 0.0 if share == 0 else float(optimize.brentq(excess, 0, min(share, 1 - 1e-9)))  # at 1 itself the error is 0
+    low = (
+        0.0 if share == 0 else float(optimize.brentq(excess, 0, min(share, 1 - 1e-9)))
+    )  # at 1 itself the error is 0
     high = 1.0 if share == 1 else float(optimize.brentq(excess, max(share, 1e-9), 1))
     return Interval(share, low, high, min(m, n))
 
@@ -144,7 +150,9 @@ def seed_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interva
     x, y = _pair(a, b)
     check_level(level)
     n = len(x)
-    if not (np.isfinite(x) & np.isfinite(y)).all() or any(standard_error(v, float(np.abs(v).max())) == 0 for v in (x, y)):
+    if not (np.isfinite(x) & np.isfinite(y)).all() or any(
+        standard_error(v, float(np.abs(v).max())) == 0 for v in (x, y)
+    ):
         return Interval(math.nan, -1.0, 1.0, n)
     r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
     if n <= 3:
@@ -157,7 +165,9 @@ def seed_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interva
 def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     x, y = vector(a), vector(b)
     if len(x) != len(y):
-        raise ValueError(f"Pairs need as many values on both sides, got {len(x)} and {len(y)}. The i-th of each must be of the same seed.")
+        raise ValueError(
+            f"Pairs need as many values on both sides, got {len(x)} and {len(y)}. The i-th of each must be of the same seed."
+        )
     return tuple(np.where(np.isfinite(v), v, math.nan) for v in (x, y))  # type: ignore[return-value]  # inf − inf would warn
 
 

@@ -28,7 +28,9 @@ class Tail:
     rho_chi: float
     index: Interval
     fit: float  # p of `tail_fit`
-    fits: dict[str, Any]  # {name: frozen distribution of scipy.stats}; exponential and pareto are those of the values above `start`
+    fits: dict[
+        str, Any
+    ]  # {name: frozen distribution of scipy.stats}; exponential and pareto are those of the values above `start`
     start: float
 
     @property
@@ -37,7 +39,13 @@ class Tail:
         more lies far out than χ has. "light": neither."""
         if self.fit <= 0.05:
             return "irregular"
-        return "heavy" if self.index.low > 0 else "outliers" if self.rho.low > max(1.0, self.rho_chi) else "light"
+        return (
+            "heavy"
+            if self.index.low > 0
+            else "outliers"
+            if self.rho.low > max(1.0, self.rho_chi)
+            else "light"
+        )
 
     def ccdf(self, name: str, x: np.ndarray) -> np.ndarray:
         """P(X ≥ x) under a fit; NaN where it says nothing, below the start of the tail."""
@@ -50,7 +58,9 @@ def tail(values: ArrayLike, rng: np.random.Generator | None = None, level: float
     """The whole analysis of at least 100 positive values, not all equal; ValueError for others. `rng`: of the bootstrap (seed 0)."""
     x = np.sort(vector(values))
     if len(x) < LEAST or not (np.isfinite(x).all() and x[0] > 0 and x[-1] > x[0]):
-        raise ValueError(f"A tail takes at least {LEAST} positive finite numbers that are not all equal, got {len(x)}.")
+        raise ValueError(
+            f"A tail takes at least {LEAST} positive finite numbers that are not all equal, got {len(x)}."
+        )
     fits = fitted(x)
     quartiles = fits["chi"].ppf([0.25, 0.75])
     return Tail(
@@ -65,7 +75,9 @@ def tail(values: ArrayLike, rng: np.random.Generator | None = None, level: float
     )
 
 
-def skewness(values: ArrayLike, rng: np.random.Generator | None = None, level: float = 0.95, repeats: int = 2000) -> Interval:
+def skewness(
+    values: ArrayLike, rng: np.random.Generator | None = None, level: float = 0.95, repeats: int = 2000
+) -> Interval:
     """mean((x − x̄)³)/s³ with the percentile bootstrap's interval: rough, and for heavy tails too low. χ has some too."""
     x = vector(values)
     check_level(level)
@@ -170,7 +182,9 @@ def _distance(excess: np.ndarray, shape: float, scale: float) -> float:
 
 def _best(excess: np.ndarray) -> tuple[float, float, float]:
     """Shape, scale and log-likelihood of the generalised Pareto distribution that fits best."""
-    found = optimize.minimize_scalar(lambda shape: -_best_scale(excess, shape)[1], bounds=(LOWEST, 5), method="bounded")
+    found = optimize.minimize_scalar(
+        lambda shape: -_best_scale(excess, shape)[1], bounds=(LOWEST, 5), method="bounded"
+    )
     return float(found.x), _best_scale(excess, found.x)[0], -float(found.fun)
 
 

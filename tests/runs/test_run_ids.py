@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipbench.run import make_plan
+from clipbench.runs.plan import make_plan
 
 PINNED = json.loads(Path(__file__).with_name("run_ids.json").read_text(encoding="utf-8"))
 """Made by the version before the packages were laid out anew; a row is added for a new kind of setting, none is ever edited."""
@@ -40,7 +40,9 @@ def folder(tmp_path_factory):
     (root / "pinned_rule.py").write_text(RULE, encoding="utf-8")
     (root / "pinned_task.py").write_text(TASK, encoding="utf-8")
     (root / "task").mkdir()
-    (root / "task" / "pinned.yaml").write_text("name: pinned\n_target_: pinned_task.Pinned\n", encoding="utf-8")
+    (root / "task" / "pinned.yaml").write_text(
+        "name: pinned\n_target_: pinned_task.Pinned\n", encoding="utf-8"
+    )
     for name in DATA:
         path = root / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)

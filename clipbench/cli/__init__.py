@@ -1,0 +1,1 @@
+"""The command line. The only package that prints and knows exit codes."""

@@ -1,0 +1,1 @@
+"""What a results folder holds: the tables, and what is there of unfinished runs."""

@@ -1,0 +1,180 @@
+"""A run is made by one process at a time, on one machine or several that share the results folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+GIVES_WAY = 1.0  # seconds in which one who took a lease too late gives it back
+HEARTBEAT, EXPIRES = (
+    5.0,
+    60.0,
+)  # seconds between signs of life, and after how long without one a lease is anybody's
+
+
+class Lease:
+    """The files lease.1, lease.2, … in a folder; the highest number is the lease, its modification time the owner's last sign of life.
+
+    An expired lease is taken over by creating the next number, which only one process can. An owner that stalled for longer than
+    EXPIRES and goes on makes the same rows as its successor.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path: Path | None = None  # of the lease while it is ours
+
+    def acquire(self) -> str | None:
+        """None once it is ours, else who holds it: "process 71 on host a, last heard of 3 s ago"."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if owner := holder(self.folder):
+            return owner
+        older = _leases(self.folder)
+        mine = self.folder / f"lease.{max(older, default=0) + 1}"
+        try:
+            with open(mine, "x", encoding="utf-8") as file:
+                json.dump(_identity(), file)
+        except FileExistsError:
+            return f"another process, which took {mine} at this moment"
+        if owner := self._rival(mine):
+            mine.unlink()
+            return owner
+        for path in older.values():
+            path.unlink(missing_ok=True)
+        self.path = mine
+        return None
+
+    def _rival(self, mine: Path) -> str | None:
+        """Who came while we looked at one who was gone. A later rival that finds us gives its lease back, so it is waited for."""
+        deadline = time.monotonic() + GIVES_WAY
+        while True:
+            found = {
+                number: owner
+                for number, path in _leases(self.folder).items()
+                if path != mine and (owner := living_owner(path))
+            }
+            if not found:
+                return None
+            if min(found) < int(mine.suffix[1:]) or time.monotonic() > deadline:
+                return found[min(found)]
+            time.sleep(GIVES_WAY / 50)
+
+    def renew(self) -> None:
+        if self.path:
+            with suppress(OSError):  # taken over, or the disk is away for a moment
+                os.utime(self.path)
+
+    def release(self) -> None:
+        if self.path:
+            self.path.unlink(missing_ok=True)
+            self.path = None
+
+
+class Heartbeat:
+    """Renews leases from a thread of its own while the process lives."""
+
+    def __init__(self) -> None:
+        self.leases: set[Lease] = set()
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._beat, daemon=True, name="clipbench leases")
+
+    def __enter__(self) -> Heartbeat:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.thread.join()
+        for lease in self.leases:
+            lease.release()
+
+    def acquire(self, lease: Lease) -> str | None:
+        """None once the lease is ours, to be renewed until we leave; else who holds it."""
+        owner = lease.acquire()
+        if owner is None:
+            self.leases.add(lease)
+        return owner
+
+    def _beat(self) -> None:
+        while not self.stopped.wait(HEARTBEAT):
+            for lease in list(self.leases):
+                lease.renew()
+
+
+def holder(folder: Path) -> str | None:
+    """Who makes the run whose folder this is, if anybody."""
+    leases = _leases(folder)
+    return living_owner(leases[max(leases)]) if leases else None
+
+
+def living_owner(path: Path) -> str | None:
+    """The lease's owner in words; None where the lease has expired, or the owner was a process of this machine that has ended."""
+    try:
+        silent = _now(path.parent) - path.stat().st_mtime
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    if silent > EXPIRES:
+        return None
+    try:
+        owner = json.loads(text)
+    except ValueError:  # created a moment ago and not yet written, or left so by a crash: then it expires
+        return f"a process that has not written {path} yet"
+    if owner["machine"] == _machine() and _started(owner["pid"]) != owner["started"]:
+        return None
+    return f"process {owner['pid']} on {owner['host']}, last heard of {max(0, silent):.0f} s ago"
+
+
+def _leases(folder: Path) -> dict[int, Path]:
+    """By their numbers."""
+    return {int(path.suffix[1:]): path for path in folder.glob("lease.*") if path.suffix[1:].isdigit()}
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the file system: two machines' own may differ."""
+    probe = folder / f".clock.{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:  # a folder that may only be read
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _identity() -> dict[str, object]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "started": _started(pid)}
+
+
+def _machine() -> str:
+    """Within one of these, process numbers mean the same: the host, and on Linux its boot and the namespace of processes."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _started(pid: int) -> str | None:
+    """When process `pid` of this machine was started, "alive" where only that can be told; None if there is none or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return None if fields[0] == "Z" else fields[19]
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return "alive"

@@ -1,0 +1,1 @@
+"""Findings → page, tables for a paper, and the figures' files."""

@@ -1,0 +1,1 @@
+"""One run, or a group of them side by side: from settings to rows in the tables."""

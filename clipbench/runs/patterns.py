@@ -1,0 +1,94 @@
+"""Which parameters get a clipping level of their own, and which none: by patterns of their names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from clipbench.errors import UserError
+from clipbench.optim import Rule
+from clipbench.optim.checks import check_level
+
+EXAMPLE = {
+    "clip_exempt": 'optim.clip_exempt=["*.bias","head.*"]',
+    "clip_levels": "optim.clip_levels={embed*: 0.5, head.*: 2}",
+}
+
+
+def check_patterns(optim: Mapping[str, Any], rule: Rule) -> None:
+    """UserError for patterns or levels of a wrong form: what can be known before there is a model."""
+    exempt, levels = optim.get("clip_exempt"), optim.get("clip_levels")
+    if exempt is not None and not (
+        isinstance(exempt, list) and all(isinstance(pattern, str) for pattern in exempt)
+    ):
+        raise UserError(
+            f"optim.clip_exempt must be null or a list of patterns, as {EXAMPLE['clip_exempt']}, got {exempt!r}."
+        )
+    if levels is not None and not (
+        isinstance(levels, dict) and all(isinstance(pattern, str) for pattern in levels)
+    ):
+        raise UserError(
+            f"optim.clip_levels must be null or levels by pattern, as '{EXAMPLE['clip_levels']}', got {levels!r}."
+        )
+    for pattern, level in (levels or {}).items():
+        try:
+            number = check_level(f"optim.clip_levels: the level of '{pattern}'", level)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if rule.clips and not hasattr(rule, "clipping_level") and not math.isinf(number):
+            name = type(rule).__name__
+            raise UserError(
+                f"optim.clip_levels: {name} has no clipping_level. For it, only inf is allowed, which exempts '{pattern}'."
+            )
+
+
+def parameter_groups(
+    model: nn.Module, rule: Rule, exempt: Sequence[str] | None, levels: Mapping[str, float] | None
+) -> list[Any]:
+    """The trainable parameters as torch takes them: plain, or in groups with a `clipping_level` of their own, inf for the exempt.
+
+    A pattern is matched against the whole name, with * and ?. The exempt come first, then the first pattern that matches counts.
+    `exempt` None: the last linear layer for a rule that spares it, else nothing.
+    """
+    free: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if exempt is None:
+        exempt = last_linear(model) if rule.spares_last_linear else []
+    spared = [p for pattern in exempt for p in _take(pattern, free, "clip_exempt")]
+    own = [
+        {"params": _take(pattern, free, "clip_levels"), "clipping_level": level}
+        for pattern, level in (levels or {}).items()
+    ]
+    if spared:
+        own.append({"params": spared, "clipping_level": math.inf})
+    rest: list[Tensor] = list(free.values())
+    return [*([{"params": rest}] if rest else []), *own] if own else rest
+
+
+def last_linear(model: nn.Module) -> list[str]:
+    """The names of the parameters of the last torch.nn.Linear, in the order of the model's modules. [] where there is none."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        return []
+    return [
+        name
+        for name, p in model.named_parameters()
+        if name.rpartition(".")[0] == layers[-1] and p.requires_grad
+    ]
+
+
+def _take(pattern: str, free: dict[str, Tensor], key: str) -> list[Tensor]:
+    names = [name for name in free if fnmatchcase(name, pattern)]
+    if not names:
+        raise UserError(
+            f"optim.{key}: '{pattern}' matches no parameter's name, or none that an earlier pattern left. There are: {_some(free)}."
+        )
+    return [free.pop(name) for name in names]
+
+
+def _some(names: Iterable[str], most: int = 12) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

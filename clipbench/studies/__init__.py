@@ -1,0 +1,1 @@
+"""Studies: tune every method alike, choose on validation, compare on fresh seeds."""

@@ -1,0 +1,136 @@
+"""Batches of a map-style dataset through worker processes. What comes out does not depend on how many there are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Generator, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from clipbench.errors import UserError
+from clipbench.task import Batch, shuffled
+
+
+def random_batches(
+    dataset: Dataset, batch_size: int, rng: torch.Generator, workers: int | None
+) -> Iterator[Batch]:
+    """Shuffled batches without end; order and augmentation come from `rng` alone, for any number of workers.
+
+    With workers, `rng` runs ahead of the batches (they are fetched early), so its state cannot be used to resume: `skip` can.
+    """
+
+    def draws() -> Iterator[list[tuple[int, int]]]:
+        for indices in shuffled(len(dataset), batch_size, rng):  # type: ignore[arg-type]
+            seeds = torch.randint(2**62, (len(indices),), generator=rng)
+            yield list(zip(indices.tolist(), seeds.tolist(), strict=True))
+
+    if not len(dataset):  # type: ignore[arg-type]
+        raise UserError(
+            "There are no training images left once a tenth of them is held out for validation. Add some."
+        )
+    return Batches(dataset, draws(), workers)
+
+
+def ordered_batches(dataset: Dataset, batch_size: int, workers: int | None) -> Iterator[Batch]:
+    """Every sample once, in order; the last batch may be smaller. A transform that draws does so from seed 0."""
+    n = len(dataset)  # type: ignore[arg-type]
+    draws = ([(i, 0) for i in range(start, min(start + batch_size, n))] for start in range(0, n, batch_size))
+    return Batches(dataset, draws, workers)
+
+
+class Batches(Iterator[Batch]):
+    """The batches of `draws`, lists of (index, seed). The worker processes end when it is exhausted, closed or forgotten."""
+
+    interval = 0.0  # seconds between batches when the workers do nothing else; 0 without workers
+
+    def __init__(self, dataset: Dataset, draws: Iterator[list[tuple[int, int]]], workers: int | None) -> None:
+        self.dataset, self.draws, self.workers = dataset, draws, _cores() if workers is None else workers
+        self.loaded = self._load()
+
+    def skip(self, n: int) -> None:
+        """Leave out `n` batches without decoding them. Before the first one is taken."""
+        for _ in islice(self.draws, n):
+            pass
+
+    def __next__(self) -> Batch:
+        batch, seconds = next(self.loaded)
+        if self.workers:
+            self.interval = seconds / self.workers
+        return batch
+
+    def close(self) -> None:
+        self.loaded.close()
+
+    def _load(self) -> Generator[tuple[Batch, float], None, None]:
+        loader: DataLoader = DataLoader(
+            _Seeded(self.dataset),
+            batch_sampler=self.draws,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_interrupts_to_the_run,
+            generator=torch.Generator(),  # without one, every pass would draw a number from torch's global generator
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def decode(path: str, mode: str | None = None) -> Image.Image:
+    """The image in a file, converted to `mode` if given. A UserError names the file that does not decode."""
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode) if mode else image.copy()
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
+        raise UserError(f"{path} does not decode ({error}). Replace it.") from error
+
+
+def whole_number(name: str, value: Any, least: int = 1, most: float = float("inf")) -> int:
+    """`value`, checked: a setting that counts something."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+        raise UserError(f"{name} must be a whole number {limits}, got {value!r}.")
+    return value
+
+
+class _Seeded(Dataset):
+    """dataset[index] with torch's CPU generator seeded for this sample. A UserError is returned: raised in a worker,
+    it would arrive wrapped in the worker's traceback."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: tuple[int, int]) -> tuple[Any, float]:
+        """(sample, the seconds that it took)"""
+        index, seed = draw
+        started = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the run's GPU too
+            try:
+                return self.dataset[index], time.perf_counter() - started
+            except UserError as error:
+                return error, 0.0
+
+
+def _collate(timed: list[tuple[Any, float]]) -> Any:
+    started = time.perf_counter()
+    samples, seconds = zip(*timed, strict=True)
+    mistake = next((sample for sample in samples if isinstance(sample, UserError)), None)
+    return mistake or (default_collate(list(samples)), sum(seconds) + time.perf_counter() - started)
+
+
+def _leave_interrupts_to_the_run(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker that ended would fail the step that the run wants to finish."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _cores(most: int = 16) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, most)

@@ -1,0 +1,149 @@
+"""What tuning chose, on tables made by hand: the rule, its ties, and what lies at the edge of a space."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from clipbench.analysis.choice import trials, winners
+
+INF = math.inf
+
+
+def table(*rows, higher=True):
+    """A row of `runs` for each (method, trial, seed, final, status, numbers)."""
+    return pd.DataFrame(
+        [
+            {
+                "run": f"r{i}",
+                "study": "quick",
+                "task": "cola",
+                "scale": "mini",
+                "optimizer": "adamw",
+                "role": "tune",
+                "method": method,
+                "trial": trial,
+                "seed": seed,
+                "final": final,
+                "status": status,
+                "higher_is_better": higher,
+                "started": "2026-01-01",
+                "config": json.dumps({"optim": {"clip": numbers.get("clip", {})}}),
+                **{
+                    name: numbers.get(name, math.nan)
+                    for name in ("lr", "clipping_level", "p_autoclip", "beta")
+                },
+            }
+            for i, (method, trial, seed, final, status, numbers) in enumerate(rows)
+        ]
+    )
+
+
+def ended(trial, *finals, method="norm", status="done", **numbers):
+    return [(method, trial, seed, final, status, numbers) for seed, final in enumerate(finals)]
+
+
+def winner(runs):
+    [(_, row)] = winners(runs).iterrows()
+    return row
+
+
+def test_the_best_mean_over_the_tuning_seeds_wins():
+    row = winner(table(*ended(0, 0.9, 0.1), *ended(1, 0.6, 0.5), *ended(2, 0.5, 0.5)))
+    assert (row["trial"], row["value"], row["seeds"], row["trials"]) == (1, pytest.approx(0.55), 2, 3)
+
+
+def test_the_lowest_wins_where_lower_is_better():
+    assert winner(table(*ended(0, 3.0), *ended(1, 1.0), *ended(2, 2.0), higher=False))["trial"] == 1
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_any_divergence_is_worse_than_any_value(higher):
+    runs = table(
+        *ended(0, 99.0, 99.0),
+        ("norm", 1, 0, 100.0, "done", {}),
+        ("norm", 1, 1, 100.0, "diverged", {}),
+        higher=higher,
+    )
+    runs = pd.concat(
+        [
+            runs,
+            table(
+                ("norm", 2, 0, -100.0, "done", {}), ("norm", 2, 1, math.nan, "diverged", {}), higher=higher
+            ),
+        ]
+    )
+    assert winner(runs)["trial"] == 0
+    assert winner(runs)["diverged"] == 0
+
+
+def test_a_validation_value_that_is_no_number_counts_as_diverged():
+    assert winner(table(*ended(0, math.nan), *ended(1, 0.1)))["trial"] == 1
+
+
+def test_where_all_diverge_there_is_a_winner_and_it_says_so():
+    row = winner(table(*ended(0, math.nan, status="diverged"), *ended(1, math.nan, status="diverged")))
+    assert (row["trial"], row["diverged"]) == (0, 1)
+
+
+def test_of_equals_the_smaller_number_wins_whatever_the_order_of_the_rows():
+    runs = table(*ended(5, 0.5), *ended(2, 0.5), *ended(7, 0.5))
+    assert winner(runs)["trial"] == winner(runs[::-1])["trial"] == 2
+
+
+def test_a_trial_that_lacks_a_run_is_not_chosen():
+    runs = table(*ended(0, 0.5, 0.5), ("norm", 1, 0, 0.9, "done", {}), ("norm", 1, 1, 0.9, "failed", {}))
+    assert winner(runs)["trial"] == 0
+
+
+def test_final_runs_and_runs_of_no_study_have_no_say():
+    runs = table(*ended(0, 0.5), *ended(1, 0.9), *ended(2, 0.9))
+    runs.loc[1, "role"], runs.loc[2, "role"] = "final", None
+    assert winner(runs)["trial"] == 0
+
+
+def test_methods_tasks_and_studies_are_chosen_for_apart():
+    runs = table(*ended(0, 0.1), *ended(1, 0.2), *ended(0, 0.9, method="auto"), *ended(1, 0.8, method="auto"))
+    other = runs.assign(task="voc", final=1 - runs["final"])
+    chosen = winners(pd.concat([runs, other])).set_index(["task", "method"])["trial"].to_dict()
+    assert chosen == {("cola", "norm"): 1, ("cola", "auto"): 0, ("voc", "norm"): 0, ("voc", "auto"): 1}
+
+
+def test_the_trials_are_in_order():
+    every = trials(table(*ended(0, 0.1), *ended(1, 0.3), *ended(2, 0.2)))
+    assert every[["trial", "place"]].to_numpy().tolist() == [[1, 1], [2, 2], [0, 3]]
+
+
+EDGES = {
+    "lr=0.1": ("lr=0.2 lr=0.3", "lr lowest"),
+    "lr=0.3": ("lr=0.2 lr=0.1", "lr highest"),
+    "lr=0.2": ("lr=0.3 lr=0.1", ""),
+    "beta=0.5": ("beta=0.5 beta=0.5", ""),  # not drawn
+    "clipping_level=inf": ("clipping_level=1 clipping_level=2", ""),
+    "clipping_level=5": ("clipping_level=1 clipping_level=inf", ""),
+    "clipping_level=4": ("clipping_level=1 clipping_level=2", "clipping_level highest"),
+    "clipping_level=0.5": ("clipping_level=2 clipping_level=inf", "clipping_level lowest"),
+    "p_autoclip=1": ("p_autoclip=0.5 p_autoclip=0.1", ""),
+    "p_autoclip=0.1": ("p_autoclip=0.5 p_autoclip=1", "p_autoclip lowest"),
+    "k=9": ("k=1 k=2", "k highest"),  # of a user's own rule
+}
+
+
+def numbers(words):
+    for word in words.split():
+        name, value = word.split("=")
+        yield {"clip": {name: float(value)}} if name == "k" else {name: float(value)}
+
+
+@pytest.mark.parametrize(("best", "others", "edge"), [(best, *rest) for best, rest in EDGES.items()])
+def test_a_winner_beyond_which_nothing_was_tried_is_at_the_edge(best, others, edge):
+    tried = [next(numbers(best)), *numbers(others)]
+    rows = [row for i, each in enumerate(tried) for row in ended(i, 0.9 - i / 10, **each)]
+    assert winner(table(*rows))["edge"] == (dict([edge.split()]) if edge else {})
+
+
+def test_without_tuning_runs_there_is_nothing():
+    runs = table(*ended(0, 0.5)).assign(role=None)
+    assert winners(runs).empty
+    assert trials(runs).empty

@@ -1,0 +1,273 @@
+"""The commands as a user types them: results, exit codes, messages; nothing that was computed is lost."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipbench.cli.listing import folders_of
+from clipbench.cli.main import main
+from clipbench.optim import RULES, TIED
+
+OWN = Path(__file__).parents[1].joinpath("tiny.py")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's folder with a task of their own, and the working directory in it."""
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "line.yaml").write_text(
+        "# Points near a plane\nname: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
+    )
+    (tmp_path / "own_line.py").write_text(OWN.read_text())
+    (tmp_path / "my_clip.py").write_text(
+        "from dataclasses import dataclass\nfrom clipbench.optim import Rule\n\n@dataclass(frozen=True)\nclass Smooth(Rule):\n"
+        '    """α = η/√(η² + ‖g‖²)"""\n\n    clipping_level: float = 1.0\n\n    def __call__(self, grads, params, state, rng):\n'
+        "        return self.clipping_level / (self.clipping_level**2 + grads.norm**2).sqrt(), state\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in ("own_line", "own_headless", "my_clip"):  # the next test's files of these names lie elsewhere
+        sys.modules.pop(name, None)
+
+
+def clipbench(command, *words):
+    try:
+        return main([command, "--config-dir", ".", "task=line", "steps=20", "eval_every=10", *words])
+    except SystemExit as stop:
+        return stop.code
+
+
+def table(name, folder="results"):
+    return pd.read_parquet(Path(folder) / name)
+
+
+def test_run_records_and_shows_its_result(own, capsys):
+    assert clipbench("run", "optim.clipping_type=auto", "optim.p_autoclip=0.5") == 0
+    shown = capsys.readouterr().out
+    row = table("runs").iloc[0]
+    assert row["status"] == "done"
+    assert (row["task"], row["clipping_type"], row["p_autoclip"], row["steps"]) == ("line", "auto", 0.5, 20)
+    assert f"{row['final_test']:.3f} on test" in shown
+    for part in ("128 points near a plane", row["run"], "% of 20 steps", "figures"):
+        assert part in shown
+    assert len(table("steps")) == 20
+    val = table("evals").query("split == 'val' and metric == 'mse'")["value"]
+    assert (row["final"], row["best"]) == (val.iloc[-1], val.min())  # of an error, the smallest is best
+    assert json.loads(row["config"])["optim"]["clipping_type"] == "auto"
+    assert not Path("results/.work").exists()
+
+
+def test_a_finished_run_is_not_repeated_but_shown(own, capsys):
+    assert clipbench("run") == 0
+    written = next(Path("results/runs").iterdir())
+    before = written.stat().st_mtime_ns
+    assert clipbench("run") == 0
+    assert "is finished already" in capsys.readouterr().out
+    assert written.stat().st_mtime_ns == before
+
+
+def test_a_rule_of_ones_own(own):
+    assert clipbench("run", "optim.clipping_type=my_clip:Smooth", "optim.clipping_level=2") == 0
+    row, steps = table("runs").iloc[0], table("steps")
+    assert (row["clipping_type"], row["clipping_level"]) == ("my_clip:Smooth", 2.0)
+    expected = 2 / (4 + steps["grad_norm"] ** 2) ** 0.5
+    assert steps["clip_factor"].to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-5)
+
+
+def test_a_run_that_diverges_is_a_result(own, capsys):
+    assert clipbench("run", "task.explode_at=7") == 0
+    row = table("runs").iloc[0]
+    assert (row["status"], row["steps"]) == ("diverged", 7)
+    assert "diverged" in capsys.readouterr().out
+
+
+def test_a_step_that_was_skipped_is_not_clipped(own, capsys):
+    assert clipbench("run", "optim.clipping_type=none", "task.explode_at=7", "max_loss=inf") == 0
+    assert (table("steps").query("step == 7")["clip_factor"] == 0).all()
+    said = capsys.readouterr()
+    assert "0% of 19 steps; 1 more skipped" in said.out
+    assert re.findall(r"clipped (\d+%)", said.err) == ["0%", "0%"]
+
+
+def test_a_run_that_fails_is_recorded_with_its_traceback_and_tried_again(own, capsys):
+    assert clipbench("run", "task.fail_at=5") == 1
+    row = table("runs").iloc[0]
+    assert row["status"] == "failed"
+    assert "the disk is on fire" in row["error"]
+    assert "the disk is on fire" in capsys.readouterr().err
+    assert clipbench("run", "task.fail_at=5") == 1
+
+
+def test_sweep_makes_the_grid_once(own, capsys):
+    words = ("-m", "optim.clipping_type=none,norm,auto", "seed=0,1")
+    assert clipbench("sweep", *words) == 0
+    runs = table("runs")
+    assert sorted(zip(runs["clipping_type"], runs["seed"], strict=True)) == [
+        (t, s) for t in ("auto", "none", "norm") for s in (0, 1)
+    ]
+    capsys.readouterr()
+    assert clipbench("sweep", *words) == 0
+    assert "6 runs, 6 of them finished already, 0 to do" in capsys.readouterr().out
+
+
+def test_levels_of_a_type_that_has_none_are_one_run(own):
+    assert clipbench("sweep", "optim.clipping_type=none,norm", "optim.clipping_level=0.5,1,inf") == 0
+    assert sorted(table("runs")["clipping_type"]) == ["none", "norm", "norm", "norm"]
+
+
+def test_a_sweep_without_axes_is_all_core_types(own, capsys):
+    assert clipbench("sweep", "steps=2", "eval_every=2") == 0
+    assert table("runs").groupby("clipping_type").size().to_dict() == dict.fromkeys(RULES, 2)
+
+
+def test_a_failed_run_costs_only_itself(own, capsys):
+    assert clipbench("sweep", "task.fail_at=-1,5") == 1
+    assert sorted(table("runs")["status"]) == ["done", "failed"]
+    assert "failed: clipbench run" in capsys.readouterr().err
+
+
+def test_plot_draws_from_the_tables(own, capsys):
+    clipbench("sweep", "optim.clipping_type=none,norm", "seed=0,1")
+    capsys.readouterr()
+    assert main(["plot", "results", "--out", "drawn"]) == 0
+    drawn = capsys.readouterr().out.split()
+    assert len(drawn) == 5
+    assert all(Path(path).stat().st_size > 10_000 for path in drawn)
+
+
+def test_plot_skips_a_foreign_file_with_a_message(own, capsys):
+    clipbench("run")
+    Path("results/steps/foreign.parquet").write_text("no parquet")
+    Path("results/runs/foreign.parquet").write_text("no parquet")
+    assert main(["plot", "results/"]) == 0
+    assert "foreign.parquet: not a readable clipbench table" in capsys.readouterr().err
+    assert clipbench("sweep", "optim.clipping_type=norm,auto", "seed=0") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rnu"], "Unknown command 'rnu'. Did you mean 'run'?"),
+        (["run", "optim.clpping_type=auto"], "Did you mean 'optim.clipping_type'"),
+        (["run", "--levle=3"], "Unknown option --levle=3"),
+        (["run", "device=cuda:99"], "device=cuda"),
+        (["run", "device=gpu"], "Unknown device 'gpu'. Known: auto, cpu, cuda"),
+        (["run", "optim.betas=[2,3]"], "Invalid beta"),
+        (["run", "optim.nonfinite=ignore"], "nonfinite must be one of skip, raise"),
+        (["plot", "nowhere"], "There is no folder nowhere"),
+        (["plot", "--dpi", "3"], "nrecognized arguments"),
+        (["run", "--config-dir", "nowhere"], "nowhere is not a folder"),
+        (["run", "results=file/inside"], "Cannot write to the results folder"),
+        (["run", "--config-dir", ".", "task=broken"], "there is no module 'nowhere'"),
+        (["run", "--config-dir", ".", "task=keyword"], "unexpected keyword argument 'colour'"),
+        (
+            ["run", "--config-dir", ".", "task=headless"],
+            "Headless.headline is 'speed', which is not among its metrics: mse",
+        ),
+        (["run", "--config-dir", ".", "task=thing"], "must be a class that inherits clipbench.task.Task"),
+        (
+            ["prepare", "task=cola", "scale=full", "task.data=nowhere"],
+            "task.data=nowhere: there is no in_domain_train.tsv",
+        ),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(own, capsys, words, message):
+    Path("file").write_text("")
+    Path("task/broken.yaml").write_text("name: broken\n_target_: nowhere.Mine\n")
+    Path("task/keyword.yaml").write_text("name: keyword\n_target_: own_line.Line\ncolour: red\n")
+    Path("own_headless.py").write_text(
+        "from own_line import Line\nclass Headless(Line):\n    headline = 'speed'\n"
+    )
+    Path("task/headless.yaml").write_text("name: headless\n_target_: own_headless.Headless\n")
+    Path("task/thing.yaml").write_text("name: thing\n_target_: pathlib.Path\n")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not Path("results/runs").exists()
+
+
+def test_the_list_has_a_row_for_everything_and_imports_nothing_heavy():
+    script = "import sys\nfrom clipbench.cli.main import main\nassert main(['list']) == 0\nprint(' '.join(sys.modules))"
+    *lines, modules = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    optimizers = {path.stem for path in folders_of(None)[0].glob("optim/*.yaml")} - {"clipping"}
+    assert {*RULES, *TIED, *optimizers, "restart"} <= {
+        line.split()[0] for line in lines if line.startswith("  ")
+    }
+    assert "restart.first=null, restart.coeff=1.25, restart.max=2000" in "\n".join(lines)
+    assert not {name.split(".")[0] for name in modules.split()} & {
+        "torch",
+        "hydra",
+        "omegaconf",
+        "yaml",
+        "pandas",
+        "numpy",
+        "rich",
+    }
+
+
+def test_help_lists_every_key_and_the_users_own_tasks(own, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help", "--config-dir", "."])
+    shown = capsys.readouterr().out
+    for word in ("clipping_level", "p_autoclip", "eval_every", "weight_decay", "scale=", "|line"):
+        assert word in shown
+    assert main(["list", "--config-dir", "."]) == 0
+    shown = capsys.readouterr().out
+    assert "Points near a plane" in shown
+    assert "α = min(1, η/‖g‖)" in shown
+
+
+def start(*words):
+    command = [
+        sys.executable,
+        "-m",
+        "clipbench",
+        "run",
+        "--config-dir",
+        ".",
+        "task=line",
+        "eval_every=50",
+        *words,
+    ]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(own):
+    process = start("steps=2000", "results=cut")
+    for line in process.stderr:
+        if line.startswith("step 100/"):
+            break
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Nothing is lost: the same command goes on from there" in error
+    assert "Traceback" not in error
+    assert not list(Path("cut").glob("runs/*.parquet"))
+    assert clipbench("run", "steps=2000", "eval_every=50", "results=cut") == 0
+    assert clipbench("run", "steps=2000", "eval_every=50", "results=whole") == 0
+    for name in ("steps", "evals"):
+        cut, whole = (
+            table(name, folder).drop(columns="seconds").sort_values(["step"], kind="stable")
+            for folder in ("cut", "whole")
+        )
+        pd.testing.assert_frame_equal(cut.reset_index(drop=True), whole.reset_index(drop=True))
+    assert not Path("cut/.work").exists()

@@ -1,0 +1,206 @@
+"""A checkpoint is written whole or not at all; one that is damaged costs time, never rows; a full disk is one message."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from clipbench.cli.main import main
+from clipbench.errors import Unreadable, UserError
+from clipbench.record import tables
+from clipbench.record.lease import EXPIRES
+from clipbench.runs import lockstep
+from clipbench.runs.checkpoint import Work, checkpoints
+from clipbench.sweeps.grid import make_plans
+from clipbench.train.learner import StepRow
+
+WORDS = (
+    "task=line",
+    "steps=120",
+    "eval_every=40",
+    "optim.clipping_type=linear_rand_auto",
+    "threads=1",
+    "device=cpu",
+)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's folder with the task of tests/tiny.py, and the working directory in it."""
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "line.yaml").write_text(
+        "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\n"
+    )
+    (tmp_path / "own_line.py").write_text(Path(__file__).parents[1].joinpath("tiny.py").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+    sys.modules.pop("own_line", None)
+
+
+def make(folder, steps=None):
+    """The run into `folder`, to its end or for so many steps; its plan."""
+    (plan,) = make_plans(["seed=3", *WORDS], Path())
+    plan = replace(plan, settings=replace(plan.settings, results=str(folder)))
+    calls = iter(range(10**9))
+    for _ in lockstep.work([plan], lambda: steps is not None and next(calls) >= steps):
+        pass
+    return plan
+
+
+def assert_same_rows(one, other):
+    for table in ("steps", "evals"):
+        left, right = (tables.read(Path(folder), table).drop(columns="seconds") for folder in (one, other))
+        assert len(left)
+        pd.testing.assert_frame_equal(left, right, check_exact=True)
+    assert not (Path(other) / ".work").exists()
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(own):
+    make("whole")
+    plan = make("cut", 60)
+    (path,) = checkpoints(plan.work.folder)
+    assert (path.name, len(list(plan.work.rows()))) == ("checkpoint-000000060.pt", 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make("cut")
+    assert_same_rows("whole", "cut")
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "of another version": lambda path: torch.save({"learner": {"model": {}}, "rows": {}}, path),
+    "half of it": lambda path: torch.save({"learner": torch.load(path)["learner"]}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_named_once_and_the_run_starts_afresh(own, damage):
+    make("whole")
+    (path,) = checkpoints(make("cut", 60).work.folder)
+    damage(path)
+    with pytest.warns(
+        Unreadable, match=rf"{path.name} cannot be used .* starts from an earlier state"
+    ) as caught:
+        make("cut")
+    assert len(caught) == 1
+    assert_same_rows("whole", "cut")
+
+
+def test_the_one_before_a_damaged_checkpoint_is_used(own):
+    """A process killed between writing the new and deleting the old leaves both."""
+    make("whole")
+    (older,) = checkpoints(make("cut", 60).work.folder)
+    kept = older.read_bytes()
+    (newer,) = checkpoints(make("cut", 30).work.folder)
+    assert (older.name, newer.name) == ("checkpoint-000000060.pt", "checkpoint-000000090.pt")
+    older.write_bytes(kept)
+    newer.write_bytes(newer.read_bytes()[:-100])
+    with pytest.warns(Unreadable, match=newer.name) as caught:
+        plan = make("cut", 1)
+    assert len(caught) == 1
+    assert [path.name for path in checkpoints(plan.work.folder)] == ["checkpoint-000000061.pt"]
+    make("cut")
+    assert_same_rows("whole", "cut")
+
+
+@pytest.mark.parametrize("first_ends_first", [True, False])
+def test_who_stalled_beyond_the_lease_and_its_successor_write_the_same_rows(own, first_ends_first):
+    make("whole")
+    plan = make("both", 0)
+    first = lockstep.work([plan])
+    advance(first, 30)
+    then = time.time() - EXPIRES - 1
+    os.utime(plan.work.folder / "lease.1", (then, then))
+    second = lockstep.work([plan])
+    advance(second, 30)
+    for work in (first, second) if first_ends_first else (second, first):
+        assert [news.row["status"] for news in work if news.row] == ["done"]
+    assert_same_rows("whole", "both")
+
+
+def advance(work, steps):
+    while not any(isinstance(row, StepRow) and row.step >= steps for row in next(work).rows):
+        pass
+
+
+@pytest.mark.parametrize("command", [["run", "seed=3"], ["sweep", "seed=choice(3)"]], ids=["run", "sweep"])
+def test_what_a_process_left_that_was_killed_before_clearing_is_cleared(own, command):
+    plan = make("results", 60)
+    shutil.copytree(plan.work.folder, "kept")
+    make("results")
+    shutil.copytree("kept", plan.work.folder)
+    assert main([*command, "--config-dir", ".", *WORDS]) == 0
+    assert not Path("results/.work").exists()
+
+
+class Unpicklable:
+    """A state that cannot be written."""
+
+    step = 7
+
+    def state_dict(self):
+        return {"tensor": torch.ones(10_000), "function": lambda: None}
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    work = Work(tmp_path, "r1")
+    work.folder.mkdir(parents=True)
+    before = work.folder / "checkpoint-000000003.pt"
+    before.write_bytes(b"the one before")
+    with pytest.raises(AttributeError, match="lambda"):
+        work.save(Unpicklable(), lockstep.Rows())
+    assert [path.read_bytes() for path in work.folder.iterdir()] == [b"the one before"]
+
+
+def test_a_folder_that_takes_no_checkpoint_is_one_message(tmp_path):
+    (tmp_path / ".work").write_text("a file where the folder should be")
+    with pytest.raises(
+        UserError, match=r"Cannot write .*checkpoint-000000007\.pt: .* Free the disk or choose another folder"
+    ):
+        Work(tmp_path, "r1").save(Unpicklable(), lockstep.Rows())
+
+
+FULL = """
+import resource, signal, sys
+from clipbench.cli.main import main
+from clipbench.runs import lockstep
+from clipbench.record import tables
+from clipbench.cli import show
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(main.main(sys.argv[2:]))
+"""
+
+
+def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(own):
+    """Files may not grow beyond the last checkpoint and a little: the next one, with more rows, is refused."""
+    make("whole")
+    (path,) = checkpoints((plan := make("full", 60)).work.folder)
+    kept = path.read_bytes()
+    command = ["run", "--config-dir", ".", "seed=3", *WORDS, "results=full"]
+    limited = [sys.executable, "-c", FULL, str(len(kept) + 1000), *command, "checkpoint_every=50"]
+    process = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 2, process.stderr
+    said = process.stderr.strip().splitlines()[-1]
+    assert said.startswith("clipbench: Cannot write full/.work/")
+    assert said.endswith(": File too large. Free the disk or choose another folder with results=DIR.")
+    assert "Traceback" not in process.stderr
+    assert checkpoints(plan.work.folder) == [path]
+    assert path.read_bytes() == kept
+    assert not [path for path in Path("full").rglob(".*") if path.name != ".work"]
+    assert not list(Path("full").glob("*/*.parquet"))
+    make("full")
+    assert_same_rows("whole", "full")

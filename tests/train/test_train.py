@@ -1,0 +1,292 @@
+"""The loop: rows that say what happened, runs that can be paired, interrupted and repeated bit for bit."""
+
+import copy
+import math
+import weakref
+
+import pytest
+import torch
+from tiny import Line
+
+from clipbench.errors import UserError
+from clipbench.optim import RULES, clip_gradients, make_rule
+from clipbench.runs.checkpoint import COMPACT_AFTER, Rows
+from clipbench.task.seeds import device_generator, fresh_model, generator
+from clipbench.train.batches import Span, Supply, serve
+from clipbench.train.learner import End, EvalRow, Learner, Schedule, StepRow
+from clipbench.train.loop import train
+
+CPU = torch.device("cpu")
+
+
+def learner(task, rule="norm", seed=0, lr=0.05, steps=30, schedule=None, max_loss=1e4, **settings):
+    model = fresh_model(task, seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, fused=True)
+    clip_gradients(optimizer, make_rule(rule, **settings), rng=device_generator(seed, "clip", CPU))
+    schedule = schedule or Schedule("constant", 0, steps)
+    return Learner(
+        task, model, optimizer, seed=seed, device=CPU, precision="fp32", schedule=schedule, max_loss=max_loss
+    )
+
+
+def together(learners, steps=30, eval_every=10, seed=0):
+    """Each learner's rows."""
+    start = min(one.step for one in learners)
+    batches = serve(learners[0].task, learners[0].task.train_batches(generator(seed, "data")), CPU, start)
+    found = {one: [] for one in learners}
+    for new in train(learners, batches, steps=steps, eval_every=eval_every):
+        for one, rows in new.items():
+            found[one] += rows
+    return list(found.values())
+
+
+def run(rule="norm", seed=0, task=None, steps=30, lr=0.05, schedule=None, **settings):
+    return together([learner(task or Line(), rule, seed, lr, steps, schedule, **settings)], steps, seed=seed)[
+        0
+    ]
+
+
+def values(rows):
+    """Everything but times."""
+    return [
+        (type(row).__name__, *(v if v == v else "nan" for k, v in vars(row).items() if k != "seconds"))
+        if not isinstance(row, list)
+        else row
+        for row in rows
+    ]
+
+
+def test_one_row_a_step_and_evaluations_where_they_belong():
+    rows = run()
+    assert [row.step for row in rows if isinstance(row, StepRow)] == list(range(1, 31))
+    assert sorted({(row.step, row.split) for row in rows if isinstance(row, EvalRow)}) == [
+        (10, "train"),
+        (10, "val"),
+        (20, "train"),
+        (20, "val"),
+        (30, "test"),
+        (30, "train"),
+        (30, "val"),
+    ]
+    assert rows[-1] == End("done", 30, rows[-1].seconds, 0)
+    seconds = [row.seconds for row in rows]
+    assert seconds == sorted(seconds)
+
+
+def test_rows_say_what_a_plain_loop_sees():
+    """The same steps by hand: weights, batches and dropout from the same generators, clipping by torch."""
+    task = Line()
+    rows = [row for row in run(steps=12) if isinstance(row, StepRow)]
+    model = fresh_model(task, 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    batches = task.train_batches(generator(0, "data"))
+    torch.manual_seed(generator(0, "dropout").initial_seed())
+    for row, (x, y) in zip(rows, batches, strict=False):
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert (row.loss, row.grad_norm) == pytest.approx((loss.item(), norm.item()), rel=1e-3)
+        assert row.clipped_norm == pytest.approx(min(1.0, norm.item()), rel=1e-3)
+        assert row.clip_factor == pytest.approx(row.clipped_norm / row.grad_norm)
+        assert row.epoch == pytest.approx(row.step / 8)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_same_seed_gives_the_same_run_whatever_the_global_one(rule):
+    torch.manual_seed(1)
+    first = values(run(rule, seed=3))
+    torch.manual_seed(2)
+    assert values(run(rule, seed=3)) == first
+    assert values(run(rule, seed=4)) != first
+
+
+def test_a_run_leaves_the_global_generator_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    run()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_methods_at_one_seed_start_alike_and_see_the_same_batches():
+    """So the first loss, before any clipped step, is the same number."""
+    firsts = {run(rule, seed=5)[0].loss for rule in RULES}
+    assert len(firsts) == 1
+
+
+def test_runs_side_by_side_are_the_runs_alone():
+    task = Line()
+    rules = list(RULES)
+    found = together([learner(task, rule) for rule in rules])
+    for rule, rows in zip(rules, found, strict=True):
+        assert values(rows) == values(run(rule)), rule
+
+
+def test_one_that_diverges_or_raises_leaves_and_the_others_go_on_unchanged():
+    task = Line()
+    one, wild, broken, three = (
+        learner(task),
+        learner(task, "none", lr=30.0),
+        learner(task),
+        learner(task, "auto"),
+    )
+    step = broken.optimizer.step
+
+    def fail():
+        if broken.step == 12:
+            raise RuntimeError("this one has had enough")
+        return step()
+
+    broken.optimizer.step = fail
+    found = together([one, wild, broken, three])
+    assert [values(found[0]), values(found[3])] == [values(run("norm")), values(run("auto"))]
+    assert found[1][-1].status == "diverged"
+    assert (found[2][-1].status, found[2][-1].steps) == ("failed", 12)
+    assert "this one has had enough" in found[2][-1].error
+
+
+def test_one_that_is_ahead_joins_when_its_step_comes():
+    """After a crash, checkpoints of a group may be of different steps."""
+    task = Line()
+    ahead = learner(task, "auto")
+    early = together([ahead], steps=13)[0]
+    found = together([learner(task, "norm"), ahead])
+    assert values(found[0]) == values(run("norm"))
+    both = [row for row in early + found[1] if isinstance(row, StepRow)]
+    assert values(both) == values(row for row in run("auto") if isinstance(row, StepRow))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("cut", [1, 10, 13])
+def test_a_run_that_is_cut_and_resumed_is_the_run_bit_for_bit(rule, cut):
+    whole = run(rule)
+    task = Line()
+    first, found = learner(task, rule), []
+    loop = train(
+        [first],
+        serve(task, task.train_batches(generator(0, "data")), CPU),
+        steps=30,
+        eval_every=10,
+        read=lambda step: step == cut,
+    )
+    for new in loop:
+        found += new.get(first, [])
+        if first.step == cut:
+            break
+    assert not first.unread
+    second = learner(task, rule)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    found += together([second])[0]
+    assert values(found) == values(whole)
+
+
+def test_a_waiting_time_that_other_runs_hide_is_added_again():
+    """Worker processes make a batch every 50 ms. Alone, a run that needs 30 ms would wait 20; beside many others it never does."""
+    span = Span(CPU)
+    with span:
+        pass
+    supply = Supply(span, interval=0.05)
+    assert supply.wait(own=0.03) == pytest.approx(0.02)
+    assert supply.wait(own=0.08) == span.seconds < 1e-3
+
+
+def test_batches_that_end_are_a_mistake_of_the_tasks():
+    task = Line()
+    with pytest.raises(UserError, match="train_batches ended"):
+        list(
+            train(
+                [learner(task)],
+                serve(task, iter([next(task.train_batches(generator(0, "data")))]), CPU),
+                steps=30,
+                eval_every=10,
+            )
+        )
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged():
+    rows = run(task=Line(explode_at=7))
+    assert rows[-1].status == "diverged"
+    assert rows[-1].steps == 7
+    steps = [row for row in rows if isinstance(row, StepRow)]
+    assert len(steps) == 7
+    assert math.isinf(steps[-1].loss)
+    assert rows[-1].skipped == 1
+
+
+def test_a_loss_above_the_bound_ends_the_run_as_diverged():
+    rows = run("none", lr=30.0)
+    assert rows[-1].status == "diverged"
+    last = [row for row in rows if isinstance(row, StepRow)][-1]
+    assert not last.loss <= 1e4
+
+
+def test_schedules_against_their_formulas():
+    rates = [
+        row.lr
+        for row in run(steps=12, lr=1e-3, schedule=Schedule("cosine", 4, 12))
+        if isinstance(row, StepRow)
+    ]
+    expected = [1e-3 * (i + 1) / 5 for i in range(4)] + [
+        1e-3 * (1 + math.cos(math.pi * i / 8)) / 2 for i in range(8)
+    ]
+    assert rates == pytest.approx(expected)
+    assert [Schedule("linear", 0, 4)(i) for i in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert [Schedule("constant", 2, 9)(i) for i in (0, 1, 2, 8)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+
+
+def test_uses_of_randomness_are_independent():
+    numbers = {
+        name: torch.rand(2, generator=generator(0, name)).tolist()
+        for name in ("init", "data", "dropout", "clip")
+    }
+    assert len({tuple(value) for value in numbers.values()}) == 4
+
+
+def test_bf16_trains():
+    task = Line()
+    one = learner(task)
+    one.autocast = torch.autocast("cpu", torch.bfloat16)
+    rows = together([one], steps=60)[0]
+    losses = [row.loss for row in rows if isinstance(row, StepRow)]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_evaluation_metrics_are_over_the_whole_split():
+    task = Line()
+    one = learner(task)
+    one.model.eval()
+    (x, y) = next(task.eval_batches("test"))
+    with torch.no_grad():
+        expected = (one.model(x) - y).square().mean().item()
+    assert one.evaluate("test") == pytest.approx({"loss": expected, "mse": expected})
+
+
+def test_what_a_step_leaves_until_it_is_read_is_three_numbers():
+    """64 steps may wait to be read: their inputs must not."""
+    task = Line()
+    one = learner(task)
+    batches = serve(task, task.train_batches(generator(0, "data")), CPU)
+    seen = []
+    for _ in range(20):
+        served = next(batches)
+        seen.append(weakref.ref(served.batch[0]))
+        one.learn(served)
+    del served
+    assert len(one.unread) == 20
+    assert sum(ref() is not None for ref in seen) <= 1  # the generator's own, until it is asked again
+    assert all(
+        values.numel() == 3 and values.untyped_storage().nbytes() == 12 for _, _, values, _, _ in one.unread
+    )
+
+
+def test_a_million_steps_are_kept_in_64_bytes_each():
+    rows, part = Rows(), 64
+    for first in range(0, 1_000_000, part):
+        rows.add(
+            [StepRow(step + 1, 0.5, 1.5, 0.1, 2.0, 1.0, 0.5, 1e-3) for step in range(first, first + part)]
+        )
+    assert len(rows.steps) < COMPACT_AFTER + part
+    assert sum(each.untyped_storage().nbytes() for each in rows.compact) <= 64 * 1_000_000
+    assert len(rows.state_dict()["steps"]) == 1_000_000
