@@ -39,7 +39,19 @@ RUNS = [
     ["task=imagenet", "optim=lion", "optim.clipping_type=coordinate_wise", "steps=4", "channels_last=true"],
 ]
 SHARED = ["eval_every=4", "device=cpu", "threads=1", "seed=2"]
-MACHINE = {"seconds", "started", "ended", "device", "driver", "host", "platform", "versions", "git", "config", "overrides"}
+MACHINE = {
+    "seconds",
+    "started",
+    "ended",
+    "device",
+    "driver",
+    "host",
+    "platform",
+    "versions",
+    "git",
+    "config",
+    "overrides",
+}
 KEYS = {"steps": ["run", "step"], "evals": ["run", "step", "split", "metric"], "runs": ["run"]}
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from clipbench.record.rows import NO_CLIPPING
+
 ARENA = ["study", "task", "scale", "optimizer"]  # methods are compared within one of these
-NO_CLIPPING = {"clipping_level": math.inf, "p_autoclip": 1.0}  # ends of a space beyond which there is nothing
 
 
 def trials(runs: pd.DataFrame) -> pd.DataFrame:

@@ -14,10 +14,8 @@ import pandas as pd
 from clipbench import stats
 from clipbench.analysis.groups import RESOLVED, SYMBOLS, Group, Method
 from clipbench.plot import style
-from clipbench.record.tables import CLIPPED
+from clipbench.record.rows import NO_CLIPPING, is_clipped
 from clipbench.stats import Comparison, Interval
-
-NO_EDGE = {"clipping_level": np.inf, "p_autoclip": 1.0}  # no clipping: there is nothing beyond
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ def sections(group: Group) -> list[Section]:
         contexts.setdefault(apart, []).append(method)
     split = "test" if group.runs["final_test"].notna().any() or group.runs.empty else "val"
     steps = group.steps[np.isfinite(group.steps["grad_norm"])]  # what is not finite is skipped, not clipped
-    shares = (steps["clip_factor"] < CLIPPED).groupby(steps["run"], observed=False).agg(["sum", "size"])
+    shares = is_clipped(steps["clip_factor"]).groupby(steps["run"], observed=False).agg(["sum", "size"])
     common = frozenset.intersection(*contexts) if contexts else frozenset()
     found = []
     for context, methods in contexts.items():
@@ -222,9 +220,9 @@ def _arm(
         edges=tuple(
             key.removeprefix("optim.clip.")
             for key in (*RESOLVED[1:], *(key for key in method.settings if key.startswith("optim.clip.")))
-            if _at_edge(method.settings[key], [each.get(key) for each in tried], NO_EDGE.get(key))
+            if _at_edge(method.settings[key], [each.get(key) for each in tried], NO_CLIPPING.get(key))
         ),
-        without=any(each.get(key) == value for each in tried for key, value in NO_EDGE.items()),
+        without=any(each.get(key) == value for each in tried for key, value in NO_CLIPPING.items()),
         scores=scores.where(runs["status"].to_numpy() == "done").sort_index(),
         clipped=float(steps["sum"] / steps["size"]) if steps["size"] else np.nan,
         ms_per_step=float(times.median()),

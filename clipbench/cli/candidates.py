@@ -11,6 +11,7 @@ from typing import Any
 
 from clipbench.cli import listing
 from clipbench.cli.main import HELP
+from clipbench.record.rows import columns
 
 FOLDERS = ":folders"  # instead of words: here stands a folder, which the shell knows best
 OPTIONS = {
@@ -201,7 +202,7 @@ class Line:
             if current
             else {}
         )
-        return {f"{name}=": "" for name in _columns()} | ids
+        return {f"{column.name}=": "" for column in columns("runs")} | ids
 
 
 def _values(key: str, value: str, known: Words, several: bool) -> Words:
@@ -234,8 +235,3 @@ def _literal(file: str, name: str) -> Any:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
     ]
     return ast.literal_eval(values[0])
-
-
-def _columns() -> list[str]:
-    text = (Path(listing.__file__).parents[1] / "record" / "tables.py").read_text(encoding="utf-8")
-    return re.findall(r'"(\w+)": [A-Z]+,', text.split('"runs": pa.schema(')[1])

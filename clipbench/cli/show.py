@@ -17,9 +17,9 @@ from rich.table import Table
 
 from clipbench.cli.status import ending
 from clipbench.record import tables
+from clipbench.record.rows import EvalRow, Row, StepRow, is_clipped
 from clipbench.report.draw import draw_run
 from clipbench.runs.plan import Plan
-from clipbench.train.learner import EvalRow, Row, StepRow
 
 Watch = Callable[[Sequence[Row]], None]
 
@@ -89,7 +89,7 @@ class _State:
             if isinstance(row, StepRow):
                 self.step, self.loss, self.norm = row.step, row.loss, row.grad_norm
                 self.made += math.isfinite(row.grad_norm)
-                self.clipped += math.isfinite(row.grad_norm) and row.clip_factor < tables.CLIPPED
+                self.clipped += math.isfinite(row.grad_norm) and is_clipped(row.clip_factor)
         vals = [
             f"{row.metric} {row.value:.3f}"
             for row in rows
@@ -150,7 +150,7 @@ def result(plan: Plan, row: dict[str, Any]) -> None:
             f"at step {len(steps)}: the loss was {steps['loss'].iloc[-1]:g} (max_loss={plan.settings.max_loss:g})",
         )
     made = steps["clip_factor"][np.isfinite(steps["grad_norm"])]
-    share = f"{(made < tables.CLIPPED).mean():.0%}" if len(made) else "none"
+    share = f"{is_clipped(made).mean():.0%}" if len(made) else "none"
     table.add_row("clipped", f"{share} of {len(made)} steps; {row['skipped']} more skipped")
     table.add_row(
         "time",

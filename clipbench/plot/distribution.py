@@ -10,7 +10,7 @@ from scipy import stats
 
 from clipbench.analysis.groups import Group, Method
 from clipbench.plot import style
-from clipbench.record.tables import CLIPPED
+from clipbench.record.rows import is_clipped
 
 LONGEST = 40  # characters of a label
 POINTS = 500  # of a curve, however many steps there are
@@ -96,7 +96,7 @@ def _words(norms: np.ndarray, clip_factor: pd.Series) -> str:
     if not len(norms):
         return "no steps"
     made = clip_factor[np.isfinite(norms)]
-    words = [f"{100 * (made < CLIPPED).mean():.1f} % clipped"] if len(made) else []
+    words = [f"{100 * is_clipped(made).mean():.1f} % clipped"] if len(made) else []
     for name, odd in {"zero": norms == 0, "not finite": ~np.isfinite(norms)}.items():
         if odd.any():
             words.append(f"{odd.sum()} {name}")

@@ -25,94 +25,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipbench.errors import Unreadable, UserError
+from clipbench.record.rows import TABLES, columns
 
 RUN = re.compile(r"r[0-9a-f]{12}")  # a run's id
-CLIPPED = (
-    1 - 1e-6
-)  # a step was clipped if its clip_factor is below: float32 rounds a norm that was left alone
-
-TEXT, INT, REAL, SINGLE, FLAG = pa.string(), pa.int64(), pa.float64(), pa.float32(), pa.bool_()
-
-SCHEMAS = {
-    "steps": pa.schema(
-        {
-            "run": TEXT,
-            "step": INT,
-            "epoch": REAL,
-            "seconds": REAL,
-            "loss": SINGLE,
-            "grad_norm": SINGLE,
-            "clipped_norm": SINGLE,
-            "clip_factor": SINGLE,
-            "lr": REAL,
-        }
-    ),
-    "evals": pa.schema(
-        {"run": TEXT, "step": INT, "seconds": REAL, "split": TEXT, "metric": TEXT, "value": REAL}
-    ),
-    "tails": pa.schema(
-        {
-            "run": TEXT,
-            "label": TEXT,
-            "data": TEXT,
-            "step": INT,
-            "batch": INT,
-            "passes": REAL,
-            "full_passes": REAL,
-            "drawn": TEXT,
-            "loss": REAL,
-            "grad_norm": REAL,
-            "full_norm": REAL,
-            "noise_norm": REAL,
-        }
-    ),
-    "runs": pa.schema(
-        {
-            "run": TEXT,
-            "task": TEXT,
-            "scale": TEXT,
-            "optimizer": TEXT,
-            "lr": REAL,
-            "clipping_type": TEXT,
-            "clipping_level": REAL,
-            "p_autoclip": REAL,
-            "beta": REAL,
-            "seed": INT,
-            "study": TEXT,
-            "role": TEXT,
-            "method": TEXT,
-            "trial": INT,
-            "status": TEXT,
-            "headline": TEXT,
-            "higher_is_better": FLAG,
-            "final": REAL,
-            "best": REAL,
-            "final_test": REAL,
-            "baseline": TEXT,
-            "baseline_test": REAL,
-            "steps": INT,
-            "seconds": REAL,
-            "skipped": INT,
-            "lockstep": INT,
-            "started": TEXT,
-            "ended": TEXT,
-            "data": TEXT,
-            "config": TEXT,
-            "overrides": TEXT,
-            "error": TEXT,
-            "device": TEXT,
-            "driver": TEXT,
-            "host": TEXT,
-            "platform": TEXT,
-            "threads": INT,
-            "versions": TEXT,
-            "git": TEXT,
-        }
-    ),
+KINDS = {
+    "text": pa.string(),
+    "int": pa.int64(),
+    "real": pa.float64(),
+    "single": pa.float32(),
+    "flag": pa.bool_(),
 }
+
+
+def _schema_of(table: str) -> pa.Schema:
+    return pa.schema([pa.field(column.name, KINDS[column.kind]) for column in columns(table)])
+
+
+SCHEMAS = {table: _schema_of(table) for table in TABLES}
 """Explicit, because a reader of the folder takes the first file's columns and would drop what only later files have."""
 
-LATER = {"lockstep", "driver", "study", "role", "method", "trial", "full_passes", "drawn"}
+NEW = {column.name for table in TABLES for column in columns(table) if column.new}
 """Columns that files of earlier versions lack; they are read as null."""
 
 
@@ -121,7 +53,7 @@ def write_rows(folder: Path, table: str, run: str, rows: Iterable[Mapping[str, A
     work = folder / ".work" / run
     rows = iter(rows)
     with (
-        whole(folder / table / f"{run}.parquet", work) as partial,
+        atomic_write(folder / table / f"{run}.parquet", work) as partial,
         pq.ParquetWriter(partial, SCHEMAS[table]) as writer,
     ):
         while part := [{"run": run, **row} for row in islice(rows, 100_000)]:
@@ -132,7 +64,7 @@ def write_rows(folder: Path, table: str, run: str, rows: Iterable[Mapping[str, A
 
 
 @contextmanager
-def whole(path: Path, beside: Path | None = None) -> Iterator[Path]:
+def atomic_write(path: Path, beside: Path | None = None) -> Iterator[Path]:
     """A path to write to, in `beside` or `path`'s own folder. Afterwards it is on the disk and in place as `path`, or nothing has changed.
 
     UserError where the disk refuses.
@@ -214,7 +146,7 @@ def _read_file(path: Path, schema: pa.Schema, stacklevel: int) -> pa.Table | Non
         )  # a file is small: threads would cost more than they give
         if table.schema.equals(schema):
             return table
-        if missing := set(schema.names) - set(table.column_names) - LATER:
+        if missing := set(schema.names) - set(table.column_names) - NEW:
             raise ValueError(f"it has no column {sorted(missing)[0]!r}")
         for name in set(schema.names) - set(table.column_names):
             table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))

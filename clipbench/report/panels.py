@@ -15,7 +15,7 @@ from clipbench.analysis.comparison import Arm, Section
 from clipbench.analysis.groups import mean_interval
 from clipbench.plot import style
 from clipbench.plot.comparison import smooth, thinned
-from clipbench.record.tables import CLIPPED
+from clipbench.record.rows import is_clipped
 
 SIZE = (3.05, 2.15)  # inches
 MARGINS = (0.56, 0.08, 0.4, 0.08)
@@ -148,7 +148,7 @@ def clipping(section: Section) -> Iterator[Drawing]:
         if arm in banded(section):
             factors.fill_between(x, low, high, color=arm.colour, alpha=0.12, linewidth=0)
         factors.plot(x, middle, **look)
-        clipped = np.bincount(bins[there], values[there] < CLIPPED)[at] / np.bincount(bins[there])[at]
+        clipped = np.bincount(bins[there], is_clipped(values[there]))[at] / np.bincount(bins[there])[at]
         shares.plot(x, 100 * clipped, **look)
         for column, width_of_line in {"grad_norm": 0.5, "clipped_norm": 1.2}.items():
             at, (middle,) = style.binned(bins[there], steps[column].to_numpy(float)[there], (0.5,))

@@ -14,9 +14,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from clipbench.analysis.comparison import NO_EDGE, Arm, Section
+from clipbench.analysis.comparison import Arm, Section
 from clipbench.analysis.groups import mean_interval
 from clipbench.plot import style
+from clipbench.record.rows import NO_CLIPPING
 from clipbench.report.panels import MARGINS, SIZE, Drawing, banded, panel
 
 GRID = 8  # values of a setting that are places of their own; more are put into bins of trials
@@ -42,7 +43,7 @@ def sensitivity(section: Section) -> Iterator[Drawing]:
         yield f"learning rate: {how}{above}", fig
     for arm in section.judged:
         own = runs[runs["name"] == arm.name]
-        for setting in NO_EDGE:
+        for setting in NO_CLIPPING:
             if own[setting].nunique() > 1:
                 fig, ax = _panel(section, own, setting)
                 _reference(ax, section, runs)
@@ -69,7 +70,7 @@ def _runs(section: Section) -> pd.DataFrame:
         )
     else:
         rows = group.tuning.assign(name=group.tuning["method"], setting=group.tuning["trial"])
-    numbers = rows[["lr", *NO_EDGE]].astype(float)
+    numbers = rows[["lr", *NO_CLIPPING]].astype(float)
     return numbers.assign(
         name=rows["name"],
         setting=rows["setting"],

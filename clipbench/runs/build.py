@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 
 from clipbench.errors import UserError
 from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients
+from clipbench.record.rows import CLIP_KEYS
 from clipbench.runs.config import Settings
 from clipbench.runs.patterns import parameter_groups
 from clipbench.task import Task
 from clipbench.task.seeds import device_generator, fresh_model
 from clipbench.train.learner import Learner, Schedule
 
-CLIP_KEYS = ("clipping_type", "clipping_level", "p_autoclip", "beta")
 PATTERN_KEYS = ("clip_exempt", "clip_levels")
 
 

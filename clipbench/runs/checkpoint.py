@@ -17,8 +17,9 @@ from torch import Tensor
 
 from clipbench.errors import Unreadable
 from clipbench.record.lease import Lease, holder
-from clipbench.record.tables import whole
-from clipbench.train.learner import EvalRow, Learner, Row, StepRow
+from clipbench.record.rows import EvalRow, Row, StepRow
+from clipbench.record.tables import atomic_write
+from clipbench.train.learner import Learner
 
 COMPACT_AFTER = (
     4096  # step rows as Python objects before they become one tensor: 64 bytes a step from then on
@@ -70,14 +71,14 @@ class Work:
         path = self.folder / "plan.json"
         with suppress(OSError, ValueError):
             return json.loads(path.read_text(encoding="utf-8"))
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(facts), encoding="utf-8")
         return facts
 
     def save(self, learner: Learner, rows: Rows) -> None:
         """Replace the checkpoint. UserError where it cannot be written; then the one before is still there."""
         path = self.folder / f"checkpoint-{learner.step:09}.pt"
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             try:
                 with open(partial, "wb") as file:
                     torch.save({"learner": learner.state_dict(), "rows": rows.state_dict()}, file)

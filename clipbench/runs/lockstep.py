@@ -17,6 +17,7 @@ import torch
 from clipbench.errors import UserError
 from clipbench.record import tables
 from clipbench.record.lease import Heartbeat
+from clipbench.record.rows import Row, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.checkpoint import Restart, Rows
 from clipbench.runs.config import interval
@@ -24,7 +25,7 @@ from clipbench.runs.plan import Plan, describe, now, outcome, record
 from clipbench.task import Task
 from clipbench.task.seeds import generator
 from clipbench.train.batches import serve
-from clipbench.train.learner import End, Learner, Row
+from clipbench.train.learner import Learner
 from clipbench.train.loop import train
 
 Stopped = Callable[[], bool]
@@ -115,7 +116,7 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[News]:
         except UserError:
             raise
         except Exception:
-            failure = End("failed", 0, 0.0, 0, traceback.format_exc())
+            failure = RunEnd("failed", 0, 0.0, 0, traceback.format_exc())
             yield _ended(plan, Rows(), facts | {"started": started}, failure, device)
         else:
             members[member.learner] = member
@@ -138,7 +139,7 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[News]:
                 member = members[learner]
                 member.rows.add(rows)
                 yield News(member.plan, rows)
-                if isinstance(end := rows[-1], End):
+                if isinstance(end := rows[-1], RunEnd):
                     del members[learner]
                     if end.status == "out of memory" and len(plans) > 1:
                         too_large = True
@@ -188,12 +189,12 @@ def _member(plan: Plan, started: str, task: Task, device: torch.device) -> Membe
 def _save(member: Member) -> None:
     """A checkpoint with every step so far. None of a run that is found to have diverged: its last one finds that again."""
     rows = member.learner.read()
-    if not (rows and isinstance(rows[-1], End)):
+    if not (rows and isinstance(rows[-1], RunEnd)):
         member.rows.add(rows)
         member.plan.work.save(member.learner, member.rows)
 
 
-def _ended(plan: Plan, rows: Rows, facts: dict[str, Any], end: End, device: torch.device) -> News:
+def _ended(plan: Plan, rows: Rows, facts: dict[str, Any], end: RunEnd, device: torch.device) -> News:
     """Write the tables and forget the checkpoint; that of a failed run is kept, so that another try goes on from there."""
     end = replace(end, status="failed") if end.status == "out of memory" else end
     row = record(plan, rows, facts | outcome(end, rows, facts), device)
@@ -206,7 +207,7 @@ def record_failure(plan: Plan, error: str) -> dict[str, Any]:
     """A run whose process was lost: what its checkpoint holds of it, and how it was lost."""
     rows = plan.work.rows()
     steps = list(rows)
-    end = End(
+    end = RunEnd(
         "failed",
         len(steps),
         steps[-1].seconds if steps else 0.0,

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from clipbench.errors import UserError
 from clipbench.record import tables
+from clipbench.record.rows import RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.plan import Plan
 from clipbench.stats.tails import LEAST
 from clipbench.task import Batch, Task
 from clipbench.task.seeds import generator
 from clipbench.train.batches import serve
-from clipbench.train.learner import End, Learner
+from clipbench.train.learner import Learner
 
 Batches = Callable[[int], Iterator[Batch]]  # the first so many, the same at every call
 Tick = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -110,7 +111,7 @@ def amounts(epoch: float, count: int) -> tuple[int, int]:
 
 def _check(learner: Learner, step: int) -> None:
     rows = learner.read() if len(learner.unread) >= 64 or learner.step == step else []
-    if rows and isinstance(end := rows[-1], End):
+    if rows and isinstance(end := rows[-1], RunEnd):
         raise UserError(
             f"The run diverged at step {end.steps}. Give earlier steps, as in --at 0,{end.steps // 2}, or lower optim.lr."
         )

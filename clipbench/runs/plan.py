@@ -21,13 +21,13 @@ from clipbench.errors import UserError
 from clipbench.optim import ALIASES, Rule, make_rule
 from clipbench.optim.clip import POLICIES
 from clipbench.record import tables
+from clipbench.record.rows import CLIP_KEYS, RunEnd
 from clipbench.runs import config
-from clipbench.runs.build import CLIP_KEYS, check_tie, import_module_of, optimizer_class_of
+from clipbench.runs.build import check_tie, import_module_of, optimizer_class_of
 from clipbench.runs.checkpoint import Rows, Work
 from clipbench.runs.config import Settings
 from clipbench.runs.patterns import check_patterns
 from clipbench.task import Task
-from clipbench.train.learner import End
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def describe(task: Task) -> dict[str, Any]:
     }
 
 
-def outcome(end: End, rows: Rows, facts: dict[str, Any]) -> dict[str, Any]:
+def outcome(end: RunEnd, rows: Rows, facts: dict[str, Any]) -> dict[str, Any]:
     """How it ended; final and best validation value and the final test value of the headline metric, where the run came so far."""
     headline = [row for row in rows.evals if row.metric == facts["headline"]]
     val = [row.value for row in headline if row.split == "val"]

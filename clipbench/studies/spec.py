@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from clipbench.errors import UserError, nearest
 from clipbench.optim import ALIASES
 from clipbench.optim.make import rule_named
+from clipbench.record.rows import CLIP_KEYS
 from clipbench.runs import config
-from clipbench.runs.build import CLIP_KEYS
 from clipbench.studies import space
 from clipbench.studies.space import Axis
 from clipbench.sweeps.grid import expand

@@ -30,7 +30,7 @@ from clipbench.errors import UserError, nearest
 from clipbench.interrupt import first_interrupt
 from clipbench.record import tables
 from clipbench.record.lease import holder
-from clipbench.record.tables import whole
+from clipbench.record.tables import atomic_write
 from clipbench.runs import config
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.job import PLANS, STOP, Job
@@ -87,7 +87,7 @@ def _hand_out(
     launcher: Launcher, todo: Sequence[Plan], desk: Path
 ) -> tuple[dict[str, tuple[str, str]], str, bool]:
     """What the jobs say, by run; what went wrong with the launcher itself; whether Ctrl-C was pressed."""
-    with whole(desk / PLANS) as partial:
+    with atomic_write(desk / PLANS) as partial:
         partial.write_text(json.dumps({plan.run: plan.overrides for plan in todo}), encoding="utf-8")
     told, trouble = {}, ""
     message = "The jobs finish their steps and keep everything."

@@ -20,10 +20,10 @@ import torch
 
 from clipbench.errors import UserError
 from clipbench.interrupt import starter
+from clipbench.record.rows import StepRow
 from clipbench.runs.build import find_device
 from clipbench.runs.lockstep import work
 from clipbench.runs.plan import Plan
-from clipbench.train.learner import StepRow
 
 SAY_EVERY = 0.5  # seconds between reports of losses and steps
 

@@ -12,55 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from clipbench.optim import Restarter, clip_stats, evaluation_weights
+from clipbench.record.rows import EvalRow, RunEnd, StepRow
 from clipbench.task import Batch, Task, place
 from clipbench.task.seeds import RandomState, generator
 from clipbench.train.batches import Served, Span, Supply
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
-
-
-@dataclass(frozen=True)
-class StepRow:
-    """One training step: a row of the table `steps`. `seconds`: since the start, evaluation left out."""
-
-    step: int
-    epoch: float
-    seconds: float
-    loss: float
-    grad_norm: float
-    clipped_norm: float
-    clip_factor: float
-    lr: float
-
-
-@dataclass(frozen=True)
-class EvalRow:
-    """One metric of one split: a row of the table `evals`. On "train" it is over the batches since the last evaluation."""
-
-    step: int
-    seconds: float
-    split: str
-    metric: str
-    value: float
-
-
-@dataclass(frozen=True)
-class End:
-    """The last item. `skipped`: steps whose gradient was not finite.
-
-    status "done"; "diverged": a loss that is not finite or above `max_loss`; "failed": it raised, `error` is the traceback;
-    "out of memory": likewise, for want of memory.
-    """
-
-    status: str
-    steps: int
-    seconds: float
-    skipped: int
-    error: str | None = None
-
-
-Row = StepRow | EvalRow | End
 
 
 @dataclass(frozen=True)
@@ -132,12 +90,12 @@ class Learner:
             values = torch.stack([loss.detach().float(), stats.grad_norm.float(), stats.clipped_norm.float()])
         self.unread.append((self.step, self.optimizer.param_groups[0]["lr"], values, span, served.supply))
 
-    def read(self) -> list[StepRow | End]:
-        """The steps since the last reading, by one wait for the device. Where the run diverged, an End is the last."""
+    def read(self) -> list[StepRow | RunEnd]:
+        """The steps since the last reading, by one wait for the device. Where the run diverged, an RunEnd is the last."""
         if not self.unread:
             return []
         unread, self.unread = self.unread, []
-        rows: list[StepRow | End] = []
+        rows: list[StepRow | RunEnd] = []
         numbers = torch.stack([values for _, _, values, _, _ in unread]).tolist()
         for (step, lr, _, span, supply), (loss, norm, clipped) in zip(unread, numbers, strict=True):
             self.seconds += span.seconds + supply.wait(span.seconds)
@@ -147,7 +105,7 @@ class Learner:
             )
             self.skipped += not math.isfinite(norm)
             if not loss <= self.max_loss:
-                return [*rows, End("diverged", step, self.seconds, self.skipped)]
+                return [*rows, RunEnd("diverged", step, self.seconds, self.skipped)]
         return rows
 
     def train_metrics(self) -> list[EvalRow]:

@@ -15,9 +15,10 @@ import torch
 
 from clipbench.errors import UserError
 from clipbench.optim import evaluation_weights
+from clipbench.record.rows import EvalRow, Row, RunEnd
 from clipbench.task import place
 from clipbench.train.batches import Served
-from clipbench.train.learner import End, EvalRow, Evaluation, Learner, Row
+from clipbench.train.learner import Evaluation, Learner
 
 READ_EVERY_STEPS, READ_EVERY_SECONDS = (
     64,
@@ -33,7 +34,7 @@ def train(
     eval_every: int,
     read: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[dict[Learner, list[Row]]]:
-    """Train to `steps` and yield once per step: the rows that have become readable, mostly none. A learner's last item is an End.
+    """Train to `steps` and yield once per step: the rows that have become readable, mostly none. A learner's last item is an RunEnd.
 
     Where `read(step)` is true, none is left unread: the moment for a checkpoint. `batches` start at the step of the learner that is
     furthest behind; others join when their step comes. Validation every `eval_every` steps and at the end, a learner's other `splits`
@@ -56,7 +57,7 @@ def train(
                 _evaluate(turns, [learner for learner in present if split in learner.splits], split)
         yield turns.taken()
     turns.each(
-        lambda learner: [End("done", learner.step, learner.seconds, learner.skipped)], list(turns.active)
+        lambda learner: [RunEnd("done", learner.step, learner.seconds, learner.skipped)], list(turns.active)
     )
     yield turns.taken()
 
@@ -82,7 +83,7 @@ def _evaluate(turns: Turns, learners: Sequence[Learner], split: str) -> None:
 
 
 class Turns:
-    """Learners that take turns at the same work. One that raises or diverges leaves with an End; the others go on."""
+    """Learners that take turns at the same work. One that raises or diverges leaves with an RunEnd; the others go on."""
 
     def __init__(self, learners: Iterable[Learner]) -> None:
         self.active = list(learners)
@@ -100,15 +101,15 @@ class Turns:
             except Exception as error:  # as text: the error itself would keep the step's tensors alive
                 status = "out of memory" if is_memory(error) else "failed"
                 end, rows = (
-                    End(status, learner.step, learner.seconds, learner.skipped, traceback.format_exc()),
+                    RunEnd(status, learner.step, learner.seconds, learner.skipped, traceback.format_exc()),
                     [],
                 )
                 with suppress(Exception):  # a device that failed does not give its values
                     rows = learner.read()
-                rows = rows if rows and isinstance(rows[-1], End) else [*rows, end]
+                rows = rows if rows and isinstance(rows[-1], RunEnd) else [*rows, end]
             if rows:
                 self.rows.setdefault(learner, []).extend(rows)
-                if isinstance(rows[-1], End):
+                if isinstance(rows[-1], RunEnd):
                     self.active.remove(learner)
 
     def taken(self) -> dict[Learner, list[Row]]:

@@ -22,11 +22,12 @@ from clipbench.optim import (
     clip_stats,
     make_rule,
 )
+from clipbench.record.rows import StepRow
 from clipbench.runs.config import load
 from clipbench.runs.plan import make_plan
 from clipbench.task.seeds import device_generator, fresh_model, generator
 from clipbench.train.batches import serve
-from clipbench.train.learner import Learner, Schedule, StepRow
+from clipbench.train.learner import Learner, Schedule
 from clipbench.train.loop import train
 
 CPU = torch.device("cpu")

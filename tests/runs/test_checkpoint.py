@@ -17,10 +17,10 @@ from clipbench.cli.main import main
 from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
 from clipbench.record.lease import EXPIRES
+from clipbench.record.rows import StepRow
 from clipbench.runs import lockstep
 from clipbench.runs.checkpoint import Work, checkpoints
 from clipbench.sweeps.grid import make_plans
-from clipbench.train.learner import StepRow
 
 WORDS = (
     "task=line",

@@ -10,10 +10,11 @@ from tiny import Line
 
 from clipbench.errors import UserError
 from clipbench.optim import RULES, clip_gradients, make_rule
+from clipbench.record.rows import EvalRow, RunEnd, StepRow
 from clipbench.runs.checkpoint import COMPACT_AFTER, Rows
 from clipbench.task.seeds import device_generator, fresh_model, generator
 from clipbench.train.batches import Span, Supply, serve
-from clipbench.train.learner import End, EvalRow, Learner, Schedule, StepRow
+from clipbench.train.learner import Learner, Schedule
 from clipbench.train.loop import train
 
 CPU = torch.device("cpu")
@@ -68,7 +69,7 @@ def test_one_row_a_step_and_evaluations_where_they_belong():
         (30, "train"),
         (30, "val"),
     ]
-    assert rows[-1] == End("done", 30, rows[-1].seconds, 0)
+    assert rows[-1] == RunEnd("done", 30, rows[-1].seconds, 0)
     seconds = [row.seconds for row in rows]
     assert seconds == sorted(seconds)
 
