@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipbench.runs import lockstep
 from clipbench.runs.build import find_device
+from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.grid import make_plans
 from clipbench.sweeps.scheduler import groups_of
@@ -89,7 +89,7 @@ def prepare(folder: Path) -> None:
 def seconds_of_group(plans: Sequence[Plan]) -> float:
     """From the moment when all are loaded until the last is recorded."""
     loading, started = {plan.run for plan in plans}, 0.0
-    for news in lockstep.work(plans):
+    for news in train_group(plans):
         if news.row and news.row["status"] != "done":
             raise SystemExit(f"{news.plan.label} has {news.row['status']}: {news.row['error']}")
         if loading:

@@ -27,7 +27,7 @@ import pandas as pd
 
 from clipbench.errors import Unreadable
 from clipbench.record import tables
-from clipbench.runs.checkpoint import checkpoint_step
+from clipbench.record.folder import RunFolder, run_folders
 
 STEPS = {"line": 900, "reddit": 120}
 METHODS = {"line": "none,auto,linear_rand_norm", "reddit": "norm,quadratic_rand_auto"}
@@ -155,9 +155,7 @@ def kill(pid: int, number: int) -> None:
 def reached(place: Path) -> dict[str, int]:
     """{run: the step of its checkpoint} of the runs that are not recorded yet."""
     recorded = {path.stem for path in (place / "runs").glob("r*.parquet")}
-    return {
-        path.name: checkpoint_step(path) for path in (place / ".work").glob("r*") if path.name not in recorded
-    }
+    return {run: RunFolder(place, run).checkpoint_step() for run in run_folders(place) if run not in recorded}
 
 
 def progress(place: Path) -> str:

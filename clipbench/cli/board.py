@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,7 +18,7 @@ from clipbench.cli import show
 from clipbench.runs.plan import Plan
 
 if TYPE_CHECKING:
-    from clipbench.sweeps.scheduler import State
+    from clipbench.sweeps.state import SweepState as State
 
 Say = Callable[["State", Plan | None, dict[str, Any] | None], None]
 LINE_EVERY = 60.0  # seconds between lines on how far the sweep is, in a log
@@ -133,6 +133,7 @@ def ending(state: State, plan: Plan, row: dict[str, Any] | None) -> str:
 def table(state: State, pace: Pace, height: int) -> Group:
     """A line for each run at work under the worker that has it; the last ones are counted where the terminal is too low."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    style: Literal["left", "right"]
     for name, style in (
         ("worker", "left"),
         ("run", "left"),

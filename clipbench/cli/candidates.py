@@ -168,7 +168,7 @@ class Line:
             return {name: lines[0] for name, lines in listing.clipping_types().items()}
         if key == "hydra/launcher":
             return dict.fromkeys(_literal("sweeps/launch.py", "EXTRAS"), "")
-        if key in (known := _literal("runs/config.py", "CHOICES")):
+        if key in (known := _literal("runs/settings.py", "CHOICES")):
             return dict.fromkeys(known[key], "")
         if key == "optim.nonfinite":
             return dict.fromkeys(_literal("optim/clip.py", "POLICIES"), "")

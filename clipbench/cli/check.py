@@ -45,7 +45,7 @@ def check_words(words: Sequence[str], config_dir: Path | None) -> bool:
 def check_task(words: Sequence[str], config_dir: Path | None) -> bool:
     """A task by its configuration, task=NAME and other keys of a run."""
     settings = config.load(words, config_dir)
-    return _of_task(f"task={settings.task['name']}", partial(build_task, settings, torch.device("cpu")))
+    return _of_task(f"task={settings.task.name}", partial(build_task, settings, torch.device("cpu")))
 
 
 def _imported(path: str) -> Any:

@@ -187,14 +187,14 @@ def _make(plan: Plan) -> dict[str, Any] | None:
     """The run's row; None if it was interrupted."""
     from clipbench.cli import show
     from clipbench.interrupt import first_interrupt
-    from clipbench.runs import lockstep
+    from clipbench.runs.lockstep import record_failure, train_group
 
     try:
         with (
             first_interrupt("Finishing the step and keeping everything.") as interrupted,
             show.progress(plan) as watch,
         ):
-            for news in lockstep.work([plan], interrupted):
+            for news in train_group([plan], interrupted):
                 watch(news.rows)
                 if news.elsewhere == "finished":
                     return show.finished_row(plan)
@@ -207,7 +207,7 @@ def _make(plan: Plan) -> dict[str, Any] | None:
     except UserError:
         raise
     except Exception:
-        return lockstep.record_failure(plan, traceback.format_exc())
+        return record_failure(plan, traceback.format_exc())
     return None
 
 
@@ -268,18 +268,18 @@ def tails(argv: list[str]) -> int:
     _loading()
     from clipbench.cli import show
     from clipbench.plot.tails import conclusion, draw_tails, made, numbers, samples
-    from clipbench.runs.noise import make, parse_steps
+    from clipbench.runs.noise import measure_noise, parse_steps
     from clipbench.runs.plan import make_plan
 
     plan = make_plan(options.overrides, options.config_dir)
     at = parse_steps(options.at, plan.settings.steps)
     with show.counting(plan.label) as tick:
-        rows = make(plan, at, options.batches, tick)
+        rows = measure_noise(plan, at, options.batches, tick)
     print(made(rows))
     for step, tail in samples(rows).items():
         print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
-    name = f"{plan.settings.task['name']}_{plan.settings.scale}_{plan.run}_tails.png"
-    print(draw_tails(rows, plan.folder / "figures" / name))
+    name = f"{plan.settings.task.name}_{plan.settings.scale}_{plan.run}_tails.png"
+    print(draw_tails(rows, plan.results / "figures" / name))
     return DONE
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,8 @@ import pyarrow as pa
 from clipbench.cli import status
 from clipbench.errors import UserError, nearest
 from clipbench.record import tables
-from clipbench.record.lease import Lease
+from clipbench.record.folder import RunFolder
+from clipbench.record.state import UnfinishedRun, read_folder
 
 FILTER = """\
 A FILTER is KEY=VALUE, where KEY is a column of `runs`; all filters must hold.
@@ -36,9 +36,6 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
-PLANNED = re.compile(
-    r"(?P<task>.+) \((?P<scale>.+)\) · (?P<optimizer>.+) · (?P<clipping_type>\S+)(?P<fields>.*) · seed (?P<seed>\d+)(?: · .*)?"
-)
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,8 @@ def remove(folder: Path, words: Sequence[str], yes: bool) -> None:
         raise UserError(
             f"Which runs? clipbench rm {folder} status=failed, for instance. All of them: clipbench rm {folder} {EVERYTHING}"
         )
-    rows, works = status.read(folder)
-    every = rows | {run: _planned(work) for run, work in works.items() if run not in rows}
+    rows, works = read_folder(folder)
+    every = rows | {run: work.facts for run, work in works.items() if run not in rows}
     conditions = [condition(word, every) for word in words if word not in every]
     ids = {word for word in words if word in every}
     named = any(
@@ -136,16 +133,6 @@ def _value(word: str, column: str, text: str) -> Any:
         raise UserError(f"'{word}': {column} is a number (inf and null are allowed), got '{text}'.") from None
 
 
-def _planned(work: status.Work) -> dict[str, Any]:
-    """What is known of an unfinished run, under the columns' names."""
-    row: dict[str, Any] = {"run": work.run, "status": "unfinished"}
-    if found := PLANNED.fullmatch(work.label):
-        row |= {name: found[name] for name in ("task", "scale", "optimizer", "clipping_type")} | {
-            "seed": float(found["seed"])
-        }
-    return row
-
-
 def _there(one: Condition, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """What a column of text does have, where nothing was found in it."""
     if one.sign != "=" or any(one(row) for row in rows.values()):
@@ -155,9 +142,9 @@ def _there(one: Condition, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return f" No run has {one.word}; {one.column} is one of: {short}."
 
 
-def _line(row: Mapping[str, Any], work: status.Work | None) -> list[str]:
+def _line(row: Mapping[str, Any], work: UnfinishedRun | None) -> list[str]:
     if row["status"] == "unfinished" and work:
-        return [work.run, "unfinished", work.at, work.label]
+        return [work.run, "unfinished", work.progress, work.label]
     return [row["run"], row["status"], str(row["steps"]), status.label(row)]
 
 
@@ -175,25 +162,20 @@ def _agreed(yes: bool, count: int) -> bool:
     return False
 
 
-def _removed(folder: Path, run: str, was: str) -> bool:
-    """Gone from the tables and .work, `runs` first, because its file means that the run is complete. False where it is not what it was."""
-    work = folder / ".work" / run
-    lease = Lease(work)
+def _removed(folder: Path, run: str, status: str) -> bool:
+    """Gone from the tables and its folder. False, and a line says why, where it is not what it was: `status`."""
+    run_folder = RunFolder(folder, run)
     try:
-        if owner := lease.acquire():
+        if owner := run_folder.lease.acquire():
             print(f"Left alone: {run} is being made by {owner}.")
             return False
-        if (now := tables.statuses(folder, [run]).get(run, "unfinished")) != was:
-            lease.release()
+        if (now := tables.statuses(folder, [run]).get(run, "unfinished")) != status:
+            run_folder.lease.release()
             print(f"Left alone: {run} is {now} by now.")
             return False
-        for table in ("runs", "evals", "steps"):
-            (folder / table / f"{run}.parquet").unlink(missing_ok=True)
-        shutil.rmtree(work)
+        run_folder.remove()
     except OSError as error:
         raise UserError(
             f"Cannot remove {run}: {error}. What is left of it is removed by the same command."
         ) from error
-    with suppress(OSError):  # others are at work, or unfinished
-        work.parent.rmdir()
     return True

@@ -26,12 +26,12 @@ Watch = Callable[[Sequence[Row]], None]
 
 def finished_row(plan: Plan) -> dict[str, Any] | None:
     """The row of a run that need not be repeated: done or diverged, not failed."""
-    if not (plan.folder / "runs" / f"{plan.run}.parquet").exists():
+    if not (plan.results / "runs" / f"{plan.run}.parquet").exists():
         return None
-    table = tables.read(plan.folder, "runs", runs=[plan.run])
+    table = tables.read(plan.results, "runs", runs=[plan.run])
     if table.empty or table["status"][0] == "failed":
         return None
-    plan.work.clear_left_over()
+    plan.run_folder.clear_if_abandoned()
     return dict(table.iloc[0])
 
 
@@ -124,8 +124,8 @@ def tunes(row: Mapping[str, Any]) -> bool:
 
 def result(plan: Plan, row: dict[str, Any]) -> None:
     """The table at the end of `clipbench run`."""
-    steps = tables.read(plan.folder, "steps", ["grad_norm", "clip_factor", "loss", "step"], [plan.run])
-    evals = tables.read(plan.folder, "evals", ["step", "split", "metric", "value"], [plan.run])
+    steps = tables.read(plan.results, "steps", ["grad_norm", "clip_factor", "loss", "step"], [plan.run])
+    evals = tables.read(plan.results, "evals", ["step", "split", "metric", "value"], [plan.run])
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -157,8 +157,8 @@ def result(plan: Plan, row: dict[str, Any]) -> None:
         f"{row['seconds']:.1f} s of training on {row['device']}, {row['threads']} threads; evaluation left out",
     )
     table.add_row("data", row["data"] + _full_scale(plan))
-    table.add_row("rows", f"{plan.folder}/{{steps,evals,runs}}/{plan.run}.parquet")
-    table.add_row("figure", str(draw_run(plan.folder, plan.run, plan.folder / "figures")))
+    table.add_row("rows", f"{plan.results}/{{steps,evals,runs}}/{plan.run}.parquet")
+    table.add_row("figure", str(draw_run(plan.results, plan.run, plan.results / "figures")))
     Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False).print(table)
 
 
@@ -173,7 +173,7 @@ def _headline(row: dict[str, Any], evals: pd.DataFrame) -> str:
 
 
 def _full_scale(plan: Plan) -> str:
-    name = plan.settings.task["name"]
+    name = plan.settings.task.name
     return (
         f". The full-scale data: clipbench prepare task={name} scale=full"
         if plan.settings.scale == "mini"

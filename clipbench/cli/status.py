@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +15,15 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from clipbench.errors import UserError
-from clipbench.record import tables
-from clipbench.record.lease import holder
+from clipbench.record.rows import ENDED
+from clipbench.record.state import UnfinishedRun, read_folder
 
-ENDED = ("done", "diverged", "failed")
 MOST = 20  # lines of a list
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is known of a run that is unfinished or has failed: `step` of the last checkpoint, `label` and `steps` as they were planned."""
-
-    run: str
-    step: int
-    steps: int | None
-    label: str
-    owner: str | None  # who makes it now: "process 71 on host a"
-
-    @property
-    def task(self) -> str:
-        """ "cola (mini)"."""
-        return self.label.split(" · ")[0] if " · " in self.label else "?"
-
-    @property
-    def at(self) -> str:
-        return f"{self.step}/{self.steps or '?'}"
 
 
 def show(folder: Path) -> None:
     """Print it all. UserError where the folder holds nothing of ours."""
-    rows, works = read(folder)
+    rows, works = read_folder(folder)
     status = Counter(row["status"] for row in rows.values())
     unfinished = [work for run, work in works.items() if run not in rows]
     owned = [work for work in works.values() if work.owner]
@@ -60,10 +35,10 @@ def show(folder: Path) -> None:
     for owner in sorted({str(work.owner) for work in owned}):
         mine = [work for work in owned if work.owner == owner]
         print(f"\nBeing made by {owner}, with the step of the last checkpoint:")
-        show_list([[work.run, work.at, work.label] for work in mine])
+        show_list([[work.run, work.progress, work.label] for work in mine])
     if idle := [work for work in unfinished if not work.owner]:
         print("\nUnfinished, with nobody at work on them. The same command goes on from this step:")
-        show_list([[work.run, work.at, work.label] for work in idle])
+        show_list([[work.run, work.progress, work.label] for work in idle])
     if failed := [
         row
         for run, row in rows.items()
@@ -71,43 +46,6 @@ def show(folder: Path) -> None:
     ]:
         print("\nFailed. The same command tries again:")
         _failures(failed)
-
-
-def read(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Work]]:
-    """The rows of `runs` by id, and by id what is known of the runs that are unfinished or have failed."""
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.")
-    table = tables.read(folder, "runs")
-    rows = {row["run"]: row for row in table.to_dict("records") if tables.RUN.fullmatch(row["run"])}
-    there = {path.name for path in (folder / ".work").glob("*") if path.is_dir() and any(path.iterdir())}
-    there |= {
-        path.stem
-        for name in ("steps", "evals")
-        for path in (folder / name).glob("*.parquet")
-        if path.stem not in rows
-    }
-    works = {run: _work(folder, run) for run in sorted(there) if tables.RUN.fullmatch(run)}
-    works = {run: work for run, work in works.items() if run not in rows or rows[run]["status"] == "failed"}
-    if not rows and not works:
-        raise UserError(
-            f"{folder} holds no runs. A results folder has runs/*.parquet, and .work/ while runs are being made."
-        )
-    return rows, works
-
-
-def _work(folder: Path, run: str) -> Work:
-    place = folder / ".work" / run
-    plan: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        plan = json.loads((place / "plan.json").read_text(encoding="utf-8"))
-    steps = [
-        int(found[1])
-        for path in place.glob("checkpoint-*.pt")
-        if (found := re.fullmatch(r"checkpoint-(\d+)\.pt", path.name))
-    ]
-    owner = (holder(place) or "").partition(", last heard of")[0]
-    label = plan.get("label") or ("loading" if owner else "without a plan")
-    return Work(run, max(steps, default=0), plan.get("steps"), label, owner or None)
 
 
 def label(row: Mapping[str, Any]) -> str:
@@ -127,7 +65,7 @@ def label(row: Mapping[str, Any]) -> str:
     )
 
 
-def _by_task(rows: Mapping[str, Mapping[str, Any]], works: Mapping[str, Work]) -> Table:
+def _by_task(rows: Mapping[str, Mapping[str, Any]], works: Mapping[str, UnfinishedRun]) -> Table:
     counts: dict[str, Counter[str]] = {}
     for row in rows.values():
         counts.setdefault(f"{row['task']} ({row['scale']})", Counter())[row["status"]] += 1

@@ -19,10 +19,11 @@ HEARTBEAT, EXPIRES = (
 
 
 class Lease:
-    """The files lease.1, lease.2, … in a folder; the highest number is the lease, its modification time the owner's last sign of life.
+    """The files lease.1, lease.2, … in a folder; the highest number is the lease, its modification time the
+    owner's last sign of life.
 
-    An expired lease is taken over by creating the next number, which only one process can. An owner that stalled for longer than
-    EXPIRES and goes on makes the same rows as its successor.
+    An expired lease is taken over by creating the next number, which only one process can. An owner that
+    stalled for longer than EXPIRES and goes on makes the same rows as its successor.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +51,9 @@ class Lease:
         return None
 
     def _rival(self, mine: Path) -> str | None:
-        """Who came while we looked at one who was gone. A later rival that finds us gives its lease back, so it is waited for."""
+        """Who came while we looked at one who was gone. A later rival that finds us gives its lease back, so
+        it is waited for.
+        """
         deadline = time.monotonic() + GIVES_WAY
         while True:
             found = {
@@ -113,7 +116,9 @@ def holder(folder: Path) -> str | None:
 
 
 def living_owner(path: Path) -> str | None:
-    """The lease's owner in words; None where the lease has expired, or the owner was a process of this machine that has ended."""
+    """The lease's owner in words; None where the lease has expired, or the owner was a process of this
+    machine that has ended.
+    """
     try:
         silent = _now(path.parent) - path.stat().st_mtime
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -154,7 +159,9 @@ def _identity() -> dict[str, object]:
 
 
 def _machine() -> str:
-    """Within one of these, process numbers mean the same: the host, and on Linux its boot and the namespace of processes."""
+    """Within one of these, process numbers mean the same: the host, and on Linux its boot and the namespace
+    of processes.
+    """
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
@@ -164,7 +171,9 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When process `pid` of this machine was started, "alive" where only that can be told; None if there is none or it is a zombie."""
+    """When process `pid` of this machine was started, "alive" where only that can be told; None if there is
+    none or it is a zombie.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]

@@ -13,7 +13,7 @@ import numpy as np
 
 from clipbench.analysis.comparison import Arm, Section
 from clipbench.analysis.verdict import Verdict, judge
-from clipbench.record import tables
+from clipbench.record.folder import unfinished_runs
 from clipbench.report import panels, svg
 from clipbench.report.across import Across, across, profile
 from clipbench.report.cells import chip, columns, row, sortable
@@ -60,7 +60,7 @@ class Page:
     """Sections are added one at a time, so that a folder's steps need not be in memory together."""
 
     def __init__(self, folder: Path) -> None:
-        self.name, self.begun = folder.resolve().name, len(tables.begun(folder))
+        self.name, self.begun = folder.resolve().name, len(unfinished_runs(folder))
         self.sections: list[Section] = []
         self.parts: list[str] = []
 

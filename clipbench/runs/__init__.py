@@ -1,1 +1,14 @@
-"""One run, or a group of them side by side: from settings to rows in the tables."""
+"""One run, or a group of them side by side: from settings to rows in the tables.
+
+settings.py     everything that can be set, typed and checked
+config.py       overrides → settings, composed by Hydra
+identity.py     settings → the run's id
+plan.py         a run before it is made
+build.py        settings → device, task, model, optimizer
+patterns.py     which parameters get a level of their own, by name
+lockstep.py     trains a group, with checkpoints, and records each run
+checkpoint.py   what a run resumes from
+recording.py    rows → the tables
+environment.py  where it ran and with what
+noise.py        the gradient's noise at fixed weights, for `clipbench tails`
+"""

@@ -1,9 +1,12 @@
-"""From settings to objects: device, task, model, optimizer. What cannot be built is one message that says what can."""
+"""From settings to objects: device, task, model, optimizer. What cannot be built is one message that says
+what can.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,14 +15,12 @@ from torch.optim import Optimizer
 
 from clipbench.errors import UserError
 from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients
-from clipbench.record.rows import CLIP_KEYS
-from clipbench.runs.config import Settings
+from clipbench.optim.names import import_object
 from clipbench.runs.patterns import parameter_groups
+from clipbench.runs.settings import OptimSettings, Settings
 from clipbench.task import Task
 from clipbench.task.seeds import device_generator, fresh_model
 from clipbench.train.learner import Learner, Schedule
-
-PATTERN_KEYS = ("clip_exempt", "clip_levels")
 
 
 def find_device(name: str) -> torch.device:
@@ -45,93 +46,99 @@ def find_device(name: str) -> torch.device:
 
 def build_task(settings: Settings, device: torch.device) -> Task:
     """The task's class, called with the keys of its configuration."""
-    node = {key: value for key, value in settings.task.items() if key not in ("name", "lr")}
-    module, _, name = node.pop("_target_").rpartition(".")
-    if "device" in node:
-        node["device"] = str(device)
-    task_class = getattr(import_module_of(module, settings.task["name"]), name, None)
+    named, keywords = settings.task, dict(settings.task.keywords)
+    if "device" in keywords:
+        keywords["device"] = str(device)
+    module, _, name = named.target.rpartition(".")
+    task_class = getattr(import_module_of(module, named.name), name, None)
     if not (inspect.isclass(task_class) and issubclass(task_class, Task)):
         raise UserError(
             f"task._target_: '{name}' in module {module} must be a class that inherits clipbench.task.Task."
         )
     try:
-        inspect.signature(task_class).bind(**node)
+        inspect.signature(task_class).bind(**keywords)
         if missing := sorted(task_class.__abstractmethods__):
             raise TypeError(f"{name} lacks {', '.join(missing)}")
     except TypeError as error:
-        raise UserError(
-            f"Task '{settings.task['name']}': {error}. Its constructor takes {inspect.signature(task_class)}."
-        ) from error
-    return task_class(**node)
+        signature = inspect.signature(task_class)
+        raise UserError(f"Task '{named.name}': {error}. Its constructor takes {signature}.") from error
+    return task_class(**keywords)
 
 
-def import_module_of(module: str, task: str) -> Any:
+def import_module_of(module: str, task: str) -> ModuleType:
+    """The module of a task's class. UserError where there is none of that name."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and not module.startswith(error.name):
-            raise
+            raise  # the module is there; what it imports is not
         raise UserError(
-            f"Task '{task}': there is no module '{module}' in the current folder, in --config-dir or on the import path."
+            f"Task '{task}': there is no module '{module}' in the current folder, in --config-dir or on the "
+            "import path."
         ) from error
 
 
 def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.device) -> Learner:
+    """A learner at its first step."""
     model = fresh_model(task, settings.seed).to(device)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.compile:
         model.compile()
-    optimizer = build_optimizer(settings.optim, model, rule, device_generator(settings.seed, "clip", device))
+    rng = device_generator(settings.seed, "clip", device)
+    restart = settings.restart
+    restarter = Restarter(restart.first, restart.coeff, restart.max) if restart.first else None
+    tunes = settings.tag.role == "tune"  # what is chosen must not have seen test
     return Learner(
         task,
         model,
-        optimizer,
+        build_optimizer(settings.optim, model, rule, rng),
         seed=settings.seed,
         device=device,
         precision=settings.precision,
         schedule=Schedule(settings.schedule, settings.warmup, settings.steps),
         max_loss=settings.max_loss,
-        restarter=Restarter(**settings.restart) if settings.restart["first"] else None,
-        splits=task.splits[:1]
-        if settings.tag["role"] == "tune"
-        else None,  # what is chosen must not have seen test
+        restarter=restarter,
+        splits=task.splits[:1] if tunes else None,
     )
 
 
-def optimizer_class_of(optim: dict[str, Any]) -> type[Optimizer]:
-    module, _, name = optim["_target_"].rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def optimizer_class_of(optim: OptimSettings) -> type[Optimizer]:
+    """The class that `optim._target_` names."""
+    return import_object(optim.target)
 
 
-def check_tie(optim: dict[str, Any], rule: Rule) -> None:
+def check_tie(optim: OptimSettings, rule: Rule) -> None:
+    """UserError for a rule that acts on the update of an optimizer that this is not."""
     if rule.tied_to and not issubclass(optimizer_class_of(optim), rule.tied_to):
         tied = rule.tied_to.__name__
         raise UserError(
-            f"optim={optim['name']}: clipping_type '{optim['clipping_type']}' acts on the update of {tied}. Use optim=adam or optim=adamw."
+            f"optim={optim.name}: clipping_type '{optim.clipping_type}' acts on the update of {tied}. "
+            "Use optim=adam or optim=adamw."
         )
 
 
 def build_optimizer(
-    optim: dict[str, Any], model: nn.Module, rule: Rule, coins: torch.Generator | None = None
+    optim: OptimSettings, model: nn.Module, rule: Rule, rng: torch.Generator | None = None
 ) -> Optimizer:
-    """`optim._target_`, any torch optimizer, over the trainable parameters, clipping by `rule`; a key that is null is left to its default.
+    """`optim._target_`, any torch optimizer, over the trainable parameters, clipping by `rule`; a keyword
+    that is null is left to its default. `rng`: what random rules draw from.
 
-    One that takes a `clipping_type` clips by itself; one with `groups(model, params)` sorts the parameters by their modules.
+    One that takes a `clipping_type` clips by itself; one with `groups(model, params)` sorts the parameters by
+    their modules.
     """
     optimizer_class: Any = optimizer_class_of(optim)
-    other = (*CLIP_KEYS, *PATTERN_KEYS, "_target_", "name", "clip", "nonfinite")
-    keywords = {key: value for key, value in optim.items() if key not in other and value is not None}
-    params = parameter_groups(model, rule, *(optim[key] for key in PATTERN_KEYS))
+    keywords = {key: value for key, value in optim.keywords.items() if value is not None}
+    params = parameter_groups(model, rule, optim.clip_exempt, optim.clip_levels)
     if hasattr(optimizer_class, "groups"):
         params = optimizer_class.groups(model, params)
     takes = inspect.signature(optimizer_class).parameters
     if "fused" in takes and (fused := choose_fused(params)):
         keywords.setdefault("fused", fused)
-    clip = {"nonfinite": optim["nonfinite"], "rng": coins}
     try:
         if "clipping_type" in takes:
-            return optimizer_class(params, clipping_type=rule, **clip, **keywords)
-        return clip_gradients(optimizer_class(params, **keywords), rule, **clip)
+            return optimizer_class(params, clipping_type=rule, nonfinite=optim.nonfinite, rng=rng, **keywords)
+        optimizer = optimizer_class(params, **keywords)
+        return clip_gradients(optimizer, rule, nonfinite=optim.nonfinite, rng=rng)
     except (TypeError, ValueError) as error:
-        raise UserError(f"optim={optim['name']}: {error}") from error
+        raise UserError(f"optim={optim.name}: {error}") from error

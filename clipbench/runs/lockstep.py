@@ -1,4 +1,6 @@
-"""Runs that share task, data settings and seed, side by side over one stream of batches. One run alone is a group of one."""
+"""Runs that share task, data settings and seed, side by side over one stream of batches. One run alone is a
+group of one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import math
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,24 +18,35 @@ import torch
 
 from clipbench.errors import UserError
 from clipbench.record import tables
+from clipbench.record.files import check_writable
 from clipbench.record.lease import Heartbeat
 from clipbench.record.rows import Row, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
-from clipbench.runs.checkpoint import Restart, Rows
-from clipbench.runs.config import interval
-from clipbench.runs.plan import Plan, describe, now, outcome, record
+from clipbench.runs.checkpoint import (
+    RecordedRows,
+    UnusableCheckpoint,
+    checkpoint_rows,
+    load_checkpoint,
+    save_checkpoint,
+)
+from clipbench.runs.plan import Plan
+from clipbench.runs.recording import describe, now, outcome, plan_facts, record
+from clipbench.runs.settings import interval
 from clipbench.task import Task
 from clipbench.task.seeds import generator
-from clipbench.train.batches import serve
+from clipbench.train.batches import device_batches
 from clipbench.train.learner import Learner
 from clipbench.train.loop import train
 
 Stopped = Callable[[], bool]
+"""Whether training is to stop after the step at hand."""
 
 
 @dataclass(frozen=True)
-class News:
-    """What happened to a run: rows that have become readable; at its end its row of `runs`; or `elsewhere`, who else makes it."""
+class RunEvent:
+    """What happened to a run: rows that have become readable; at its end its row of `runs`; or `elsewhere`,
+    who else makes it ("finished" where it is made already).
+    """
 
     plan: Plan
     rows: Sequence[Row] = ()
@@ -42,184 +55,206 @@ class News:
 
 
 @dataclass
-class Member:
-    """A run of a group: its plan, what trains, and its rows so far."""
+class GroupMember:
+    """A run of a group: its plan, what trains, its rows so far, and when it was first started."""
 
     plan: Plan
     learner: Learner
-    rows: Rows
+    rows: RecordedRows
     started: str
 
 
-class TooLarge(Exception):
+class GroupTooLarge(Exception):
     """The memory does not hold this many runs side by side."""
 
 
-def key(plan: Plan) -> str:
+def group_key(plan: Plan) -> str:
     """Plans of one key can go side by side."""
     settings = plan.settings
-    task = {name: value for name, value in settings.task.items() if name != "lr"}
-    alone = (
-        plan.run if settings.compile else ""
-    )  # a process keeps a few compiled models at a time, and would compile again in turns
-    return repr((task, settings.seed, settings.batch_size, settings.steps, settings.eval_every, alone))
+    # a process keeps a few compiled models at a time, and would compile again in turns
+    alone = plan.run if settings.compile else ""
+    shared = (settings.task.name, settings.task.target, settings.task.keywords, settings.seed)
+    sizes = (settings.batch_size, settings.accumulate, settings.steps, settings.eval_every)
+    return repr((shared, sizes, alone))
 
 
-def work(plans: Sequence[Plan], stopped: Stopped = lambda: False) -> Iterator[News]:
-    """Make the runs side by side, record each as it ends, and say what happens. What another process makes or has made is left to it.
+def train_group(plans: Sequence[Plan], stopped: Stopped = lambda: False) -> Iterator[RunEvent]:
+    """Make the runs side by side, record each as it ends, and say what happens. What another process makes or
+    has made is left to it.
 
-    Once `stopped()`, the step is finished, each run writes a checkpoint and the iteration ends: a run without a row is unfinished.
-    A run that raises is recorded as failed and leaves; a group too large for the memory goes on in halves. An error of what
-    the runs share, task and batches, is raised.
+    Once `stopped()`, the step is finished, each run writes a checkpoint and the iteration ends: a run without
+    a row is unfinished. A run that raises is recorded as failed and leaves; a group too large for the memory
+    goes on in halves. An error of what the runs share, task and batches, is raised.
     """
-    tables.check_writable(plans[0].folder)
+    check_writable(plans[0].results)
     with Heartbeat() as heartbeat:
-        mine = []
+        ours = []
         for plan in plans:
-            if owner := heartbeat.acquire(plan.work.lease):
-                yield News(plan, elsewhere=owner)
-            elif tables.is_finished(plan.folder, plan.run):
-                plan.work.clear()
-                yield News(plan, elsewhere="finished")
+            if owner := heartbeat.acquire(plan.run_folder.lease):
+                yield RunEvent(plan, elsewhere=owner)
+            elif tables.is_finished(plan.results, plan.run):
+                plan.run_folder.clear()
+                yield RunEvent(plan, elsewhere="finished")
             else:
-                mine.append(plan)
-        groups = deque([mine] if mine else [])
+                ours.append(plan)
+        groups = deque([ours])
         while groups and not stopped():
             group = groups.popleft()
-            done = set()
+            if not group:
+                continue
+            ended = set()
             try:
-                for news in _side_by_side(group, stopped):
-                    if news.row:
-                        done.add(news.plan.run)
-                    yield news
-            except TooLarge:
-                left = [plan for plan in group if plan.run not in done]
-                groups.extendleft([half for half in (left[len(left) // 2 :], left[: len(left) // 2]) if half])
-            gc.collect()
-            if any(plan.settings.compile for plan in plans):
-                torch.compiler.reset()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+                for event in _side_by_side(group, stopped):
+                    if event.row:
+                        ended.add(event.plan.run)
+                    yield event
+            except GroupTooLarge:
+                left = [plan for plan in group if plan.run not in ended]
+                half = len(left) // 2
+                groups.extendleft([left[half:], left[:half]])
+            _free_memory(plans)
 
 
-def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[News]:
+def _free_memory(plans: Sequence[Plan]) -> None:
+    gc.collect()
+    if any(plan.settings.compile for plan in plans):
+        torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[RunEvent]:
+    """The events of one group, GroupTooLarge after the checkpoints of those that are left."""
     settings = plans[0].settings
     device = find_device(settings.device)
     torch.set_num_threads(settings.threads)
     task = build_task(settings, device)
     facts = describe(task) | {"lockstep": len(plans)}
-    members = {}
+    members: dict[Learner, GroupMember] = {}
     for plan in plans:
-        started = _started(plan)
+        started = _first_start(plan)
         try:
             member = _member(plan, started, task, device)
         except UserError:
             raise
         except Exception:
             failure = RunEnd("failed", 0, 0.0, 0, traceback.format_exc())
-            yield _ended(plan, Rows(), facts | {"started": started}, failure, device)
+            yield _ended(plan, RecordedRows(), facts | {"started": started}, failure, device)
         else:
             members[member.learner] = member
-            yield News(plan, [*member.rows, *member.rows.evals])
+            yield RunEvent(plan, [*member.rows, *member.rows.evals])
     if not members:
         return
-    pause = Pause(interval(settings.checkpoint_every), stopped)
-    batches = serve(
-        task,
-        task.train_batches(generator(settings.seed, "data")),
-        device,
-        min(learner.step for learner in members),
-    )
+    clock = CheckpointClock(interval(settings.checkpoint_every), stopped)
+    first = min(learner.step for learner in members) * settings.accumulate
+    batches = device_batches(task, task.train_batches(generator(settings.seed, "data")), device, first)
     with closing(batches):
-        for new in train(
-            list(members), batches, steps=settings.steps, eval_every=settings.eval_every, read=pause
-        ):
+        training = train(
+            list(members), batches, steps=settings.steps, eval_every=settings.eval_every, read=clock
+        )
+        for new in training:
             too_large = False
             for learner, rows in new.items():
                 member = members[learner]
                 member.rows.add(rows)
-                yield News(member.plan, rows)
-                if isinstance(end := rows[-1], RunEnd):
-                    del members[learner]
-                    if end.status == "out of memory" and len(plans) > 1:
-                        too_large = True
-                    else:
-                        yield _ended(
-                            member.plan, member.rows, facts | {"started": member.started}, end, device
-                        )
-            if pause.due or too_large:
+                yield RunEvent(member.plan, rows)
+                end = rows[-1]
+                if not isinstance(end, RunEnd):
+                    continue
+                del members[learner]
+                if end.status == "out of memory" and len(plans) > 1:
+                    too_large = True
+                else:
+                    known = facts | {"started": member.started}
+                    yield _ended(member.plan, member.rows, known, end, device)
+            if clock.due or too_large:
                 for member in members.values():
                     _save(member)
-                pause.over()
+                clock.restart()
             if too_large:
-                raise TooLarge
-            if pause.stopping:
+                raise GroupTooLarge
+            if clock.stopping:
                 return
 
 
-class Pause:
-    """When to write checkpoints: every so many steps or seconds, and once `stopped()`."""
+class CheckpointClock:
+    """When to write checkpoints: every so many steps or seconds, and once `stopped()`.
+
+    `due` and `stopping` are of the latest call, which is one a step.
+    """
 
     def __init__(self, every: tuple[str, float], stopped: Stopped) -> None:
-        (self.unit, self.every), self.stopped, self.stopping = every, stopped, False
-        self.over()
+        self.unit, self.every = every
+        self.stopped, self.stopping = stopped, False
+        self.restart()
 
-    def over(self) -> None:
+    def restart(self) -> None:
         self.due, self.since, self.steps = False, time.monotonic(), 0
 
     def __call__(self, step: int) -> bool:
         self.steps += 1
-        past = {"steps": float(self.steps), "seconds": time.monotonic() - self.since}[self.unit]
+        past = self.steps if self.unit == "steps" else time.monotonic() - self.since
         self.stopping = self.stopped()
         self.due = past >= self.every or self.stopping
         return self.due
 
 
-def _member(plan: Plan, started: str, task: Task, device: torch.device) -> Member:
+def _member(plan: Plan, started: str, task: Task, device: torch.device) -> GroupMember:
     """At its first step, or where its last checkpoint left it."""
     while True:
-        member = Member(plan, build_learner(plan.settings, plan.rule, task, device), Rows(), started)
+        learner = build_learner(plan.settings, plan.rule, task, device)
+        member = GroupMember(plan, learner, RecordedRows(), started)
         try:
-            plan.work.load(member.learner, member.rows)
+            load_checkpoint(plan.run_folder, member.learner, member.rows)
             return member
-        except Restart:
+        except UnusableCheckpoint:
             continue
 
 
-def _save(member: Member) -> None:
-    """A checkpoint with every step so far. None of a run that is found to have diverged: its last one finds that again."""
+def _save(member: GroupMember) -> None:
+    """A checkpoint with every step so far. None of a run that is found to have diverged: its last one finds
+    that again.
+    """
     rows = member.learner.read()
-    if not (rows and isinstance(rows[-1], RunEnd)):
-        member.rows.add(rows)
-        member.plan.work.save(member.learner, member.rows)
+    if rows and isinstance(rows[-1], RunEnd):
+        return
+    member.rows.add(rows)
+    save_checkpoint(member.plan.run_folder, member.learner, member.rows)
 
 
-def _ended(plan: Plan, rows: Rows, facts: dict[str, Any], end: RunEnd, device: torch.device) -> News:
-    """Write the tables and forget the checkpoint; that of a failed run is kept, so that another try goes on from there."""
-    end = replace(end, status="failed") if end.status == "out of memory" else end
-    row = record(plan, rows, facts | outcome(end, rows, facts), device)
+def _ended(
+    plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], end: RunEnd, device: torch.device
+) -> RunEvent:
+    """Write the tables and clear the run's folder; that of a failed run is kept, so that another try resumes."""
+    if end.status == "out of memory":
+        end = replace(end, status="failed")
+    row = record(plan, rows, {**facts, **outcome(end, rows, facts)}, device)
     if end.status != "failed":
-        plan.work.clear()
-    return News(plan, row=row)
+        plan.run_folder.clear()
+    return RunEvent(plan, row=row)
 
 
 def record_failure(plan: Plan, error: str) -> dict[str, Any]:
-    """A run whose process was lost: what its checkpoint holds of it, and how it was lost."""
-    rows = plan.work.rows()
+    """Record a run whose process was lost: what its checkpoint holds of it, and how it was lost (`error`).
+
+    Its row of `runs` comes back.
+    """
+    rows = checkpoint_rows(plan.run_folder)
     steps = list(rows)
-    end = RunEnd(
-        "failed",
-        len(steps),
-        steps[-1].seconds if steps else 0.0,
-        sum(not math.isfinite(row.grad_norm) for row in steps),
-        error,
-    )
-    facts = {"started": _started(plan), "lockstep": 1, **asdict(end)}
+    seconds = steps[-1].seconds if steps else 0.0
+    skipped = sum(not math.isfinite(row.grad_norm) for row in steps)
+    end = RunEnd("failed", len(steps), seconds, skipped, error)
+    facts = {"started": _first_start(plan), "lockstep": 1, **asdict(end)}
     return record(plan, rows, facts, find_device(plan.settings.device))
 
 
-def _started(plan: Plan) -> str:
-    """When the run was first begun. Notes in its folder what asked for it."""
-    return plan.work.note(
-        {"label": plan.label, "overrides": plan.words, "steps": plan.settings.steps, "started": now()}
-    )["started"]
+def _first_start(plan: Plan) -> str:
+    """When the run was first started. Keeps in its folder what asked for it."""
+    facts = {
+        "label": plan.label,
+        "overrides": plan.arguments,
+        "steps": plan.settings.steps,
+        "started": now(),
+        "facts": plan_facts(plan),
+    }
+    return plan.run_folder.write_plan(facts)["started"]

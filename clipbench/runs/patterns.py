@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipbench.errors import UserError
 from clipbench.optim import Rule
 from clipbench.optim.checks import check_level
+from clipbench.runs.settings import OptimSettings
 
 EXAMPLE = {
     "clip_exempt": 'optim.clip_exempt=["*.bias","head.*"]',
@@ -19,18 +20,14 @@ EXAMPLE = {
 }
 
 
-def check_patterns(optim: Mapping[str, Any], rule: Rule) -> None:
+def check_patterns(optim: OptimSettings, rule: Rule) -> None:
     """UserError for patterns or levels of a wrong form: what can be known before there is a model."""
-    exempt, levels = optim.get("clip_exempt"), optim.get("clip_levels")
-    if exempt is not None and not (
-        isinstance(exempt, list) and all(isinstance(pattern, str) for pattern in exempt)
-    ):
+    exempt, levels = optim.clip_exempt, optim.clip_levels
+    if exempt is not None and not (isinstance(exempt, list) and _are_texts(exempt)):
         raise UserError(
             f"optim.clip_exempt must be null or a list of patterns, as {EXAMPLE['clip_exempt']}, got {exempt!r}."
         )
-    if levels is not None and not (
-        isinstance(levels, dict) and all(isinstance(pattern, str) for pattern in levels)
-    ):
+    if levels is not None and not (isinstance(levels, dict) and _are_texts(levels)):
         raise UserError(
             f"optim.clip_levels must be null or levels by pattern, as '{EXAMPLE['clip_levels']}', got {levels!r}."
         )
@@ -42,53 +39,63 @@ def check_patterns(optim: Mapping[str, Any], rule: Rule) -> None:
         if rule.clips and not hasattr(rule, "clipping_level") and not math.isinf(number):
             name = type(rule).__name__
             raise UserError(
-                f"optim.clip_levels: {name} has no clipping_level. For it, only inf is allowed, which exempts '{pattern}'."
+                f"optim.clip_levels: {name} has no clipping_level. For it, only inf is allowed, "
+                f"which exempts '{pattern}'."
             )
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def parameter_groups(
     model: nn.Module, rule: Rule, exempt: Sequence[str] | None, levels: Mapping[str, float] | None
 ) -> list[Any]:
-    """The trainable parameters as torch takes them: plain, or in groups with a `clipping_level` of their own, inf for the exempt.
+    """The trainable parameters as torch takes them: plain, or in groups with a `clipping_level` of their own,
+    inf for the exempt.
 
-    A pattern is matched against the whole name, with * and ?. The exempt come first, then the first pattern that matches counts.
-    `exempt` None: the last linear layer for a rule that spares it, else nothing.
+    A pattern is matched against the whole name, with * and ?. The exempt come first, then the first pattern
+    that matches counts. `exempt` None: the last linear layer for a rule that spares it, else nothing.
     """
     free: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if exempt is None:
         exempt = last_linear(model) if rule.spares_last_linear else []
-    spared = [p for pattern in exempt for p in _take(pattern, free, "clip_exempt")]
-    own = [
-        {"params": _take(pattern, free, "clip_levels"), "clipping_level": level}
-        for pattern, level in (levels or {}).items()
-    ]
+    spared: list[Tensor] = []
+    for pattern in exempt:
+        spared += _pop_matching(pattern, free, "clip_exempt")
+    groups: list[dict[str, Any]] = []
+    for pattern, level in (levels or {}).items():
+        groups.append({"params": _pop_matching(pattern, free, "clip_levels"), "clipping_level": level})
     if spared:
-        own.append({"params": spared, "clipping_level": math.inf})
-    rest: list[Tensor] = list(free.values())
-    return [*([{"params": rest}] if rest else []), *own] if own else rest
+        groups.append({"params": spared, "clipping_level": math.inf})
+    rest = list(free.values())
+    if not groups:
+        return rest
+    return [{"params": rest}, *groups] if rest else groups
 
 
 def last_linear(model: nn.Module) -> list[str]:
-    """The names of the parameters of the last torch.nn.Linear, in the order of the model's modules. [] where there is none."""
+    """The names of the trainable parameters of the last torch.nn.Linear, in the order of the model's modules;
+    [] where there is none.
+    """
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not layers:
         return []
-    return [
-        name
-        for name, p in model.named_parameters()
-        if name.rpartition(".")[0] == layers[-1] and p.requires_grad
-    ]
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    return [name for name in trainable if name.rpartition(".")[0] == layers[-1]]
 
 
-def _take(pattern: str, free: dict[str, Tensor], key: str) -> list[Tensor]:
+def _pop_matching(pattern: str, free: dict[str, Tensor], key: str) -> list[Tensor]:
     names = [name for name in free if fnmatchcase(name, pattern)]
     if not names:
         raise UserError(
-            f"optim.{key}: '{pattern}' matches no parameter's name, or none that an earlier pattern left. There are: {_some(free)}."
+            f"optim.{key}: '{pattern}' matches no parameter's name, or none that an earlier pattern left. "
+            f"There are: {_some(free)}."
         )
     return [free.pop(name) for name in names]
 
 
 def _some(names: Iterable[str], most: int = 12) -> str:
     listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hydra.core.override_parser.types import Override
 
 from clipbench.errors import UserError
 from clipbench.runs import config
+from clipbench.runs.build import optimizer_class_of
 from clipbench.runs.plan import Plan, make_plan
 from clipbench.studies import space
 from clipbench.studies.space import Axis
@@ -40,7 +40,7 @@ class Arena:
     @property
     def label(self) -> str:
         settings = self.plan.settings
-        return f"{settings.task['name']} ({settings.scale}) · {settings.optim['name']}"
+        return f"{settings.task.name} ({settings.scale}) · {settings.optim.name}"
 
     @cached_property
     def spaces(self) -> dict[str, dict[str, Axis]]:
@@ -51,8 +51,7 @@ class Arena:
     def lr(self) -> float:
         """The learning rate that the space is centred on: the task's, or the optimizer's own default."""
         optim = self.plan.settings.optim
-        module, _, name = optim["_target_"].rpartition(".")
-        lr = optim["lr"] or inspect.signature(getattr(import_module(module), name)).parameters["lr"].default
+        lr = optim.lr or inspect.signature(optimizer_class_of(optim)).parameters["lr"].default
         if not isinstance(lr, (int, float)):
             raise UserError(
                 f"{self.label} has no default learning rate to draw others around. Give one: optim.lr=0.1"

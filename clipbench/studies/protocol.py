@@ -29,7 +29,7 @@ def make(arenas: Sequence[Arena], launcher: Sequence[str], config_dir: Path | No
 
     An arena in which a method has no complete trial gets no final runs; the others go on. What is lacking is one message at the end.
     """
-    folder = arenas[0].plan.folder
+    folder = arenas[0].plan.results
     tuning = [plan for arena in arenas for plan in arena.tuning()]
     check_folder(arenas, tuning)
     show_cost(arenas)
@@ -75,7 +75,7 @@ def _end(code: int, lacking: Sequence[str]) -> int:
 
 def shortfall(arenas: Sequence[Arena], chosen: Chosen) -> list[str]:
     """A sentence for each arena that lacks runs, and what to do; none where every run is there."""
-    lines, folder = [], arenas[0].plan.folder
+    lines, folder = [], arenas[0].plan.results
     for arena in arenas:
         phases = {
             "tuning": arena.tuning(),
@@ -90,7 +90,7 @@ def shortfall(arenas: Sequence[Arena], chosen: Chosen) -> list[str]:
             f"{len(each)} of {len(phases[name])} {name} runs failed" for name, each in left.items() if each
         ]
         methods = ", ".join(
-            dict.fromkeys(str(plan.settings.tag["method"]) for each in left.values() for plan in each)
+            dict.fromkeys(str(plan.settings.tag.method) for each in left.values() for plan in each)
         )
         then = "" if arena.label in chosen else "; without a complete trial of each method nothing was chosen"
         lines += [f"{arena.label}: {' and '.join(counts)} ({methods}){then}."] if counts else []
@@ -103,7 +103,7 @@ def dry_run(arenas: Sequence[Arena], launcher: Sequence[str]) -> None:
     tuning = [plan for arena in arenas for plan in arena.tuning()]
     check_folder(arenas, tuning)
     show_cost(arenas)
-    folder = arenas[0].plan.folder
+    folder = arenas[0].plan.results
     status = tables.statuses(folder, [plan.run for plan in tuning])
     over = {
         arena.label: all(status.get(plan.run, "failed") != "failed" for plan in arena.tuning())
@@ -125,16 +125,14 @@ def dry_run(arenas: Sequence[Arena], launcher: Sequence[str]) -> None:
 
 def check_folder(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> None:
     """UserError where the folder holds tuning runs of the same name that this study would not make: they would be taken for its own."""
-    folder, planned = arenas[0].plan.folder, {plan.run for plan in tuning}
+    folder, planned = arenas[0].plan.results, {plan.run for plan in tuning}
     table = tables.read(folder, "runs", ["run", "task", "scale", "optimizer", "study", "role", "method"])
     table = table[(table["role"] == "tune") & ~table["run"].isin(planned)]
     for arena in arenas:
         mine = _of(table, arena)
         if len(other := mine[(mine["study"] == arena.study.name) & mine["method"].isin(arena.study.methods)]):
             settings, methods = arena.plan.settings, ", ".join(sorted(set(other["method"])))
-            where = (
-                f"study={arena.study.name} task={settings.task['name']} optimizer={settings.optim['name']}"
-            )
+            where = f"study={arena.study.name} task={settings.task.name} optimizer={settings.optim.name}"
             raise UserError(
                 f"{folder} holds {runs(len(other))} of study '{arena.study.name}' on {arena.label} ({methods}) that this command would "
                 "not make: a setting, a space, a seed, the budget or the source of a rule or task has changed since. "
@@ -156,7 +154,7 @@ def choice(arenas: Sequence[Arena], tuning: Sequence[Plan]) -> Chosen:
 
 def _rows(plans: Sequence[Plan]) -> pd.DataFrame:
     """Of those that have ended."""
-    folder = plans[0].folder
+    folder = plans[0].results
     there = tables.statuses(folder, [plan.run for plan in plans])
     return tables.read(folder, "runs", runs=list(there))
 
@@ -164,9 +162,9 @@ def _rows(plans: Sequence[Plan]) -> pd.DataFrame:
 def _of(table: pd.DataFrame, arena: Arena) -> pd.DataFrame:
     settings = arena.plan.settings
     where = (
-        (table["task"] == settings.task["name"])
+        (table["task"] == settings.task.name)
         & (table["scale"] == settings.scale)
-        & (table["optimizer"] == settings.optim["name"])
+        & (table["optimizer"] == settings.optim.name)
     )
     return table[where]
 

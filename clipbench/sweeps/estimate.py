@@ -22,7 +22,6 @@ from clipbench.errors import UserError
 from clipbench.optim import evaluation_weights
 from clipbench.record import tables
 from clipbench.runs.build import build_learner, build_task, find_device
-from clipbench.runs.checkpoint import checkpoint_step
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.scheduler import arrange
 from clipbench.sweeps.workers import Slot
@@ -84,13 +83,13 @@ class Left:
 def show(plans: Sequence[Plan], launcher: Sequence[str] = (), known: Known | None = None) -> Left:
     """Print what making these runs would mean; with a launcher's words, as jobs of it. `known`: what was timed before; it grows."""
     first, known = plans[0], {} if known is None else known
-    status = tables.statuses(first.folder, [plan.run for plan in plans])
+    status = tables.statuses(first.results, [plan.run for plan in plans])
     todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
     failed = sum(plan.run in status for plan in todo)
-    kept = sum(plan.run not in status and checkpoint_step(plan.work.folder) > 0 for plan in todo)
+    kept = sum(plan.run not in status and plan.run_folder.checkpoint_step() > 0 for plan in todo)
     diverged = sum(word == "diverged" for word in status.values())
     finished = f"{len(plans) - len(todo)} finished" + (f" ({diverged} diverged)" if diverged else "")
-    print(f"{runs(len(plans))} into {first.folder}: {finished}, {len(todo)} to do")
+    print(f"{runs(len(plans))} into {first.results}: {finished}, {len(todo)} to do")
     if not todo:
         return Left()
     print(
@@ -119,7 +118,7 @@ def _named(places: Sequence[Slot]) -> str:
 
 def _rest(todo: Sequence[Plan], groups: Sequence[Sequence[Plan]], slots: int, known: Known) -> Left:
     """The steps left of each kind of run, what they cost, and the time until the last slot is done."""
-    measured = speeds(todo[0].folder)
+    measured = speeds(todo[0].results)
     kinds: dict[Kind, list[Plan]] = {}
     for plan in todo:
         kinds.setdefault(kind(plan), []).append(plan)
@@ -152,7 +151,7 @@ def _rest(todo: Sequence[Plan], groups: Sequence[Sequence[Plan]], slots: int, kn
 
 def _left(plan: Plan) -> tuple[int, int]:
     """Steps that a run has yet to make, and passes over validation."""
-    done, steps, every = checkpoint_step(plan.work.folder), plan.settings.steps, plan.settings.eval_every
+    done, steps, every = plan.run_folder.checkpoint_step(), plan.settings.steps, plan.settings.eval_every
     return steps - done, steps // every - done // every + (steps % every > 0)
 
 
@@ -203,7 +202,7 @@ def kind(plan: Plan) -> Kind:
     settings = plan.settings
     device = find_device(settings.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return Kind(settings.task["name"], settings.scale, settings.optim["name"], settings.batch_size, name)
+    return Kind(settings.task.name, settings.scale, settings.optim.name, settings.batch_size, name)
 
 
 def speeds(folder: Path) -> dict[Kind, list[float]]:

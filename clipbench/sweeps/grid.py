@@ -13,6 +13,7 @@ from clipbench.errors import UserError, nearest
 from clipbench.optim import RULES
 from clipbench.runs import config
 from clipbench.runs.plan import Plan, make_plan
+from clipbench.runs.settings import MACHINE
 
 DEFAULT_GRID = (f"optim.clipping_type={','.join(RULES)}", "seed=0,1")
 
@@ -25,7 +26,7 @@ def make_plans(overrides: Sequence[str], config_dir: Path | None = None) -> list
         plan = make_plan(point, config_dir, composed)
         plans.setdefault(plan.run, plan)
         first = next(iter(plans.values())).settings
-        for name in config.MACHINE:
+        for name in MACHINE:
             if (value := getattr(plan.settings, name)) != getattr(first, name):
                 raise UserError(
                     f"{name} must be the same for all runs of a sweep, got {getattr(first, name)} and {value}."

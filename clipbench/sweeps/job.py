@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipbench.errors import UserError
-from clipbench.runs import lockstep
+from clipbench.runs.lockstep import record_failure, train_group
 from clipbench.runs.plan import make_plan
 
 LOOK = 0.5  # seconds between looks for the word to stop
@@ -48,7 +48,7 @@ class Job:
         if plan.run != run:
             raise UserError(f"{plan.label}: its source or data changed after the sweep was started.")
         try:
-            for news in lockstep.work([plan], stopped):
+            for news in train_group([plan], stopped):
                 if news.elsewhere:
                     return "elsewhere", news.elsewhere
                 if news.row:
@@ -56,7 +56,7 @@ class Job:
         except UserError:
             raise
         except Exception:
-            return "ended", lockstep.record_failure(plan, traceback.format_exc())["status"]
+            return "ended", record_failure(plan, traceback.format_exc())["status"]
         return "stopped", ""
 
 

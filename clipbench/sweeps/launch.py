@@ -29,8 +29,7 @@ from clipbench.cli import show
 from clipbench.errors import UserError, nearest
 from clipbench.interrupt import first_interrupt
 from clipbench.record import tables
-from clipbench.record.lease import holder
-from clipbench.record.tables import atomic_write
+from clipbench.record.files import atomic_write
 from clipbench.runs import config
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.job import PLANS, STOP, Job
@@ -52,7 +51,7 @@ def launch(
     What is lost with a job is its own run, which the same command goes on with; joblib's workers are lost together. Ctrl-C
     reaches every job, wherever it runs, through a file in the results folder.
     """
-    folder = plans[0].folder
+    folder = plans[0].results
     desk = (folder / ".work" / f"launch-{secrets.token_hex(4)}").absolute()
     launcher = make_launcher(words, config_dir, desk)
     todo = unfinished(plans)
@@ -68,7 +67,7 @@ def launch(
         return say_interrupted(plans, status)
     where = f" What the jobs printed is in {desk}." if kept else ""
     if (
-        trouble and len(left) == len(todo) and not any(plan.work.folder.exists() for plan in todo)
+        trouble and len(left) == len(todo) and not any(plan.run_folder.exists for plan in todo)
     ):  # no job ever started
         raise UserError(f"{' '.join(words)}: {trouble}{where}")
     code = conclude(
@@ -98,7 +97,7 @@ def _hand_out(
         except Exception as error:
             trouble = f"The launcher failed. {type(error).__name__}: {shorten(str(error), 240)}"
         while not interrupted() and any(
-            holder(plan.work.folder) for plan in todo
+            plan.run_folder.owner for plan in todo
         ):  # jobs that outlive it, or other sweeps
             time.sleep(LOOK_AGAIN)
         return told, trouble, interrupted()
@@ -112,7 +111,7 @@ def _watch(todo: Sequence[Plan], interrupted: Callable[[], bool], word: Path) ->
     def look() -> None:
         for plan in [plan for plan in todo if plan.run in waiting and _written(plan) != waiting[plan.run]]:
             del waiting[plan.run]
-            rows = tables.read(plan.folder, "runs", runs=[plan.run])
+            rows = tables.read(plan.results, "runs", runs=[plan.run])
             said = show.outcome(dict(rows.iloc[0])) if len(rows) else ""
             print(
                 f"{len(todo) - len(waiting)}/{len(todo)}  {plan.label}  {said}", file=sys.stderr, flush=True
@@ -140,7 +139,7 @@ def _watch(todo: Sequence[Plan], interrupted: Callable[[], bool], word: Path) ->
 def _written(plan: Plan) -> int:
     """When the run's row was written; 0 without one."""
     with suppress(OSError):
-        return (plan.folder / "runs" / f"{plan.run}.parquet").stat().st_mtime_ns
+        return (plan.results / "runs" / f"{plan.run}.parquet").stat().st_mtime_ns
     return 0
 
 

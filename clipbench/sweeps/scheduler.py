@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -16,10 +15,10 @@ from clipbench.cli.board import Say, board
 from clipbench.errors import UserError
 from clipbench.interrupt import first_interrupt
 from clipbench.record import tables
-from clipbench.record.lease import holder
-from clipbench.runs import lockstep
-from clipbench.runs.checkpoint import checkpoint_step
+from clipbench.record.files import check_writable
+from clipbench.runs.lockstep import group_key, record_failure
 from clipbench.runs.plan import Plan
+from clipbench.sweeps.state import SweepState
 from clipbench.sweeps.workers import Slot, Worker, slots
 
 LOOK_AGAIN = 2.0  # seconds between looks at runs that another process makes
@@ -33,7 +32,7 @@ def groups_of(plans: Iterable[Plan], most: int, slots: int) -> list[list[Plan]]:
     """
     together: dict[str, list[Plan]] = {}
     for plan in plans:
-        together.setdefault(lockstep.key(plan), []).append(plan)
+        together.setdefault(group_key(plan), []).append(plan)
     groups = [part for group in together.values() for part in _parts(group, -(-len(group) // most))]
     singly = _makespan(sorted(([plan] for group in groups for plan in group), key=_cost, reverse=True), slots)
     while groups:
@@ -49,10 +48,8 @@ def groups_of(plans: Iterable[Plan], most: int, slots: int) -> list[list[Plan]]:
 def arrange(todo: Sequence[Plan]) -> tuple[list[list[Plan]], list[Slot]]:
     """What would go side by side, and the slots there are, by the settings that all plans share."""
     settings = todo[0].settings
-    places = slots(settings.device, settings.threads, settings.sweep["workers_per_device"])
-    setting = settings.sweep["lockstep"]
-    most = setting if type(setting) is int else len(todo) if setting else 1
-    return groups_of(todo, most, len(places)), places
+    places = slots(settings.device, settings.threads, settings.sweep.workers_per_device)
+    return groups_of(todo, settings.sweep.most_side_by_side(len(todo)), len(places)), places
 
 
 def _parts(group: list[Plan], count: int) -> list[list[Plan]]:
@@ -61,7 +58,7 @@ def _parts(group: list[Plan], count: int) -> list[list[Plan]]:
 
 
 def _cost(group: list[Plan]) -> int:
-    return sum(plan.settings.steps - checkpoint_step(plan.work.folder) for plan in group)
+    return sum(plan.settings.steps - plan.run_folder.checkpoint_step() for plan in group)
 
 
 def _makespan(groups: list[list[Plan]], slots: int) -> float:
@@ -71,30 +68,15 @@ def _makespan(groups: list[list[Plan]], slots: int) -> float:
     return max(ends)
 
 
-@dataclass
-class State:
-    """Everything the table shows. The runs are named by their ids."""
-
-    plans: dict[str, Plan]
-    slots: list[Slot]
-    status: dict[str, str]  # of the runs that have ended
-    waiting: deque[list[Plan]] = field(default_factory=deque)
-    at: dict[str, tuple[int, float]] = field(default_factory=dict)  # step and loss of the runs at work
-    elsewhere: dict[str, str] = field(default_factory=dict)  # run: who makes it
-    making: dict[str, list[Plan]] = field(default_factory=dict)  # slot's name: its group
-    already: int = 0  # finished before this sweep began
-    stopping: bool = False
-
-
 class Sweep:
     """Hands groups to workers and hears what becomes of them, until nothing is left to do."""
 
     def __init__(self, plans: Sequence[Plan], todo: Sequence[Plan], say: Say) -> None:
-        self.folder, self.say = plans[0].folder, say
+        self.folder, self.say = plans[0].results, say
         groups, places = arrange(todo)
         before = tables.statuses(self.folder, [plan.run for plan in plans])
         status = {run: status for run, status in before.items() if status != "failed"}
-        self.state = State(
+        self.state = SweepState(
             {plan.run: plan for plan in plans}, places, status, deque(groups), already=len(status)
         )
         self.workers: dict[Slot, Worker] = {}
@@ -102,7 +84,7 @@ class Sweep:
         self.reached: dict[str, int] = {}  # the checkpoint that a run's worker died after
         self.mistakes: list[str] = []
         self.looked = time.monotonic()
-        tasks = {plan.settings.task["_target_"].rpartition(".")[0] for plan in todo}
+        tasks = {plan.settings.task.module for plan in todo}
         self.modules = sorted(module for module in tasks if module.startswith("clipbench."))
 
     def make(self, interrupted: Callable[[], bool]) -> None:
@@ -158,7 +140,7 @@ class Sweep:
             plan = self.state.plans[run]
             if (status := tables.statuses(self.folder, [run]).get(run)) and status != "failed":
                 self._ended(run, status)
-            elif holder(plan.work.folder) is None:
+            elif plan.run_folder.owner is None:
                 del self.state.elsewhere[run]
                 self.state.waiting.append([plan])
 
@@ -199,13 +181,13 @@ class Sweep:
     def _again(self, group: list[Plan], error: str, most: int) -> None:
         """What was lost with a group is tried run by run; what is lost alone, `most` times without progress, is recorded as failed."""
         for plan in group:
-            reached = checkpoint_step(plan.work.folder)
+            reached = plan.run_folder.checkpoint_step()
             if len(group) > 1 or reached > self.reached.get(plan.run, -1):
                 self.deaths[plan.run] = 0
             self.reached[plan.run] = reached
             self.deaths[plan.run] += 1
             if len(group) == 1 and self.deaths[plan.run] >= most:
-                row = lockstep.record_failure(plan, error)
+                row = record_failure(plan, error)
                 self._ended(plan.run, "failed", row)
             else:
                 self.state.waiting.append([plan])
@@ -237,15 +219,15 @@ def make_runs(plans: Sequence[Plan], table: bool = True) -> int:
 
 def unfinished(plans: Sequence[Plan]) -> list[Plan]:
     """Those that have no row or a failed one; a line says how many. UserError where the folder cannot be written."""
-    folder = plans[0].folder
-    tables.check_writable(folder)
+    folder = plans[0].results
+    check_writable(folder)
     status = tables.statuses(folder, [plan.run for plan in plans])
     todo = []
     for plan in plans:
         if status.get(plan.run, "failed") == "failed":
             todo.append(plan)
         else:
-            plan.work.clear_left_over()
+            plan.run_folder.clear_if_abandoned()
     print(
         f"{len(plans)} runs, {len(plans) - len(todo)} of them finished already, {len(todo)} to do, into {folder}",
         flush=True,
@@ -258,7 +240,7 @@ def conclude(
 ) -> int:
     """The `table` of all runs, the commands of those that failed, and the exit code. UserError with the mistakes, if there are any."""
     if table:
-        show.summary(plans[0].folder, [plan.run for plan in plans])
+        show.summary(plans[0].results, [plan.run for plan in plans])
     failed = [plan for plan in plans if status.get(plan.run) == "failed"]
     for plan in failed:
         print(f"failed: {plan.command}", file=sys.stderr)

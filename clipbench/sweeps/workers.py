@@ -22,7 +22,7 @@ from clipbench.errors import UserError
 from clipbench.interrupt import starter
 from clipbench.record.rows import StepRow
 from clipbench.runs.build import find_device
-from clipbench.runs.lockstep import work
+from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
 
 SAY_EVERY = 0.5  # seconds between reports of losses and steps
@@ -164,7 +164,7 @@ def _make(connection: Connection, message: bytes, stopped: threading.Event) -> N
 
     said, latest = time.monotonic(), {}  # type: ignore[var-annotated]
     try:
-        for news in work(pickle.loads(message), stopped.is_set):
+        for news in train_group(pickle.loads(message), stopped.is_set):
             if news.elsewhere:
                 tell("elsewhere", news.plan.run, news.elsewhere)
             elif news.row:

@@ -82,3 +82,6 @@ def serve(
     finally:
         if hasattr(batches, "close"):
             batches.close()  # ends worker processes
+
+
+DeviceBatch, device_batches = Served, serve

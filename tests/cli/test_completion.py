@@ -20,7 +20,7 @@ from clipbench.cli.completion import split
 from clipbench.cli.main import main
 from clipbench.optim import RULES, TIED
 from clipbench.record.tables import SCHEMAS
-from clipbench.runs import config
+from clipbench.runs.settings import CHOICES
 
 OPTIMIZERS = ("acclip", "adam", "adamw", "lion", "muon", "sgd", "spam", "sstm", "stable_spam")
 
@@ -127,7 +127,7 @@ def leaf_names(node, prefix=""):
         ("clipbench run optim=sgd optim.m|", {"optim.momentum="}),
         ("clipbench run optim.m|", set()),
         ("clipbench run optim.nonfinite=|", {"optim.nonfinite=skip", "optim.nonfinite=raise"}),
-        ("clipbench run schedule=|", {f"schedule={name}" for name in config.CHOICES["schedule"]}),
+        ("clipbench run schedule=|", {f"schedule={name}" for name in CHOICES["schedule"]}),
         ("clipbench sweep sweep.lockstep=|", {"sweep.lockstep=true", "sweep.lockstep=false"}),
         ("clipbench sweep hydra/l|", {"hydra/launcher="}),
         ("clipbench sweep hydra/launcher=jo|", {"hydra/launcher=joblib"}),

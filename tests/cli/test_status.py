@@ -17,7 +17,7 @@ import torch
 from clipbench.cli.main import main
 from clipbench.record import tables
 from clipbench.record.lease import Lease
-from clipbench.runs.lockstep import record_failure, work
+from clipbench.runs.lockstep import record_failure, train_group
 from clipbench.sweeps.grid import make_plans
 
 TRACEBACK = """Traceback (most recent call last):
@@ -48,7 +48,7 @@ class Slow(Line):
 def make(*words, stopped=lambda: False):
     plans = make_plans([*WORDS, *words], Path("."))
     for plan in plans:
-        for _ in work([plan], stopped):
+        for _ in train_group([plan], stopped):
             pass
     return [plan.run for plan in plans]
 

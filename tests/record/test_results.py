@@ -10,6 +10,7 @@ import pytest
 
 from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
+from clipbench.record.files import check_writable
 
 STEP = {
     "step": 1,
@@ -98,4 +99,4 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 def test_a_folder_that_cannot_be_written_is_an_error_before_the_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"Cannot write to the results folder .*results=DIR"):
-        tables.check_writable(tmp_path / "file" / "results")
+        check_writable(tmp_path / "file" / "results")

@@ -16,10 +16,11 @@ import torch
 from clipbench.cli.main import main
 from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
+from clipbench.record.folder import RunFolder
 from clipbench.record.lease import EXPIRES
 from clipbench.record.rows import StepRow
-from clipbench.runs import lockstep
-from clipbench.runs.checkpoint import Work, checkpoints
+from clipbench.runs.checkpoint import RecordedRows, checkpoint_rows, save_checkpoint
+from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.grid import make_plans
 
 WORDS = (
@@ -53,7 +54,7 @@ def make(folder, steps=None):
     (plan,) = make_plans(["seed=3", *WORDS], Path())
     plan = replace(plan, settings=replace(plan.settings, results=str(folder)))
     calls = iter(range(10**9))
-    for _ in lockstep.work([plan], lambda: steps is not None and next(calls) >= steps):
+    for _ in train_group([plan], lambda: steps is not None and next(calls) >= steps):
         pass
     return plan
 
@@ -69,8 +70,8 @@ def assert_same_rows(one, other):
 def test_a_run_that_was_stopped_goes_on_where_it_was(own):
     make("whole")
     plan = make("cut", 60)
-    (path,) = checkpoints(plan.work.folder)
-    assert (path.name, len(list(plan.work.rows()))) == ("checkpoint-000000060.pt", 60)
+    (path,) = plan.run_folder.checkpoints()
+    assert (path.name, len(list(checkpoint_rows(plan.run_folder)))) == ("checkpoint-000000060.pt", 60)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make("cut")
@@ -89,7 +90,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_checkpoint_is_named_once_and_the_run_starts_afresh(own, damage):
     make("whole")
-    (path,) = checkpoints(make("cut", 60).work.folder)
+    (path,) = make("cut", 60).run_folder.checkpoints()
     damage(path)
     with pytest.warns(
         Unreadable, match=rf"{path.name} cannot be used .* starts from an earlier state"
@@ -102,16 +103,16 @@ def test_a_damaged_checkpoint_is_named_once_and_the_run_starts_afresh(own, damag
 def test_the_one_before_a_damaged_checkpoint_is_used(own):
     """A process killed between writing the new and deleting the old leaves both."""
     make("whole")
-    (older,) = checkpoints(make("cut", 60).work.folder)
+    (older,) = make("cut", 60).run_folder.checkpoints()
     kept = older.read_bytes()
-    (newer,) = checkpoints(make("cut", 30).work.folder)
+    (newer,) = make("cut", 30).run_folder.checkpoints()
     assert (older.name, newer.name) == ("checkpoint-000000060.pt", "checkpoint-000000090.pt")
     older.write_bytes(kept)
     newer.write_bytes(newer.read_bytes()[:-100])
     with pytest.warns(Unreadable, match=newer.name) as caught:
         plan = make("cut", 1)
     assert len(caught) == 1
-    assert [path.name for path in checkpoints(plan.work.folder)] == ["checkpoint-000000061.pt"]
+    assert [path.name for path in plan.run_folder.checkpoints()] == ["checkpoint-000000061.pt"]
     make("cut")
     assert_same_rows("whole", "cut")
 
@@ -120,28 +121,28 @@ def test_the_one_before_a_damaged_checkpoint_is_used(own):
 def test_who_stalled_beyond_the_lease_and_its_successor_write_the_same_rows(own, first_ends_first):
     make("whole")
     plan = make("both", 0)
-    first = lockstep.work([plan])
+    first = train_group([plan])
     advance(first, 30)
     then = time.time() - EXPIRES - 1
-    os.utime(plan.work.folder / "lease.1", (then, then))
-    second = lockstep.work([plan])
+    os.utime(plan.run_folder.path / "lease.1", (then, then))
+    second = train_group([plan])
     advance(second, 30)
-    for work in (first, second) if first_ends_first else (second, first):
-        assert [news.row["status"] for news in work if news.row] == ["done"]
+    for events in (first, second) if first_ends_first else (second, first):
+        assert [event.row["status"] for event in events if event.row] == ["done"]
     assert_same_rows("whole", "both")
 
 
-def advance(work, steps):
-    while not any(isinstance(row, StepRow) and row.step >= steps for row in next(work).rows):
+def advance(events, steps):
+    while not any(isinstance(row, StepRow) and row.step >= steps for row in next(events).rows):
         pass
 
 
 @pytest.mark.parametrize("command", [["run", "seed=3"], ["sweep", "seed=choice(3)"]], ids=["run", "sweep"])
 def test_what_a_process_left_that_was_killed_before_clearing_is_cleared(own, command):
     plan = make("results", 60)
-    shutil.copytree(plan.work.folder, "kept")
+    shutil.copytree(plan.run_folder.path, "kept")
     make("results")
-    shutil.copytree("kept", plan.work.folder)
+    shutil.copytree("kept", plan.run_folder.path)
     assert main([*command, "--config-dir", ".", *WORDS]) == 0
     assert not Path("results/.work").exists()
 
@@ -156,13 +157,13 @@ class Unpicklable:
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
-    work = Work(tmp_path, "r1")
-    work.folder.mkdir(parents=True)
-    before = work.folder / "checkpoint-000000003.pt"
+    folder = RunFolder(tmp_path, "r1")
+    folder.path.mkdir(parents=True)
+    before = folder.checkpoint_path(3)
     before.write_bytes(b"the one before")
     with pytest.raises(AttributeError, match="lambda"):
-        work.save(Unpicklable(), lockstep.Rows())
-    assert [path.read_bytes() for path in work.folder.iterdir()] == [b"the one before"]
+        save_checkpoint(folder, Unpicklable(), RecordedRows())
+    assert [path.read_bytes() for path in folder.path.iterdir()] == [b"the one before"]
 
 
 def test_a_folder_that_takes_no_checkpoint_is_one_message(tmp_path):
@@ -170,25 +171,23 @@ def test_a_folder_that_takes_no_checkpoint_is_one_message(tmp_path):
     with pytest.raises(
         UserError, match=r"Cannot write .*checkpoint-000000007\.pt: .* Free the disk or choose another folder"
     ):
-        Work(tmp_path, "r1").save(Unpicklable(), lockstep.Rows())
+        save_checkpoint(RunFolder(tmp_path, "r1"), Unpicklable(), RecordedRows())
 
 
 FULL = """
 import resource, signal, sys
 from clipbench.cli.main import main
-from clipbench.runs import lockstep
-from clipbench.record import tables
-from clipbench.cli import show
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(main.main(sys.argv[2:]))
+sys.exit(main(sys.argv[2:]))
 """
 
 
 def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(own):
     """Files may not grow beyond the last checkpoint and a little: the next one, with more rows, is refused."""
     make("whole")
-    (path,) = checkpoints((plan := make("full", 60)).work.folder)
+    plan = make("full", 60)
+    (path,) = plan.run_folder.checkpoints()
     kept = path.read_bytes()
     command = ["run", "--config-dir", ".", "seed=3", *WORDS, "results=full"]
     limited = [sys.executable, "-c", FULL, str(len(kept) + 1000), *command, "checkpoint_every=50"]
@@ -198,7 +197,7 @@ def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(own):
     assert said.startswith("clipbench: Cannot write full/.work/")
     assert said.endswith(": File too large. Free the disk or choose another folder with results=DIR.")
     assert "Traceback" not in process.stderr
-    assert checkpoints(plan.work.folder) == [path]
+    assert plan.run_folder.checkpoints() == [path]
     assert path.read_bytes() == kept
     assert not [path for path in Path("full").rglob(".*") if path.name != ".work"]
     assert not list(Path("full").glob("*/*.parquet"))

@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from clipbench.errors import UserError
-from clipbench.runs.config import fingerprint, load, roots
-from clipbench.runs.lockstep import key
+from clipbench.runs.config import load, roots
+from clipbench.runs.identity import fingerprint
 from clipbench.runs.plan import make_plan
 from clipbench.sweeps.grid import expand
 
@@ -81,9 +81,9 @@ def test_a_wrong_clipping_setting_too(words, message):
 
 def test_learning_rates_are_per_task_and_optimizer():
     cola, voc = load(["task=cola", "optim=sgd"]), load(["task=voc", "optim=adam"])
-    assert cola.optim["lr"] == cola.task["lr"]["sgd"]
-    assert voc.optim["lr"] == voc.task["lr"]["adam"]
-    assert load(["optim.lr=0.5"]).optim["lr"] == 0.5
+    assert cola.optim.lr == cola.task.lr["sgd"]
+    assert voc.optim.lr == voc.task.lr["adam"]
+    assert load(["optim.lr=0.5"]).optim.lr == 0.5
 
 
 def test_what_a_task_needs_at_a_scale_wins_over_the_defaults_and_the_command_line_over_both():
@@ -93,7 +93,7 @@ def test_what_a_task_needs_at_a_scale_wins_over_the_defaults_and_the_command_lin
 
 def test_infinity_is_a_number_here_and_text_in_json():
     settings = load(["optim.clipping_level=inf"])
-    assert math.isinf(settings.optim["clipping_level"])
+    assert math.isinf(settings.optim.clipping_level)
     assert '"clipping_level": "inf"' in settings.as_json()
 
 
@@ -186,7 +186,7 @@ def test_a_users_own_task_is_found_and_its_source_is_part_of_the_id(tmp_path, mo
 
 def test_a_task_without_learning_rates_leaves_them_to_the_optimizer(tmp_path, monkeypatch):
     folder = own_folder(tmp_path, "own_lr", monkeypatch)
-    assert load(["task=own_lr"], folder).optim["lr"] is None
+    assert load(["task=own_lr"], folder).optim.lr is None
 
 
 def test_a_scale_that_a_task_does_not_have_is_an_error_never_the_mini_one(tmp_path, monkeypatch):
@@ -216,11 +216,11 @@ def test_ways_to_compute_are_part_of_the_identity_where_they_are_on():
 
 def test_compiled_runs_do_not_stand_side_by_side():
     one, other = (make_plan(["task=reddit", f"optim.clipping_type={name}"]) for name in ("none", "norm"))
-    assert key(one) == key(other)
+    assert group_key(one) == group_key(other)
     one, other = (
         make_plan(["task=reddit", f"optim.clipping_type={name}", "compile=true"]) for name in ("none", "norm")
     )
-    assert key(one) != key(other)
+    assert group_key(one) != group_key(other)
 
 
 def test_every_optimizer_has_a_learning_rate_of_its_own_at_every_scale():

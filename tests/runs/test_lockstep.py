@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipbench.record import tables
-from clipbench.runs import lockstep
+from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.grid import make_plans
 from clipbench.sweeps.scheduler import groups_of
 
@@ -61,7 +61,7 @@ def own(tmp_path, monkeypatch):
 def made(plans, folder):
     """Their tables once they are made side by side into `folder`."""
     plans = [replace(plan, settings=replace(plan.settings, results=str(folder))) for plan in plans]
-    for _ in lockstep.work(plans):
+    for _ in train_group(plans):
         pass
     return {plan.run: rows(folder, plan.run) for plan in plans}
 
@@ -164,7 +164,7 @@ def test_a_group_that_is_stopped_goes_on_bit_for_bit(own, every):
     whole = made(plans, own / "whole")
     cut = [replace(plan, settings=replace(plan.settings, results="cut")) for plan in plans]
     counts = iter(range(10_000))
-    for _ in lockstep.work(cut, lambda: next(counts) > 13):
+    for _ in train_group(cut, lambda: next(counts) > 13):
         pass
     assert not list(Path("cut").glob("runs/*.parquet"))
     assert len(list(Path("cut/.work").glob("*/checkpoint-*.pt"))) == 3

@@ -20,7 +20,7 @@ from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.plot import tails as plot
 from clipbench.record import tables
-from clipbench.runs.noise import amounts, fixed, make, noise, parse_steps
+from clipbench.runs.noise import amounts, batch_norms, fixed, measure_noise, parse_steps
 from clipbench.runs.plan import make_plan
 from clipbench.tasks.imagenet import ImageNet
 from clipbench.tasks.voc import VOC
@@ -33,6 +33,10 @@ LIGHT = {
     "normal": scipy_stats.norm(20, 1),
     "uniform": scipy_stats.uniform(1, 1),
 }
+
+
+def quiet(done):
+    """Nobody looks."""
 
 
 @pytest.fixture
@@ -164,7 +168,7 @@ def test_full_gradient_and_noise_are_those_of_least_squares():
     model = task.model(None)
     w, x, y = (part.detach().double().numpy() for part in (model.weight[0], task.x[:128], task.y[:128, 0]))
     full = 2 / 128 * x.T @ (x @ w - y)
-    found = noise(task, model, passes(task), 5, 8)  # five batches, and a pass has eight
+    found = batch_norms(task, model, passes(task), 5, 8, quiet)  # five batches, and a pass has eight
     assert len(found) == 5
     for row, (xb, yb) in zip(found, passes(task)(5), strict=True):
         xb, yb = xb.double().numpy(), yb[:, 0].double().numpy()
@@ -179,7 +183,9 @@ def test_full_gradient_and_noise_are_those_of_least_squares():
 def test_evaluation_mode_draws_nothing_and_leaves_the_model_alone():
     task = Line()
     model = task.model(None).train()
-    once, again = (noise(task, fixed(task, model, passes(task), 8), passes(task), 8, 8) for _ in range(2))
+    once, again = (
+        batch_norms(task, fixed(task, model, passes(task), 8), passes(task), 8, 8, quiet) for _ in range(2)
+    )
     assert once == again  # dropout would differ
     assert model.training
 
@@ -197,7 +203,7 @@ def test_batch_normalisation_takes_the_statistics_of_the_data():
 def test_a_gradient_that_is_not_finite_is_named():
     task = Plane(explode_at=11)  # the third batch when they are gone through again
     with pytest.raises(UserError, match="batch 2 is not finite"):
-        noise(task, task.model(None), passes(task), 8, 8)
+        batch_norms(task, task.model(None), passes(task), 8, 8, quiet)
 
 
 @pytest.fixture
@@ -237,7 +243,7 @@ def test_what_is_measured_is_not_measured_again(folder, monkeypatch):
     main([*WORDS, "--at", "0", "--batches", "100"])
     first = table()
     monkeypatch.setattr(
-        "clipbench.runs.noise.measure", lambda plan, at, *_: pytest.fail(f"measured {at} again")
+        "clipbench.runs.noise._measure", lambda plan, at, *_: pytest.fail(f"measured {at} again")
     )
     assert main([*WORDS, "--at", "0", "--batches", "104"]) == 0
     monkeypatch.undo()
@@ -249,7 +255,7 @@ def test_what_is_measured_is_not_measured_again(folder, monkeypatch):
     rows.drop(columns=["drawn", "full_passes"]).to_parquet(
         next(Path("results/tails").glob("*.parquet"))
     )  # of an earlier version
-    assert (make(make_plan(WORDS[3:], Path("mine")), [0], 100)["drawn"] == Line.drawn).all()
+    assert (measure_noise(make_plan(WORDS[3:], Path("mine")), [0], 100)["drawn"] == Line.drawn).all()
 
 
 def test_status_and_rm_do_not_mind(folder, capsys):

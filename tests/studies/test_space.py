@@ -72,18 +72,18 @@ def standard():
 
 
 def drawn(plans, method, key):
-    return [plan.settings.optim[key] for plan in plans if plan.settings.tag["method"] == method]
+    return [plan.settings.optim[key] for plan in plans if plan.settings.tag.method == method]
 
 
 def test_every_method_has_the_same_budget_and_none_too(standard):
-    methods = [plan.settings.tag["method"] for plan in standard]
+    methods = [plan.settings.tag.method for plan in standard]
     assert len(set(methods)) == 9
     assert all(methods.count(method) == 16 for method in methods)
     assert len({plan.run for plan in standard}) == len(standard)
 
 
 def test_a_trial_has_the_same_numbers_for_every_method_that_shares_them(standard):
-    for method in {plan.settings.tag["method"] for plan in standard}:
+    for method in {plan.settings.tag.method for plan in standard}:
         assert drawn(standard, method, "lr") == drawn(standard, "none", "lr")
     assert drawn(standard, "quadratic_rand_norm", "clipping_level") == drawn(
         standard, "norm", "clipping_level"

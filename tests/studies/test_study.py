@@ -291,9 +291,7 @@ def test_tuning_final_and_other_runs_are_never_the_same_run(own):
     _, tuning, finals = plans("study.final_seeds=[0]", "study.tuning_seeds=[1]")
     alone = make_plan(["threads=1", *WORDS[2:-1], "optim.clipping_type=norm", "seed=0"], Path("."))
     default = next(
-        plan
-        for plan in finals
-        if plan.settings.tag["role"] == "default" and plan.settings.tag["method"] == "norm"
+        plan for plan in finals if plan.settings.tag.role == "default" and plan.settings.tag.method == "norm"
     )
     assert default.settings.optim == alone.settings.optim
     ids = [plan.run for plan in (*tuning, *finals, alone)]

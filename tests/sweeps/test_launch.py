@@ -15,7 +15,7 @@ from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.record import tables
 from clipbench.record.tables import statuses
-from clipbench.runs.lockstep import work
+from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.grid import make_plans
 from clipbench.sweeps.job import PLANS, STOP, Job, told_to_stop
 from clipbench.sweeps.launch import EXTRAS, make_launcher
@@ -114,7 +114,7 @@ def test_a_job_stops_with_a_checkpoint_at_the_launchers_word_and_goes_on(own, mo
     (plan,) = make_plans(words, Path("my own"))
     make, asked = job(own, plan, "desk")
     assert make(asked) == ("stopped", "")
-    assert [path.name for path in plan.work.folder.glob("checkpoint-*.pt")] == ["checkpoint-000000010.pt"]
+    assert [path.name for path in plan.run_folder.path.glob("checkpoint-*.pt")] == ["checkpoint-000000010.pt"]
     assert make(asked) == ("stopped", "")  # still
     (own / "desk" / STOP).unlink()
     assert make(asked) == ("ended", "done")
@@ -183,7 +183,7 @@ def test_one_run_takes_no_launcher(own, capsys):
 def test_the_job_makes_nothing_that_another_process_makes(own):
     (plan,) = make_plans(["task=line", "steps=60", "eval_every=20", "seed=choice(0)"], Path("my own"))
     make, asked = job(own, plan, "desk")
-    first = work([plan])
+    first = train_group([plan])
     next(first)
     assert make(asked)[0] == "elsewhere"
     first.close()

@@ -232,7 +232,7 @@ def test_a_run_that_another_process_makes_is_left_to_it(own):
 
 def test_run_says_who_else_makes_it(own, capsys):
     plan = make_plans(["task=line", "steps=60", "optim.clipping_type=none,none"], own)[0]
-    lease = Lease(plan.work.folder)
+    lease = Lease(plan.run_folder.path)
     assert lease.acquire() is None
     assert main(["run", "--config-dir", ".", "task=line", "steps=60", "optim.clipping_type=none"]) == 2
     assert f"This run is being made by process {os.getpid()} on" in capsys.readouterr().err
@@ -259,7 +259,7 @@ def test_arms_are_a_list_of_override_lists(own):
         for seed in ("seed=0", "seed=1")
     ]
     assert set(found[-1]) == {"threads=1", "task=line", "steps=9", "optim=adam", "seed=1"}
-    assert [plan.settings.optim["name"] for plan in make_plans(["+experiment=pair", "threads=2"], own)] == [
+    assert [plan.settings.optim.name for plan in make_plans(["+experiment=pair", "threads=2"], own)] == [
         "sgd",
         "sgd",
         "adam",

@@ -11,7 +11,7 @@ from tiny import Line
 from clipbench.errors import UserError
 from clipbench.optim import RULES, clip_gradients, make_rule
 from clipbench.record.rows import EvalRow, RunEnd, StepRow
-from clipbench.runs.checkpoint import COMPACT_AFTER, Rows
+from clipbench.runs.checkpoint import COMPACT_AFTER, RecordedRows
 from clipbench.task.seeds import device_generator, fresh_model, generator
 from clipbench.train.batches import Span, Supply, serve
 from clipbench.train.learner import Learner, Schedule
@@ -283,7 +283,7 @@ def test_what_a_step_leaves_until_it_is_read_is_three_numbers():
 
 
 def test_a_million_steps_are_kept_in_64_bytes_each():
-    rows, part = Rows(), 64
+    rows, part = RecordedRows(), 64
     for first in range(0, 1_000_000, part):
         rows.add(
             [StepRow(step + 1, 0.5, 1.5, 0.1, 2.0, 1.0, 0.5, 1e-3) for step in range(first, first + part)]

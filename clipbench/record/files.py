@@ -1,0 +1,71 @@
+"""The files of a results folder: how they are named, and that they are written whole or not at all. Imports
+nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from clipbench.errors import UserError
+
+RUN_ID = re.compile(r"r[0-9a-f]{12}")
+TABLES_OF_A_RUN = ("steps", "evals", "runs")  # in the order in which they are written
+
+
+def table_path(folder: Path, table: str, run: str) -> Path:
+    return folder / table / f"{run}.parquet"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A path to write to, beside `path`. Afterwards it is on the disk and in place as `path`, or nothing has
+    changed.
+
+    UserError where the disk refuses.
+    """
+    partial = path.with_name(
+        f".{path.name}.{secrets.token_hex(4)}.tmp"
+    )  # readers of a folder ignore a leading dot
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _to_disk(partial)
+        os.replace(partial, path)
+        _to_disk(path.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"Cannot write {path}: {reason}. Free the disk or choose another folder with results=DIR."
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # a folder cannot be opened there
+        return
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def check_writable(folder: Path) -> None:
+    """Fail before a run, not after it, where `folder` cannot be created or written."""
+    probe = folder / f".{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"Cannot write to the results folder {folder}: {reason}. Choose another with results=DIR."
+        ) from error

@@ -1,0 +1,140 @@
+"""What a results folder holds beside its tables: the folder of each run that has not ended, and those of
+launched jobs.
+
+The one place that knows what lies under `.work`. From file names and `plan.json`; no checkpoint is opened,
+nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from clipbench.record.files import RUN_ID, TABLES_OF_A_RUN, atomic_write, table_path
+from clipbench.record.lease import Lease, holder
+
+WORK = ".work"
+PLAN = "plan.json"
+
+
+class RunFolder:
+    """results/.work/<run>: what is kept of a run until it has ended: its checkpoint, its lease, its
+    plan.json.
+    """
+
+    def __init__(self, results: Path, run: str) -> None:
+        self.results, self.run = results, run
+        self.path = results / WORK / run
+        self.lease = Lease(self.path)
+
+    @property
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.exists or not any(self.path.iterdir())
+
+    @property
+    def owner(self) -> str | None:
+        """Who makes the run now, in words; None where nobody does."""
+        return holder(self.path)
+
+    def plan(self) -> dict[str, Any]:
+        """What was written at the run's first start; {} where nothing can be read."""
+        with suppress(OSError, ValueError):
+            found = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
+            if isinstance(found, dict):
+                return found
+        return {}
+
+    def write_plan(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep what asked for the run, at its first start; later calls give back what was written then."""
+        if found := self.plan():
+            return found
+        with atomic_write(self.path / PLAN) as partial:
+            partial.write_text(json.dumps(facts), encoding="utf-8")
+        return dict(facts)
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.path / f"checkpoint-{step:09}.pt"
+
+    def checkpoints(self) -> list[Path]:
+        """Oldest first. More than one only where a process was killed between writing the new and deleting
+        the old.
+        """
+        found = [path for path in self.path.glob("checkpoint-*.pt") if _step_of(path) is not None]
+        return sorted(found)
+
+    def checkpoint_step(self) -> int:
+        """The step that the run will resume from, read off the name."""
+        found = self.checkpoints()
+        return _step_of(found[-1]) or 0 if found else 0
+
+    def clear(self) -> None:
+        """Remove all of it, with what a killed process left half written among the tables."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._clear_partials()
+        with suppress(OSError):  # not empty: others are at work
+            self.path.parent.rmdir()
+
+    def clear_if_abandoned(self) -> None:
+        """`clear` for a finished run whose process ended before it cleared, or stalled while another finished
+        the run.
+        """
+        if self.exists and self.owner is None:
+            self.clear()
+
+    def remove(self) -> None:
+        """The run out of the tables and its folder; `runs` first, because its file means that the run is
+        complete.
+
+        OSError where that fails; what is left is removed by another call. Only under the lease.
+        """
+        for table in reversed(TABLES_OF_A_RUN):
+            table_path(self.results, table, self.run).unlink(missing_ok=True)
+        shutil.rmtree(self.path)
+        self._clear_partials()
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
+    def _clear_partials(self) -> None:
+        for table in TABLES_OF_A_RUN:
+            for partial in (self.results / table).glob(f".{self.run}.parquet.*.tmp"):
+                partial.unlink(missing_ok=True)
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    found = re.fullmatch(r"checkpoint-(\d+)\.pt", checkpoint.name)
+    return int(found[1]) if found else None
+
+
+class LaunchFolder:
+    """results/.work/launch-<random>: what a launcher's jobs read and write while they run."""
+
+    def __init__(self, results: Path) -> None:
+        self.path = (results / WORK / f"launch-{secrets.token_hex(4)}").absolute()
+
+    def clear(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # not there, or not empty: others are at work
+            self.path.parent.rmdir()
+
+
+def unfinished_runs(results: Path) -> list[str]:
+    """Ids of the runs that have no row yet: they are being made, or were left."""
+    found = [run for run in run_folders(results) if not RunFolder(results, run).is_empty]
+    return sorted(run for run in found if not table_path(results, "runs", run).exists())
+
+
+def run_folders(results: Path) -> Iterator[str]:
+    """Ids of the runs that have a folder, without a look into it."""
+    for path in (results / WORK).glob("*"):
+        if path.is_dir() and RUN_ID.fullmatch(path.name):
+            yield path.name

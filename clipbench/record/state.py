@@ -1,0 +1,79 @@
+"""A results folder at rest: which runs have ended, and what is known of those that have not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipbench.errors import UserError
+from clipbench.record import tables
+from clipbench.record.files import RUN_ID
+from clipbench.record.folder import WORK, RunFolder, run_folders
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """What is known of a run that is unfinished or has failed: `step` of its last checkpoint, the rest as it
+    was planned.
+
+    `facts`: what plan.json says under the columns' names of `runs`; less where an earlier version wrote it.
+    """
+
+    run: str
+    step: int
+    steps: int | None
+    label: str
+    owner: str | None  # who makes it now: "process 71 on host a"
+    facts: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        """ "cola (mini)"."""
+        return self.label.split(" · ")[0] if " · " in self.label else "?"
+
+    @property
+    def progress(self) -> str:
+        """ "50/1000"."""
+        return f"{self.step}/{self.steps or '?'}"
+
+
+def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, UnfinishedRun]]:
+    """The rows of `runs` by id, and by id what is known of the runs that are unfinished or have failed.
+
+    UserError where the folder is not there or holds nothing of ours.
+    """
+    if not results.is_dir():
+        raise UserError(f"There is no folder {results}.")
+    rows = {}
+    for row in tables.read(results, "runs").to_dict("records"):
+        if RUN_ID.fullmatch(row["run"]):
+            rows[row["run"]] = row
+    unfinished = {}
+    for run in sorted(_begun_runs(results)):
+        if run not in rows or rows[run]["status"] == "failed":
+            unfinished[run] = _unfinished(RunFolder(results, run))
+    if not rows and not unfinished:
+        raise UserError(
+            f"{results} holds no runs. A results folder has runs/*.parquet, and {WORK}/ while runs are being "
+            "made."
+        )
+    return rows, unfinished
+
+
+def _begun_runs(results: Path) -> set[str]:
+    """Ids that have files: a folder with something in it, or steps and evals without a row in `runs`."""
+    found = {run for run in run_folders(results) if not RunFolder(results, run).is_empty}
+    for table in ("steps", "evals"):
+        for path in (results / table).glob("[!.]*.parquet"):
+            if RUN_ID.fullmatch(path.stem):
+                found.add(path.stem)
+    return found
+
+
+def _unfinished(folder: RunFolder) -> UnfinishedRun:
+    plan = folder.plan()
+    owner = (folder.owner or "").partition(", last heard of")[0]
+    label = plan.get("label") or ("loading" if owner else "without a plan")
+    facts = {"run": folder.run, "status": "unfinished"} | plan.get("facts", {})
+    return UnfinishedRun(folder.run, folder.checkpoint_step(), plan.get("steps"), label, owner or None, facts)

@@ -1,0 +1,92 @@
+"""From a run's rows to its row of `runs`, and into the three tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+
+from clipbench.errors import UserError
+from clipbench.optim import ALIASES
+from clipbench.record import tables
+from clipbench.record.rows import CLIP_KEYS, RunEnd
+from clipbench.runs.checkpoint import RecordedRows
+from clipbench.runs.environment import environment
+from clipbench.runs.plan import Plan
+from clipbench.task import Task
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """What is known of a run before its first step. Loads the data."""
+    metrics = task.metrics()
+    known = [str(name) for name in metrics]
+    if task.headline not in known:
+        raise UserError(
+            f"{type(task).__name__}.headline is '{task.headline}', which is not among its metrics: "
+            f"{', '.join(known)}."
+        )
+    name, baseline = task.baseline()
+    return {
+        "headline": task.headline,
+        "higher_is_better": bool(metrics[task.headline].higher_is_better),
+        "data": task.data,
+        "baseline": name,
+        "baseline_test": baseline.get(task.headline),
+    }
+
+
+def outcome(end: RunEnd, rows: RecordedRows, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How it ended; final and best validation value and the final test value of the headline metric, where
+    the run came so far. `facts`: what `describe` says.
+    """
+    headline = [row for row in rows.evals if row.metric == facts["headline"]]
+    val = [row.value for row in headline if row.split == "val"]
+    test = [row.value for row in headline if row.split == "test"]
+    best = max if facts["higher_is_better"] else min
+    return {
+        **asdict(end),
+        "final": val[-1] if val else None,
+        "best": best(val) if val else None,
+        "final_test": test[-1] if test else None,
+    }
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """The columns of `runs` that the plan alone decides."""
+    settings, rule = plan.settings, asdict(plan.rule)
+    clipping_type = settings.optim.clipping_type
+    facts = {
+        "task": settings.task.name,
+        "scale": settings.scale,
+        "optimizer": settings.optim.name,
+        "lr": settings.optim.lr,
+        "clipping_type": ALIASES.get(clipping_type, clipping_type),
+    }
+    for key in CLIP_KEYS[1:]:
+        facts[key] = rule.get(key)
+    return {**facts, "seed": settings.seed, **asdict(settings.tag)}
+
+
+def record(plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Write the three tables, `runs` last. Its row comes back. `facts`: what is known beside the plan."""
+    row = {
+        **plan_facts(plan),
+        **facts,
+        "ended": now(),
+        "config": plan.settings.as_json(),
+        "overrides": json.dumps(plan.arguments),
+        **environment(device),
+    }
+    tables.write_rows(plan.results, "steps", plan.run, (asdict(item) for item in rows))
+    tables.write_rows(plan.results, "evals", plan.run, [asdict(item) for item in rows.evals])
+    tables.write_rows(plan.results, "runs", plan.run, [row])
+    return {"run": plan.run, **row}
+
+
+def now() -> str:
+    """UTC, as 2026-01-31T12:00:00+00:00."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,267 @@
+"""Everything that can be set for a run, typed and checked."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from clipbench.errors import UserError, nearest
+
+CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16")}
+ROLES = ("tune", "final", "default")
+SWITCHES = ("channels_last", "compile")
+WHOLE_NUMBERS = {
+    "seed": 0,
+    "steps": 1,
+    "eval_every": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "warmup": 0,
+    "threads": 1,
+}
+"""Settings that count something, with the least that each may be."""
+
+MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep")  # where and how fast, not what
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Keys of `task`. `target`: the class; `lr`: learning rates by optimizer; `keywords`: what the class is
+    called with.
+    """
+
+    name: str
+    target: str
+    lr: Mapping[str, float]
+    keywords: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any]) -> TaskSettings:
+        keywords = {key: value for key, value in node.items() if key not in ("name", "_target_", "lr")}
+        return cls(node["name"], node["_target_"], node.get("lr") or {}, keywords)
+
+    @property
+    def module(self) -> str:
+        return self.target.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """Keys of `optim`. `target`: the optimizer's class, called with `keywords`; the rest says how its
+    gradients are clipped.
+    """
+
+    name: str
+    target: str
+    keywords: Mapping[str, Any]  # the learning rate among them; None is left to the class
+    clipping_type: str
+    clipping_level: float | None
+    p_autoclip: float | None
+    beta: float | None
+    clip: Mapping[str, Any]
+    clip_exempt: list[str] | None
+    clip_levels: Mapping[str, float] | None
+    nonfinite: str
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any]) -> OptimSettings:
+        own = {field.name for field in fields(cls)} - {"target", "keywords"}
+        keywords = {key: value for key, value in node.items() if key not in own and key != "_target_"}
+        named = {key: value for key, value in node.items() if key in own}
+        named["clip"] = named["clip"] or {}
+        return cls(target=node["_target_"], keywords=keywords, **named)
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate; None for the class's default."""
+        return self.keywords.get("lr")
+
+    @property
+    def rule_settings(self) -> dict[str, Any]:
+        """What a rule may be made with, whatever its type: the shared settings and those in `clip`."""
+        shared = {"clipping_level": self.clipping_level, "p_autoclip": self.p_autoclip, "beta": self.beta}
+        return {**shared, **self.clip}
+
+
+@dataclass(frozen=True)
+class TagSettings:
+    """A run of a study says which, in what role and for which method; a run of no study says none of it."""
+
+    study: str | None
+    role: str | None
+    method: str | None
+    trial: int | None
+
+    def __post_init__(self) -> None:
+        names = (self.study, self.role, self.method)
+        given = [value for value in (*names, self.trial) if value is not None]
+        if given and not all(isinstance(value, str) and value for value in names):
+            raise UserError(
+                f"tag.study, tag.role and tag.method are texts that go together, got {asdict(self)}. "
+                "`clipbench study` sets them."
+            )
+        if self.role is not None and self.role not in ROLES:
+            close = nearest(self.role, ROLES)
+            raise UserError(f"tag.role must be one of {', '.join(ROLES)}, got {self.role!r}.{close}")
+        if self.trial is not None and not is_whole(self.trial, 0):
+            raise UserError(f"tag.trial must be null or a whole number of at least 0, got {self.trial!r}.")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """How a sweep makes its runs. `lockstep`: whether side by side, or the most that are."""
+
+    lockstep: bool | int
+    workers_per_device: int | None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lockstep, bool) and not is_whole(self.lockstep, 1):
+            raise UserError(
+                "sweep.lockstep must be true, false or the most runs to train side by side, "
+                f"got {self.lockstep!r}."
+            )
+        workers = self.workers_per_device
+        if workers is not None and not is_whole(workers, 1):
+            raise UserError(
+                f"sweep.workers_per_device must be null or a whole number of at least 1, got {workers!r}."
+            )
+
+    def most_side_by_side(self, runs: int) -> int:
+        """Of so many runs."""
+        if isinstance(self.lockstep, bool):
+            return runs if self.lockstep else 1
+        return self.lockstep
+
+
+@dataclass(frozen=True)
+class RestartSettings:
+    """Restarts at the mean of the weights (optim/restart.py); none where `first` is None."""
+
+    first: int | None
+    coeff: float
+    max: int
+
+    def __post_init__(self) -> None:
+        if self.first is not None and not is_whole(self.first, 1):
+            raise UserError(
+                "restart.first must be null (no restarts) or a whole number of steps of at least 1, "
+                f"got {self.first!r}."
+            )
+        if not is_whole(self.max, 1):
+            raise UserError(f"restart.max must be a whole number of steps of at least 1, got {self.max!r}.")
+        if not is_number(self.coeff) or not 1 <= self.coeff < math.inf:
+            raise UserError(
+                f"restart.coeff must be a number of at least 1, got {self.coeff!r}: "
+                "stretches between restarts do not shrink."
+            )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set, checked. null has become None, whole numbers are ints. `config`: the same
+    as it was composed.
+    """
+
+    task: TaskSettings
+    optim: OptimSettings
+    scale: str
+    seed: int
+    steps: int
+    eval_every: int
+    batch_size: int
+    accumulate: int
+    schedule: str
+    warmup: int
+    max_loss: float
+    precision: str
+    channels_last: bool
+    compile: bool
+    tag: TagSettings
+    device: str
+    threads: int
+    results: str
+    checkpoint_every: str | int
+    sweep: SweepSettings
+    restart: RestartSettings
+    config: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Settings:
+        """Of the composed configuration, a mapping with every key of run.yaml. UserError for a value that is
+        not allowed.
+        """
+        groups: dict[str, Any] = {
+            "task": TaskSettings.from_config(config["task"]),
+            "optim": OptimSettings.from_config(config["optim"]),
+            "tag": TagSettings(**config["tag"]),
+            "sweep": SweepSettings(**config["sweep"]),
+            "restart": RestartSettings(**config["restart"]),
+        }
+        names = [field.name for field in fields(cls) if field.name != "config"]
+        values = {name: groups[name] if name in groups else config[name] for name in names}
+        return cls(**values, config={name: config[name] for name in names})
+
+    def __post_init__(self) -> None:
+        for name, least in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if not is_number(value) or not value % 1 == 0 or value < least:
+                raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+            object.__setattr__(self, name, int(value))
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be true or false, got {getattr(self, name)!r}.")
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                close = nearest(str(value), allowed)
+                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{close}")
+        for name, value in {"max_loss": self.max_loss, "optim.lr": self.optim.lr}.items():
+            if value is not None and not (is_number(value) and value > 0):
+                raise UserError(f"{name} must be a number above 0, got {value!r}.")
+        if not isinstance(self.results, str) or not self.results:
+            raise UserError(f"results must be a folder, got {self.results!r}.")
+        interval(self.checkpoint_every)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting by its key, groups as they were composed."""
+        plain = dict(self.config)
+        for name in WHOLE_NUMBERS:
+            plain[name] = getattr(self, name)
+        return plain
+
+    def as_json(self) -> str:
+        """Every setting as strict JSON: a number that is not finite is text there, "inf"."""
+        return json.dumps(_textual(self.as_dict()), sort_keys=True)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def interval(value: Any) -> tuple[str, float]:
+    """ "5min" → ("seconds", 300); 500 → ("steps", 500)."""
+    if is_whole(value, 1):
+        return "steps", float(value)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", value) if isinstance(value, str) else None
+    if not found or not float(found[1]):
+        raise UserError(
+            "checkpoint_every must be a time as 30s, 5min or 1h, or a number of steps of at least 1, "
+            f"got {value!r}."
+        )
+    return "seconds", float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+
+
+def _textual(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _textual(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_textual(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
