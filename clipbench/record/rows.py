@@ -99,8 +99,8 @@ class NoiseRow:
     )
     full_passes: float = column(
         "real",
-        "passes that ∇f is the mean of: from 1 on all training data take part; below 1, ∇f is the mean of the "
-        "measured batches",
+        "passes that ∇f is the mean of: from 1 on all training data take part; below 1, ∇f is the mean of "
+        "the measured batches",
         new=True,
     )
     drawn: str = column(

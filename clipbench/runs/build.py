@@ -35,7 +35,8 @@ def find_device(name: str) -> torch.device:
     if not there.get(device.type):
         found = ", ".join(kind for kind, is_there in there.items() if is_there)
         raise UserError(
-            f"device={name}: torch finds no such device here. There is: {found}; device=auto takes the fastest."
+            f"device={name}: torch finds no such device here. There is: {found}; "
+            "device=auto takes the fastest."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(

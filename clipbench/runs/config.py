@@ -179,8 +179,8 @@ def _check_scale(config: DictConfig, config_dir: Path | None) -> None:
     name, scale = config.task.get("name"), config.scale
     if scale != "mini" and f"{name}_{scale}" not in options("task_scale", config_dir):
         raise UserError(
-            f"Task '{name}' has no scale '{scale}'. Write task_scale/{name}_{scale}.yaml in your --config-dir, "
-            "or leave scale out."
+            f"Task '{name}' has no scale '{scale}'. Write task_scale/{name}_{scale}.yaml in your "
+            "--config-dir, or leave scale out."
         )
 
 

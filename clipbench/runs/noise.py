@@ -139,7 +139,7 @@ def _tick_measured(tick: Tick, step: int, total: int, done: int) -> None:
 
 
 def amounts(epoch: float, count: int) -> tuple[int, int]:
-    """(batches to measure, batches that ∇f is the mean of) where a pass has `epoch` batches, NaN for no end."""
+    """(batches to measure, batches that ∇f is the mean of) where a pass has `epoch` batches, NaN: no end."""
     if not epoch <= FURTHER * count:
         return count, count
     number = int(epoch) * math.ceil(count / epoch) if count >= epoch else count
@@ -154,7 +154,8 @@ def _check(learner: Learner, step: int) -> None:
     if rows and isinstance(rows[-1], RunEnd):
         steps = rows[-1].steps
         raise UserError(
-            f"The run diverged at step {steps}. Give earlier steps, as in --at 0,{steps // 2}, or lower optim.lr."
+            f"The run diverged at step {steps}. Give earlier steps, as in --at 0,{steps // 2}, or lower "
+            "optim.lr."
         )
 
 
@@ -212,8 +213,8 @@ def batch_norms(
         size = norm(grads)
         if not math.isfinite(size):
             raise UserError(
-                f"The gradient of batch {i} is not finite at these weights. Lower optim.lr or leave the step out "
-                "of --at."
+                f"The gradient of batch {i} is not finite at these weights. Lower optim.lr or leave the step "
+                "out of --at."
             )
         difference = norm(torch._foreach_sub(grads, mean))
         rows.append({"loss": loss, "grad_norm": size, "full_norm": full_norm, "noise_norm": difference})

@@ -25,11 +25,13 @@ def check_patterns(optim: OptimSettings, rule: Rule) -> None:
     exempt, levels = optim.clip_exempt, optim.clip_levels
     if exempt is not None and not (isinstance(exempt, list) and _are_texts(exempt)):
         raise UserError(
-            f"optim.clip_exempt must be null or a list of patterns, as {EXAMPLE['clip_exempt']}, got {exempt!r}."
+            f"optim.clip_exempt must be null or a list of patterns, as {EXAMPLE['clip_exempt']}, "
+            f"got {exempt!r}."
         )
     if levels is not None and not (isinstance(levels, dict) and _are_texts(levels)):
         raise UserError(
-            f"optim.clip_levels must be null or levels by pattern, as '{EXAMPLE['clip_levels']}', got {levels!r}."
+            f"optim.clip_levels must be null or levels by pattern, as '{EXAMPLE['clip_levels']}', "
+            f"got {levels!r}."
         )
     for pattern, level in (levels or {}).items():
         try:

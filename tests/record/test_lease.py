@@ -1,4 +1,6 @@
-"""A run is made by one process at a time; a lease whose owner is dead or silent is anybody's, and only one gets it."""
+"""A run is made by one process at a time; a lease whose owner is dead or silent is anybody's, and only one
+gets it.
+"""
 
 import json
 import multiprocessing
@@ -61,7 +63,8 @@ def test_who_stalled_and_lost_the_lease_does_not_disturb_the_successor(tmp_path)
 
 @pytest.mark.parametrize("reaped", [False, True], ids=["zombie", "gone"])
 def test_a_dead_process_of_this_machine_holds_nothing(tmp_path, reaped):
-    code = "import sys, time; from clipbench.record.lease import *; print(Lease(Path(sys.argv[1])).acquire(), flush=True); time.sleep(60)"
+    code = "import sys, time; from clipbench.record.lease import *; "
+    code += "print(Lease(Path(sys.argv[1])).acquire(), flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "None\n"
     assert f"process {process.pid} on " in holder(tmp_path)
@@ -107,7 +110,9 @@ def test_the_heartbeat_renews_until_the_end_and_then_releases(tmp_path, monkeypa
 
 
 def test_who_looked_before_others_came_and_went_gets_nothing(tmp_path):
-    """It finds lease.1 expired and stalls over reading it, here a pipe that nobody writes to; meanwhile lease.2 was, and lease.3 is."""
+    """It finds lease.1 expired and stalls over reading it, here a pipe that nobody writes to; meanwhile
+    lease.2 was, and lease.3 is.
+    """
     os.mkfifo(tmp_path / "lease.1")
     silent(tmp_path / "lease.1")
     slow, answers = Lease(tmp_path), []

@@ -1,4 +1,6 @@
-"""Three tables that any reader of Parquet can take, written whole or not at all; what is not ours is named and left alone."""
+"""Three tables that any reader of Parquet can take, written whole or not at all; what is not ours is named
+and left alone.
+"""
 
 import math
 import os

@@ -1,4 +1,6 @@
-"""A checkpoint is written whole or not at all; one that is damaged costs time, never rows; a full disk is one message."""
+"""A checkpoint is written whole or not at all; one that is damaged costs time, never rows; a full disk is one
+message.
+"""
 
 import os
 import shutil
@@ -184,7 +186,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(own):
-    """Files may not grow beyond the last checkpoint and a little: the next one, with more rows, is refused."""
+    """Files may not grow much beyond the last checkpoint: the next one, with more rows, is refused."""
     make("whole")
     plan = make("full", 60)
     (path,) = plan.run_folder.checkpoints()

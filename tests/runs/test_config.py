@@ -1,4 +1,6 @@
-"""Words become settings; a wrong word gets one message that says what is allowed; the same settings have the same id."""
+"""Words become settings; a wrong word gets one message that says what is allowed; the same settings have the
+same id.
+"""
 
 import math
 
@@ -8,6 +10,7 @@ from omegaconf import OmegaConf
 from clipbench.errors import UserError
 from clipbench.runs.config import load, roots
 from clipbench.runs.identity import fingerprint
+from clipbench.runs.lockstep import group_key
 from clipbench.runs.plan import make_plan
 from clipbench.sweeps.grid import expand
 
@@ -30,11 +33,13 @@ from clipbench.sweeps.grid import expand
         (["hydra.run.dir=x"], "Unknown key 'hydra.run.dir'"),
         (
             ["task=colla"],
-            r"Unknown task 'colla'\. Did you mean 'cola'\? Known: cola, imagenet, .*--config-dir DIR with DIR/task/colla.yaml",
+            r"Unknown task 'colla'\. Did you mean 'cola'\? Known: cola, imagenet, .*"
+            r"--config-dir DIR with DIR/task/colla.yaml",
         ),
         (
             ["optim=sdg"],
-            r"Unknown optim 'sdg'\. Did you mean 'sgd'\? Known: acclip, adam, adamw, lion, muon, sgd, spam, sstm, stable_spam",
+            r"Unknown optim 'sdg'\. Did you mean 'sgd'\? "
+            r"Known: acclip, adam, adamw, lion, muon, sgd, spam, sstm, stable_spam",
         ),
         (["scale=maxi"], r"Unknown scale 'maxi'\..* Known: full, mini"),
         (["task.data=x"], r"Unknown key 'task.data'\. It is known at scale=full"),

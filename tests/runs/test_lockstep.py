@@ -1,4 +1,6 @@
-"""Runs side by side over one stream of batches write the rows of the same runs alone, whatever stands beside them."""
+"""Runs side by side over one stream of batches write the rows of the same runs alone, whatever stands beside
+them.
+"""
 
 import sys
 from dataclasses import replace
@@ -32,11 +34,13 @@ def own(tmp_path, monkeypatch):
     )
     (tmp_path / "own_line.py").write_text(OWN.read_text())
     (tmp_path / "greedy.py").write_text(
-        "from dataclasses import dataclass\nimport weakref\nimport torch\nfrom clipbench.optim import Rule\n\n"
+        "from dataclasses import dataclass\nimport weakref\nimport torch\n"
+        "from clipbench.optim import Rule\n\n"
         "MODELS = {}\n\n"
         "@dataclass(frozen=True)\nclass Greedy(Rule):\n"
         '    """α = 1, until more than `room` are at work."""\n\n    room: int = 2\n    name: int = 0\n\n'
-        "    def init(self, params):\n        MODELS[self.name] = weakref.ref(params[0])\n        return {}\n\n"
+        "    def init(self, params):\n        MODELS[self.name] = weakref.ref(params[0])\n"
+        "        return {}\n\n"
         "    def __call__(self, grads, params, state, rng):\n"
         "        if sum(model() is not None for model in MODELS.values()) > self.room:\n"
         "            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"

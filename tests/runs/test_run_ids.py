@@ -9,7 +9,9 @@ import pytest
 from clipbench.runs.plan import make_plan
 
 PINNED = json.loads(Path(__file__).with_name("run_ids.json").read_text(encoding="utf-8"))
-"""Made by the version before the packages were laid out anew; a row is added for a new kind of setting, none is ever edited."""
+"""Made by the version before the packages were laid out anew; a row is added for a new kind of setting, none
+is ever edited.
+"""
 
 RULE = '''from dataclasses import dataclass
 from clipbench.optim import Rule

@@ -1,4 +1,6 @@
-"""The noise is what a closed form says, its tail is called heavy where it is and not where it is not, and the figure shows it."""
+"""The noise is what a closed form says, its tail is called heavy where it is and not where it is not, and the
+figure shows it.
+"""
 
 import math
 import subprocess
@@ -88,7 +90,9 @@ def test_false_alarms_are_as_rare_as_stated():
 
 
 def test_values_that_stand_apart_are_no_tail_law(rng):
-    """One example in 46 batches gives a gradient three times as large: 22 passes are 22 such values, at one place."""
+    """One example in 46 batches gives a gradient three times as large: 22 passes are 22 such values, at one
+    place.
+    """
     bulk = rng.normal(2, 0.3, 990)
     tail = stats.tail(np.r_[bulk, rng.normal(6, 0.1, 22)])
     assert tail.index.low > 0  # what a fit alone would call heavy
