@@ -60,7 +60,7 @@ def _tensor(rows: Sequence[StepRow]) -> Tensor:
 
 
 def save_checkpoint(folder: RunFolder, learner: Learner, rows: RecordedRows) -> None:
-    """Replace the run's checkpoint. UserError where it cannot be written; the one before is still there then."""
+    """Replace the run's checkpoint. UserError where it cannot be written; the one before stays then."""
     state = {"learner": learner.state_dict(), "rows": rows.state_dict()}
     with atomic_write(folder.checkpoint_path(learner.step)) as partial:
         try:

@@ -225,7 +225,7 @@ def _save(member: GroupMember) -> None:
 def _ended(
     plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], end: RunEnd, device: torch.device
 ) -> RunEvent:
-    """Write the tables and clear the run's folder; that of a failed run stays, so that another try resumes."""
+    """Write the tables and clear the run's folder; a failed run's stays, so that another try resumes."""
     if end.status == "out of memory":
         end = replace(end, status="failed")
     row = record(plan, rows, {**facts, **outcome(end, rows, facts)}, device)
