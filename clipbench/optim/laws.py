@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipbench.optim.clip import MEMORY, clip_stats
-from clipbench.optim.memory import shapes
+from clipbench.optim.memory import STATE_KEY as MEMORY, shapes
 from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD
-from clipbench.optim.rules import Gradients, NoClip, Rule, State
+from clipbench.optim.gradients import Gradients
+from clipbench.optim.rule import Rule, State
+from clipbench.optim.rules import NoClip
+from clipbench.optim.stats import clip_stats
 
 Make = Callable[..., Rule]
 Law = Callable[[Make], None]
