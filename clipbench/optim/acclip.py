@@ -50,6 +50,7 @@ class ACClip(Optimizer):
         return loss
 
     def _step_of(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Of one group, of whose parameters `params` are those that have a gradient."""
         for p in params:
             if not self.state[p]:
                 self.state[p].update(momentum=torch.zeros_like(p), moment=torch.zeros_like(p))  # m and τ^p

@@ -1,4 +1,4 @@
-"""Rules whose level follows the weights, the norms so far, or what was cut before. Notation as in rules.py."""
+"""Rules whose level follows the weights, the norms so far or what was cut before. Notation: see rules.py."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _unit_norm(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ZClip(Rule):
-    """z = (‖g‖ − μ)/(√v + 1e-6); if z > z_threshold: α = min(1, (μ + z_threshold²/z·√v)/‖g‖); ‖g‖ after ≤ max_norm
+    """z = (‖g‖−μ)/(√v + 1e-6); if z > z_threshold: α = min(1, (μ + z_threshold²/z·√v)/‖g‖); α·‖g‖ ≤ max_norm
 
     μ and v are the running mean and variance of the norm. They take in the threshold where it acted, else the
     norm, and v uses the new μ; they start as mean and variance of the first `warmup_steps` norms, which are
@@ -73,12 +73,14 @@ class ZClip(Rule):
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[Tensor, State]:
-        norm, mean, variance, count = grads.norm.float(), state["mean"], state["variance"], state["count"]
+        norm = grads.norm.float()
+        mean, variance, count = state["mean"], state["variance"], state["count"]
         deviation = variance.sqrt()
         z = (norm - mean) / (deviation + 1e-6)
         warm = count < self.warmup_steps
         acts = ~warm & (z > self.z_threshold)
-        calm = torch.where(acts, mean + self.z_threshold**2 / z * deviation, norm)
+        limit = mean + self.z_threshold**2 / z * deviation
+        calm = torch.where(acts, limit, norm)
         # in the warm-up 1/(count + 1) makes them the plain mean and variance of all norms so far
         share = torch.where(warm, 1 / (count + 1), 1 - self.decay)
         new_mean = mean + share * (calm - mean)
@@ -114,15 +116,18 @@ class AdaGC(Rule):
     def init(self, params: Sequence[Tensor]) -> State:
         device = params[0].device
         count = torch.zeros((), dtype=torch.int64, device=device)
-        return {"gamma": [torch.full((), math.inf, device=device) for _ in params], "count": count}
+        gamma = [torch.full((), math.inf, device=device) for _ in params]
+        return {"gamma": gamma, "count": count}
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[Tensor, State]:
-        norms, gamma, count = grads.norms.float(), torch.stack(state["gamma"]), state["count"]
+        norms, count = grads.norms.float(), state["count"]
+        gamma = torch.stack(state["gamma"])
         warm = (count < self.warmup_steps) | gamma.isinf()
-        first, later = within(self.lambda_abs, grads.norm), within(self.lambda_rel * gamma, norms)
-        factors = torch.where(warm, first, later)
+        in_warmup = within(self.lambda_abs, grads.norm)
+        later = within(self.lambda_rel * gamma, norms)
+        factors = torch.where(warm, in_warmup, later)
         after = factors * norms
         smallest = torch.minimum(gamma, after)
         mean = self.decay * gamma + (1 - self.decay) * after

@@ -45,8 +45,10 @@ class Auto(Rule):
 
         Costs the same at every step: nothing is sorted anew.
         """
-        norms, count, newest = state["norms"], state["count"], norm.float()
-        slot, count = count % self.window, count + 1
+        norms, count = state["norms"], state["count"]
+        newest = norm.float()
+        slot = count % self.window
+        count = count + 1
         # infinite until the window is full. `norms[slot]` would wait for the device
         oldest = norms.take(slot)
         ranked = _exchange(state["ranked"], oldest, newest)
@@ -59,16 +61,18 @@ def _exchange(ranked: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """Ascending `ranked` (k,) without one `old` and with `new`, both ()."""
     rest = torch.where(ranked[:-1] < old, ranked[:-1], ranked[1:])
     # what ends at rank i lies between the neighbours there: it is one of them, or `new` where that is between
-    below, above = pad(rest, (1, 0), value=-math.inf), pad(rest, (0, 1), value=math.inf)
+    below = pad(rest, (1, 0), value=-math.inf)
+    above = pad(rest, (0, 1), value=math.inf)
     return torch.clamp(new, min=below, max=above)
 
 
 def _quantile(ranked: Tensor, count: Tensor, p: float) -> Tensor:
-    """The p-quantile of the first `count` of ascending `ranked`, interpolated linearly: position p·(count − 1). ()"""
+    """The p-quantile of the first `count` of ascending `ranked`, linear between ranks, at p·(count−1). ()"""
     last = (count - 1).clamp(min=0)
     position = p * last
     low = position.long()
-    a, b = ranked.take(low), ranked.take(torch.minimum(low + 1, last))
+    a = ranked.take(low)
+    b = ranked.take(torch.minimum(low + 1, last))
     share = position - low
     return torch.where(share > 0, a + share * (b - a), a)
 

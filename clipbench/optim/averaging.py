@@ -14,7 +14,7 @@ from clipbench.optim.protocols import extra
 
 @contextmanager
 def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
-    """Within, the parameters hold the optimizer's answer; afterwards, to the bit, the point where it takes gradients.
+    """Within, the parameters hold the optimizer's answer; afterwards, to the bit, what they held before.
 
     An optimizer takes part by a class attribute: `answer = "y"` names the entry of its state, one per
     parameter, that holds the answer, as in ClippedSSTM. For any other nothing happens. Evaluate and save

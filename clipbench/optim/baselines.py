@@ -54,7 +54,7 @@ class Lion(Optimizer):
 
 
 class Muon(Optimizer):
-    """B ← μ·B + (1−μ)·G; W ← (1 − lr·λ)·W − 0.2·√max(rows, columns)·lr·orth((1−μ)·G + μ·B), and AdamW for the rest
+    """B ← μ·B + (1−μ)·G; W ← (1−lr·λ)·W − 0.2·√max(rows, columns)·lr·orth((1−μ)·G + μ·B); AdamW for the rest
 
     That is for hidden matrices. orth is Newton and Schulz's iteration towards UVᵀ of the singular value
     decomposition, μ `momentum`, λ `weight_decay`; without `nesterov` it takes B. The steps are torch's own,
@@ -113,7 +113,8 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         loss = loss_of(closure)
         for group in self.param_groups:
-            matrices, others = [], []
+            matrices: list[Tensor] = []
+            others: list[Tensor] = []
             for p in group["params"]:
                 if p.grad is not None:
                     (matrices if group["use_muon"] and p.ndim >= 2 else others).append(p)
@@ -135,6 +136,7 @@ class Muon(Optimizer):
             p.add_(update.view(p.shape), alpha=-0.2 * math.sqrt(max(grad.shape)) * lr)
 
     def _adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """A step of torch's AdamW, of the parameters that are no matrices."""
         for p in params:
             if not self.state[p]:
                 self.state[p]["step"] = torch.zeros(())
@@ -181,10 +183,10 @@ def _hidden_matrices(model: nn.Module) -> set[int]:
 
 
 def orthogonal(matrix: Tensor, steps: int) -> Tensor:
-    """Towards UVᵀ of matrix = U·S·Vᵀ: S/‖S‖ goes `steps` times through 3.4445·s − 4.775·s³ + 2.0315·s⁵, which ends near 1.
+    """Towards UVᵀ of matrix = U·S·Vᵀ: S/‖S‖ goes `steps` times through 3.4445·s − 4.775·s³ + 2.0315·s⁵.
 
-    In bfloat16 as its authors have it, but on a CPU in float32: few have arithmetic for bfloat16, and
-    without it takes 20 times as long.
+    That ends near 1. In bfloat16 as its authors have it, but on a CPU in float32: few have arithmetic for
+    bfloat16, and without it takes 20 times as long.
     """
     dtype = torch.float32 if matrix.device.type == "cpu" else torch.bfloat16
     tall = len(matrix) > matrix.shape[1]

@@ -49,7 +49,7 @@ def _update(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
     beta1, beta2 = group["betas"]
     step = state["step"].clamp(min=1)  # 0 where the very first step was skipped
     mean = real(state["exp_avg"])
-    square = real(state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"])
+    square = real(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"])
     root = (square / _missing(beta2, step)).sqrt()
     return mean / _missing(beta1, step) / (root + group["eps"])
 

@@ -28,8 +28,8 @@ class Chain(EntryRule):
         for rule in self.rules:
             if rule.tied_to:
                 raise ValueError(
-                    f"{type(rule).__name__} acts on the optimizer's update, so it cannot be one of several rules "
-                    "for the gradient."
+                    f"{type(rule).__name__} acts on the optimizer's update, so it cannot be one of several "
+                    "rules for the gradient."
                 )
 
     def init(self, params: Sequence[Tensor]) -> State:

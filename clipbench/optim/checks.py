@@ -1,4 +1,4 @@
-"""What the settings that rules share may be. Each check gives the number, or a ValueError that says what is allowed."""
+"""What settings of rules may be. Each check gives the number, or a ValueError that says what is allowed."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def check_share(name: str, value: Any) -> float:
     number = _number(name, value)
     if not 0 <= number < 1:
         raise ValueError(
-            f"{name} must be at least 0 and below 1, got {value!r}: the share of the old value that stays at each "
-            "step."
+            f"{name} must be at least 0 and below 1, got {value!r}: the share of the old value that stays "
+            "at each step."
         )
     return number
 
@@ -92,4 +92,4 @@ SHARED = {
     "beta": check_beta,
     "window": check_count,
 }
-"""The settings that several rules share. They are checked for every type, also for one that does not use them."""
+"""The settings that several rules share: checked for every type, also for one that does not use them."""

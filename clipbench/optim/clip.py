@@ -1,5 +1,6 @@
-"""Joins a rule to any torch optimizer: the gradient is clipped at the start of every step, and torch's own `step`
-does the rest.
+"""Joins a rule to any torch optimizer: the gradient is clipped at the start of every step.
+
+torch's own `step` does the rest, and is not overridden.
 
 The order is backward → (all-reduce, accumulation) → unscale → clip → weight decay, momentum, moments → step.
 """
@@ -74,14 +75,17 @@ class Clipping:
         self._factor = FusedFactor()
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Register the hooks. RuntimeError if it clips already; ValueError where rule, groups and optimizer disagree."""
+        """Register the hooks.
+
+        RuntimeError if the optimizer clips already; ValueError where rule, groups and optimizer disagree.
+        """
         if any(hasattr(hook, "clipping") for hook in optimizer._optimizer_step_pre_hooks.values()):
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
         tied = self.rule.tied_to
         if tied and not isinstance(optimizer, tied):
             raise ValueError(
-                f"{type(self.rule).__name__} acts on the update of {tied.__name__} and of its subclasses, not of "
-                f"{type(optimizer).__name__}."
+                f"{type(self.rule).__name__} acts on the update of {tied.__name__} and of its subclasses, "
+                f"not of {type(optimizer).__name__}."
             )
         self._rules(optimizer, optimizer.param_groups)  # a group's wrong level is refused now
         # a compiled step calls hooks as they are: to trace them gains nothing and loses what is borrowed
@@ -169,14 +173,15 @@ class Clipping:
         for ours, theirs in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
             if len(ours["params"]) != len(theirs["params"]):
                 return  # torch says so itself
-            # the groups' levels are loaded too, so the saved ones say which parameters are remembered together
+            # the groups' levels are loaded too: the saved ones say which parameters are remembered together
             loaded.append({**theirs, "params": ours["params"]})
         units = {unit.name: unit for unit in units_of(loaded, self._rules(optimizer, loaded), self.rule)}
         for name, saved in rule_memories(state_dict["state"]).items():
             unit = units.get(name)
             if unit is None or shapes(saved) != shapes(unit.rule.init(unit.real_params)):
+                names = ", ".join(saved) or "none"
                 raise ValueError(
-                    f"The checkpoint's clipping memory ({', '.join(saved) or 'none'}) is not one of {self.rule}. "
+                    f"The checkpoint's clipping memory ({names}) is not one of {self.rule}. "
                     "Build the optimizer with the rule that was saved, or delete "
                     f"state_dict['state']['{STATE_KEY}'] to start with a fresh memory."
                 )

@@ -5,7 +5,6 @@ A GradScaler uses the same attribute, and `found_inf` beside it; both are given 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ def is_fused(optimizer: Optimizer) -> bool:
         if not group.get("fused"):
             return False
         if group.get("momentum") and group.get("dampening"):
-            # with dampening the first step differs from one with a zero buffer, and a skipped first step would
-            # leave garbage in it
+            # with dampening the first step differs from one with a zero buffer, and a skipped first step
+            # would leave garbage in it
             return False
     return True
 
@@ -37,8 +36,8 @@ class FusedFactor:
     def __init__(self) -> None:
         self._borrowed: dict[str, Any] = {}  # name → what it was
 
-    def unscale(self, optimizer: Optimizer, grads: Sequence[Tensor]) -> None:
-        """Undo a GradScaler's factor now, where a fused step would do so itself: rules need true gradients."""
+    def unscale(self, optimizer: Optimizer, grads: list[Tensor]) -> None:
+        """Undo a GradScaler's factor now where the fused step would do so: rules need true gradients."""
         scale = extra(optimizer, "grad_scale")
         if scale is not None:
             torch._foreach_mul_(grads, scale.double().reciprocal().float())
@@ -58,7 +57,7 @@ class FusedFactor:
         self._borrow(optimizer, "grad_scale", factor.float().reciprocal())
 
     def release(self, optimizer: Optimizer) -> None:
-        """Give back what a GradScaler had set; it deletes the attributes itself and would fail without them."""
+        """Give back what a GradScaler had set: it deletes the attributes itself and would miss them."""
         for name, value in self._borrowed.items():
             if value is ABSENT:
                 delattr(optimizer, name)

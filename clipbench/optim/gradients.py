@@ -1,4 +1,4 @@
-"""The measured gradient: norms before and after clipping, and the few things that are done to all its tensors.
+"""The measured gradient: norms before and after clipping, and what is done to all its tensors.
 
 Every sum over the gradient is taken here and nowhere else.
 """
@@ -50,7 +50,7 @@ def gradients_of(params: Iterable[Tensor]) -> Gradients:
 
 
 def check_gradients(grads: Sequence[Tensor]) -> None:
-    """RuntimeError with the remedy for gradients that cannot be clipped together: sparse, or on several devices."""
+    """RuntimeError for gradients that cannot be clipped together: sparse ones, or on several devices."""
     if any(g.layout != torch.strided for g in grads):
         raise RuntimeError("Clipping needs dense gradients. Use sparse=False in the embedding layers.")
     devices = {g.device for g in grads}

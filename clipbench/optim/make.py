@@ -1,4 +1,4 @@
-"""From a clipping type's name and settings to a rule: everything that can be misspelt is refused here, at construction."""
+"""From a clipping type's name and settings to a rule: whatever can be misspelt is refused here."""
 
 from __future__ import annotations
 
@@ -71,8 +71,9 @@ def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
     if isinstance(clipping_type, Rule):
         for name, value in given.items():
             raise ValueError(
-                f"{name}={value!r} beside clipping_type={clipping_type!r}: a rule has its settings in itself. "
-                "Set it there, or give the type by its name. If it is no setting of clipping, it is misspelt."
+                f"{name}={value!r} beside clipping_type={clipping_type!r}: a rule has its settings in "
+                "itself. Set it there, or give the type by its name. If it is no setting of clipping, it is "
+                "misspelt."
             )
         return clipping_type
     rule_class = rule_named(clipping_type)
@@ -87,7 +88,7 @@ def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
 
 
 def _check_unused(name: str, value: Any, clipping_type: str, own: set[str]) -> None:
-    """ValueError for a setting that no type knows, or whose value no type would take; `own` are the type's."""
+    """ValueError for a setting that no type knows, or a value that none would take; `own` are the type's."""
     if name not in SHARED:
         known = ", ".join(sorted(own)) or "none"
         close = nearest(name, {*own, *SHARED})

@@ -61,12 +61,12 @@ class Memory:
         return _with_new_params(rules[unit.name], unit.rule, unit.real_params)
 
     def remember(self, unit: Unit, old: State, new: State, skipped: Tensor) -> None:
-        """Keep `new`, of the unit's parameters that have a gradient; `old`, of all of them, where `skipped` ()."""
+        """Keep `new`, of the unit's parameters with a gradient; `old`, of all of them, where `skipped` ()."""
         rules = self._writable().setdefault("rules", {})
         rules[unit.name] = _merged(old, new, unit.present, skipped)
 
     def record(self, norm: Tensor, clipped_norm: Tensor | None, skipped: Tensor) -> None:
-        """Of the latest step: the norms, each (), and whether it is skipped. None: to be measured when asked."""
+        """The norms of the latest step, each (), None where not measured yet; and whether it is skipped."""
         entries = self._writable()
         entries["grad_norm"], entries["clipped_norm"] = norm, clipped_norm
         entries["skipped"] = entries.get("skipped", 0) + skipped.long()
@@ -122,7 +122,7 @@ def rule_memories(state: Any) -> dict[str, State]:
 
 
 def at(state: State, places: Sequence[int]) -> State:
-    """What the rule sees at a step: of each list, the items of the parameters at `places`, which have a gradient."""
+    """What the rule sees at a step: of each list, the items at `places`, whose parameters have a gradient."""
     seen: State = {}
     for name, entry in state.items():
         seen[name] = entry if isinstance(entry, Tensor) else [entry[i] for i in places]
@@ -138,7 +138,7 @@ def shapes(state: State) -> dict[str, Any]:
 
 
 def _with_new_params(state: State, rule: Rule, params: Sequence[Tensor]) -> State:
-    """`state` with fresh items for parameters that were added since; new groups come last, so old items stay."""
+    """`state` with fresh items for parameters that were added since: new groups come last."""
     lengths = [len(entry) for entry in state.values() if not isinstance(entry, Tensor)]
     if all(length == len(params) for length in lengths):
         return state
@@ -152,7 +152,7 @@ def _with_new_params(state: State, rule: Rule, params: Sequence[Tensor]) -> Stat
 
 
 def _merged(old: State, new: State, places: Sequence[int], skipped: Tensor) -> State:
-    """`old` where the step is skipped, else `new`, whose lists belong to `places`. Asks the device nothing."""
+    """`old` where the step is skipped, else `new`, whose lists belong to `places`. Waits for nothing."""
     state: State = {}
     for name, entry in new.items():
         before = old[name]
@@ -169,7 +169,8 @@ def _merged(old: State, new: State, places: Sequence[int], skipped: Tensor) -> S
 
 def _where(skipped: Tensor, old: Sequence[Tensor], new: Sequence[Tensor]) -> list[Tensor]:
     if all(item.ndim == 0 for item in new):  # one kernel instead of one for each
-        return list(torch.where(skipped, torch.stack(list(old)), torch.stack(list(new))).unbind())
+        before, after = torch.stack(list(old)), torch.stack(list(new))
+        return list(torch.where(skipped, before, after).unbind())
     return [torch.where(skipped, *pair) for pair in zip(old, new, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Names that a user writes: the object behind "module:Class", and the nearest spelling of a name that is not known."""
+"""Names that a user writes: the object behind "module:Class", and the nearest spelling of an unknown one."""
 
 from __future__ import annotations
 

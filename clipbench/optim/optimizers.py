@@ -36,7 +36,7 @@ class Clipped(Optimizer):
         return make_rule(clipping_type, **settings)
 
     def attach_hooks(self) -> None:
-        """Register what acts at every step. Called when built, and again for a copy, which has lost its hooks."""
+        """Register what acts at every step: when built, and again for a copy, which has lost its hooks."""
         self.clipping.attach(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,8 +79,7 @@ class ClippedSGD(Clipped, SGD):
         **rule_settings: Any,
     ) -> None:
         groups = as_groups(params)
-        if fused is None and foreach is None and not differentiable:
-            fused = choose_fused(groups)
+        unset = fused is None and foreach is None and not differentiable
         super().__init__(
             groups,
             lr,
@@ -91,7 +90,7 @@ class ClippedSGD(Clipped, SGD):
             maximize=maximize,
             foreach=foreach,
             differentiable=differentiable,
-            fused=fused,
+            fused=choose_fused(groups) if unset else fused,
         )
         self.join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 
@@ -125,8 +124,7 @@ class ClippedAdam(Clipped, Adam):
         **rule_settings: Any,
     ) -> None:
         groups = as_groups(params)
-        if fused is None and foreach is None and not differentiable:
-            fused = choose_fused(groups)
+        unset = fused is None and foreach is None and not differentiable
         super().__init__(
             groups,
             lr,
@@ -138,13 +136,13 @@ class ClippedAdam(Clipped, Adam):
             maximize=maximize,
             capturable=capturable,
             differentiable=differentiable,
-            fused=fused,
+            fused=choose_fused(groups) if unset else fused,
         )
         self.join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 
 
 class ClippedAdamW(ClippedAdam, AdamW):
-    """torch.optim.AdamW on clipped gradients; weight decay (0.01 unless given) acts on the weights, unclipped."""
+    """torch.optim.AdamW on clipped gradients; weight decay (0.01 unless given) acts on the weights."""
 
     default_weight_decay = 0.01
 
@@ -183,7 +181,7 @@ def _as_list(params: Any) -> list[Any]:
 
 
 def loss_of(closure: Callable[[], Any] | None) -> Any:
-    """What a closure gives, which computes gradients; None without one. The beginning of an optimizer's step."""
+    """The loss of a closure, which computes gradients; None without one. A step begins with it."""
     if closure is None:
         return None
     with torch.enable_grad():

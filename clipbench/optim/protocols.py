@@ -1,4 +1,4 @@
-"""What an optimizer may have beside torch's interface. All of it is optional, and all of it is listed here."""
+"""What an optimizer may have beside torch's interface. All of it is optional and listed here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generator that random rules draw from: on the gradients' device, and as it was after copying or loading."""
+"""The generator that random rules draw from: on the gradients' device, and as it was before a copy."""
 
 from __future__ import annotations
 

@@ -65,5 +65,5 @@ def steps_begun(optimizer: Optimizer) -> int:
 
 
 def warmup_factor(k: int, warmup: int) -> float:
-    """s(k) = 1 − 0.99·½(1 + cos(πk/(warmup+1))), of the learning rate at the k-th step after a reset, k = 0, 1, …"""
+    """s(k) = 1 − 0.99·½(1 + cos(πk/(warmup+1))), for the lr of the k-th step after a reset, k = 0, 1, …"""
     return 1 - 0.99 * (1 + math.cos(math.pi * k / (warmup + 1))) / 2

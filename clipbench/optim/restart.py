@@ -26,7 +26,7 @@ class OptimizerProperties:
 
 @dataclass
 class Restarter:
-    """After `first`·`coeff`^i steps, i = 0, 1, …, since the last restart: weights ← their mean over those steps.
+    """After `first`·`coeff`^i steps since the last restart, i = 0, 1, …: weights ← their mean over these.
 
     Call `restarter.step(optimizer)` after every `optimizer.step()`; it says whether it restarted. The
     optimizer then begins anew, as if built at the new weights: moments, momentum, counters and the clipping
@@ -54,8 +54,8 @@ class Restarter:
         number = isinstance(self.coeff, (int, float)) and not isinstance(self.coeff, bool)
         if not (number and 1 <= self.coeff < math.inf):
             raise ValueError(
-                f"coeff must be a number of at least 1, got {self.coeff!r}: stretches between restarts do not "
-                "shrink."
+                f"coeff must be a number of at least 1, got {self.coeff!r}: stretches between restarts do "
+                "not shrink."
             )
         self.restarts, self.steps = 0, 0
         self.mean: list[Tensor] = []
@@ -84,8 +84,8 @@ class Restarter:
             return
         if len(self.mean) != len(now):
             raise RuntimeError(
-                f"The restarter's mean is over {len(self.mean)} parameters, and now there are {len(now)}. Add "
-                "groups right after a restart, or pass the same parameters at each step."
+                f"The restarter's mean is over {len(self.mean)} parameters, and now there are {len(now)}. "
+                "Add groups right after a restart, or pass the same parameters at each step."
             )
         # one that was loaded may lie elsewhere
         self.mean = [mean.to(value.device) for mean, value in zip(self.mean, now, strict=True)]

@@ -107,7 +107,7 @@ class UpdateRule(Rule):
 
 
 def within(level: Tensor | float, norms: Tensor) -> Tensor:
-    """min(1, level / norm), and exactly 1 for a norm at or below the level, 0 included. The shape of `norms`."""
+    """min(1, level / norm), and exactly 1 where norm ≤ level, 0 included. The shape of `norms`."""
     return torch.where(norms > level, level / norms, 1.0)
 
 
@@ -117,4 +117,5 @@ def toss(factor: Tensor, beta: float, power: int, rng: torch.Generator) -> Tenso
     One draw for the whole gradient: its direction stays.
     """
     drawn = torch.rand((), generator=rng, device=factor.device)
-    return torch.where(drawn < torch.pow(beta, factor**power), factor, 1.0)
+    probability = torch.pow(beta, factor**power)
+    return torch.where(drawn < probability, factor, 1.0)

@@ -21,7 +21,10 @@ from clipbench.optim.rule import EntryRule, Rule, State, toss, within
 
 
 def clamp_(grads: list[Tensor], level: float) -> None:
-    """Each entry into [−level, level], in place: one pass over memory on a CPU, two launches for all tensors elsewhere."""
+    """Each entry into [−level, level], in place.
+
+    One pass over memory on a CPU, two launches for all tensors elsewhere.
+    """
     # float16 has no number for a level of 10⁵, and no entry above it
     grads = [g for g in grads if level < torch.finfo(g.dtype).max]
     if not grads:

@@ -12,7 +12,7 @@ from torch import Tensor
 def estimate_smoothness(
     params: Iterable[Tensor], losses: Iterable[Callable[[], Tensor]], lr: float = 1e-3
 ) -> float:
-    """L ≈ 2·mean of ‖∇f(x′) − ∇f(x)‖/‖x′ − x‖ along gradient steps x′ = x − lr·∇f(x), one for each of `losses`.
+    """L ≈ 2·mean of ‖∇f(x′) − ∇f(x)‖/‖x′ − x‖ along steps x′ = x − lr·∇f(x), one for each of `losses`.
 
     A loss is a function of no arguments, mostly one batch's: `(lambda: loss(model(x), y) for x, y in
     loader)`. Both gradients of a pair are of the same batch and see the same dropout, or their difference
@@ -44,7 +44,7 @@ def estimate_smoothness(
 
 
 def _gradient(params: list[Tensor], loss: Callable[[], Tensor], seed: int) -> list[Tensor]:
-    """Of the loss, zeros where it does not depend on a parameter; what is drawn meanwhile is drawn from `seed`."""
+    """Of the loss, zeros where it depends not on a parameter; whatever it draws is drawn from `seed`."""
     devices = sorted({p.get_device() for p in params if p.device.type == "cuda"})
     with torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(seed)

@@ -34,7 +34,7 @@ class _ResettingAdamW(ClippedAdamW):
 
 
 class SPAM(_ResettingAdamW):
-    """Adam with entries g² > θ·v cut to sign(g)·√(θv), and m = v = 0 every ΔT steps with a warm-up after that.
+    """Adam with entries g² > θ·v cut to sign(g)·√(θv), and m = v = 0 every ΔT steps, then a warm-up.
 
     θ = `threshold`, against v before the step; ΔT = `reset_every`; in the first `pause` steps from the
     start and after each reset nothing is cut. Adam's step counter goes on over a reset, and s(k) = 1 −
@@ -100,7 +100,7 @@ def cut_spikes(grads: list[Tensor], moments: list[Tensor], threshold: float) -> 
 
 
 class StableSPAM(_ResettingAdamW):
-    """Adam behind AdaClip and AdaGN, with m = v = 0 and Adam's bias correction begun anew every ΔT steps (MoRet).
+    """Adam behind AdaClip and AdaGN, with m = v = 0 and Adam's bias correction anew every ΔT steps (MoRet).
 
     ΔT = `reset_every`. `gamma1` and `gamma2` are AdaGN's, `gamma3` AdaClip's; their memories and counters
     go on over a reset. `clipping_type`, none unless given, clips before both; a group with

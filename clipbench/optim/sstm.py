@@ -32,17 +32,17 @@ class Triangle(NamedTuple):
 
 
 class ClippedSSTM(Clipped):
-    """z ← z − α·clip(∇f(x), B/α); y ← (A·y + α·z)/(A + α); the next x = (A·y + α·z)/(A + α), where gradients are taken
+    """z ← z − α·clip(∇f(x), B/α); y ← (A·y + α·z)/(A + α); next x = (A·y + α·z)/(A + α)
 
-    The answer is y. α = (k+1)^{2ν/(1+ν)}·lr/(2L) in step k + 1 = 1, 2, …, and A is the sum of those before:
-    steps grow, so with `lr` 1 (a = 1/lr in the papers) and `L` the smoothness of f, f(y) falls as 1/k².
-    Between steps the parameters hold x: evaluate and save the model within `evaluation_weights(optimizer)`.
-    `clipping_level` is B; types without a level (auto) clip as ever. `cap` r < 1 bounds A_k/A_{k+1}, as the
-    step is too timid when it nears 1: where A_k > α/(1−r), A_k becomes (1/(1−r) − 1)·α. Each group may have
-    lr, L, nu and cap of its own. A new `lr` acts on the x after the coming step. Memory: two copies of the
-    weights, in their own precision: in pure bfloat16 small steps round to nothing, so keep float32 weights
-    and use autocast. A parameter that has moved once goes on towards z at steps where it has no gradient.
-    Gorbunov et al. 2020, arXiv 2005.10785, and 2106.05958.
+    Gradients are taken at x, the answer is y. α = (k+1)^{2ν/(1+ν)}·lr/(2L) in step k + 1 = 1, 2, …, and A
+    is the sum of those before: steps grow, so with `lr` 1 (a = 1/lr in the papers) and `L` the smoothness
+    of f, f(y) falls as 1/k². Between steps the parameters hold x: evaluate and save the model within
+    `evaluation_weights(optimizer)`. `clipping_level` is B; types without a level (auto) clip as ever. `cap`
+    r < 1 bounds A_k/A_{k+1}, as the step is too timid when it nears 1: where A_k > α/(1−r), A_k becomes
+    (1/(1−r) − 1)·α. Each group may have lr, L, nu and cap of its own. A new `lr` acts on the x after the
+    coming step. Memory: two copies of the weights, in their own precision: in pure bfloat16 small steps
+    round to nothing, so keep float32 weights and use autocast. A parameter that has moved once goes on
+    towards z at steps where it has no gradient. Gorbunov et al. 2020, arXiv 2005.10785, and 2106.05958.
     """
 
     answer = "y"
@@ -73,7 +73,7 @@ class ClippedSSTM(Clipped):
             group["triangle"] = None
 
     def rule_at_step(self, rule: Rule, group: Group) -> Rule:
-        """At level λ_{k+1} = B/α_{k+1}, so that groups of another α are normed alone; `rule` if it has no level."""
+        """At level λ_{k+1} = B/α_{k+1}, so groups of another α are normed alone; `rule` if without level."""
         level = getattr(rule, "clipping_level", None)
         if level is None:
             return rule
@@ -136,7 +136,8 @@ def _coming(group: Group) -> Triangle:
 def _next(group: Group, k: int, total: float) -> Triangle:
     """α_{k+1} and A_k = `total`, which the cap may lower."""
     nu, cap = group["nu"], group["cap"]
-    alpha = (k + 1) ** (2 * nu / (1 + nu)) * group["lr"] / (2 * group["L"])
+    growth = (k + 1) ** (2 * nu / (1 + nu))
+    alpha = growth * group["lr"] / (2 * group["L"])
     if alpha and cap < 1 and total > alpha / (1 - cap):
         total = (1 / (1 - cap) - 1) * alpha
     return Triangle(k, alpha, total)

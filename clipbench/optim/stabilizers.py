@@ -34,19 +34,21 @@ class AdaClip(EntryRule):
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[None, State]:
-        mean, count = torch.stack(state["mean"]), torch.stack(state["count"]) + 1
+        mean = torch.stack(state["mean"])
+        count = torch.stack(state["count"]) + 1
         largest = torch.stack(torch._foreach_norm(grads, math.inf, dtype=mean.dtype))
         mean = mean.lerp(largest, 1 - self.gamma3)
         limits = mean / _unbiased(self.gamma3, count)
         shares = limits / largest
         for g, limit, share in zip(grads, limits.unbind(), shares.unbind(), strict=True):
-            g.copy_(torch.where(g.abs() > limit, g * share, g))
-        return None, {"mean": list(mean.unbind()), "count": list(count.unbind())}
+            cut = torch.where(g.abs() > limit, g * share, g)
+            g.copy_(cut)
+        return None, _as_lists(mean=mean, count=count)
 
 
 @dataclass(frozen=True)
 class AdaGN(Rule):
-    """α_l = â/(√b̂ + ε)/‖g_l‖ for each tensor: the running mean of its norms over the root of that of their squares
+    """α_l = â/(√b̂ + ε)/‖g_l‖ for each tensor: the running mean of norms over the root of that of squares
 
     a ← γ1·a + (1 − γ1)·‖g_l‖, b ← γ2·b + (1 − γ2)·‖g_l‖², both bias-corrected. The gradient's size is gone,
     so α may be above 1. Stable-SPAM, arXiv 2502.17055.
@@ -64,24 +66,31 @@ class AdaGN(Rule):
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[Tensor, State]:
-        mean, square, count = (torch.stack(state[name]) for name in ("mean", "square", "count"))
+        mean = torch.stack(state["mean"])
+        square = torch.stack(state["square"])
+        count = torch.stack(state["count"])
         norms = grads.norms.to(mean.dtype)
-        finite = torch.isfinite(norms.square())  # which can overflow where the norm does not
+        squares = norms.square()
+        finite = torch.isfinite(squares)  # which can overflow where the norm does not
         mean = torch.where(finite, mean.lerp(norms, 1 - self.gamma1), mean)
-        square = torch.where(finite, square.lerp(norms.square(), 1 - self.gamma2), square)
+        square = torch.where(finite, square.lerp(squares, 1 - self.gamma2), square)
         count = count + finite
         mean_norm = mean / _unbiased(self.gamma1, count)
         root = (square / _unbiased(self.gamma2, count)).sqrt()
         size = mean_norm / (root + self.eps)
         factors = torch.where(norms > 0, size / norms, 1.0)
-        new = {"mean": list(mean.unbind()), "square": list(square.unbind()), "count": list(count.unbind())}
-        return factors, new
+        return factors, _as_lists(mean=mean, square=square, count=count)
 
 
 def _zeros(params: Sequence[Tensor]) -> list[Tensor]:
     """One for each tensor, in float32 or wider. (), …"""
     wide = wide_dtype(params)
     return [torch.zeros((), dtype=wide, device=p.device) for p in params]
+
+
+def _as_lists(**entries: Tensor) -> State:
+    """A memory of vectors as one of lists, an item for each tensor."""
+    return {name: list(values.unbind()) for name, values in entries.items()}
 
 
 def _unbiased(decay: float, count: Tensor) -> Tensor:

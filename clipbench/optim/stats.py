@@ -13,7 +13,7 @@ from clipbench.optim.memory import Memory
 
 
 class ClipStats(NamedTuple):
-    """What clipping did to the latest gradient: 0-d tensors on its device, so reading them is the caller's wait."""
+    """What clipping did to the latest gradient, on its device: to read it is to wait. Each ()."""
 
     grad_norm: Tensor
     clipped_norm: Tensor

@@ -48,9 +48,15 @@ def units_of(groups: Sequence[Group], rules: Sequence[Rule], common: Rule) -> li
     """
     units: dict[str, Unit] = {}
     for index, (group, rule) in enumerate(zip(groups, rules, strict=True)):
-        shares = group.get("clipping_level") is None and ("all" not in units or units["all"].rule == rule)
-        name = "all" if rule is common or shares else f"group {index}"
-        units.setdefault(name, Unit(name, rule)).params.extend(group["params"])
+        name = f"group {index}"
+        if rule is common:
+            name = "all"
+        elif group.get("clipping_level") is None:
+            shared = units.get("all")
+            if shared is None or shared.rule == rule:
+                name = "all"
+        unit = units.setdefault(name, Unit(name, rule))
+        unit.params.extend(group["params"])
     return list(units.values())
 
 
@@ -87,7 +93,7 @@ def _at_own_level(rule: Rule, group: Group) -> Rule:
         return NoClip()
     if not hasattr(rule, "clipping_level"):
         raise ValueError(
-            f"A parameter group has a clipping_level, but {type(rule).__name__} has none. Only inf is allowed, "
-            "which exempts it."
+            f"A parameter group has a clipping_level, but {type(rule).__name__} has none. Only inf is "
+            "allowed, which exempts it."
         )
     return at_level(rule, level)
