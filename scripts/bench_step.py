@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 from clipbench.optim import RULES, clip_gradients, make_rule
-from clipbench.optim.rules import Auto
+from clipbench.optim.auto import Auto
 from clipbench.runs.build import find_device
 
 OPTIMIZERS: dict[

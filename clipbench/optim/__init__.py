@@ -1,51 +1,69 @@
 """Clipped optimizers for any training script. Imports torch and nothing else of clipbench.
 
-rules.py       what to do with a gradient: the clipping rules, pure
-adaptive.py    rules whose level follows the weights, the norms so far, or what was cut before
-block_rms.py   clips Adam's update
-checks.py      what a rule's settings may be
-make.py        the table of names; a rule from its name and settings
-memory.py      what a rule remembers, parameter by parameter
-clip.py        joins a rule to any torch optimizer
-optimizers.py  torch's optimizers with clipping in the constructor
-acclip.py      ACClip
-laws.py        what every rule owes, for the tests and for `clipbench check`; not imported here
-chain.py       rules one after the other
-spam.py        SPAM, StableSPAM
-sstm.py        ClippedSSTM, and an estimate of the smoothness that it wants
-averaging.py   evaluation at the answer of an averaging optimizer
-restart.py     restarts at the mean of the weights
-baselines.py   Lion, Muon
+What to do with a gradient
+    rule.py         what a rule is: the base class, rules that edit entries, rules that act on the update
+    rules.py        the core rules, in order of complexity
+    auto.py         a level that is a quantile of the norms so far
+    adaptive.py     a level that follows the weights, the norms so far, or what was cut before
+    stabilizers.py  the two rules of Stable-SPAM
+    block_rms.py    clips Adam's update
+    chain.py        rules one after the other
+    checks.py       what a rule's settings may be
+    make.py         the table of names; a rule from its name and settings
+    names.py        the object behind "module:Class"; the nearest spelling
+
+How it is done at every step of a torch optimizer
+    clip.py         clip_gradients, and the hooks that call what follows
+    units.py        which parameters are normed, clipped and remembered together
+    gradients.py    the measured gradient: norms before and after
+    memory.py       what is remembered, and where it lies
+    fused.py        a factor that the fused kernel applies, together with a GradScaler's
+    randomness.py   the generator of random rules
+    stats.py        what clipping did to the latest gradient
+    protocols.py    what an optimizer may have beside torch's interface
+
+Optimizers
+    optimizers.py   torch's, with clipping in the constructor
+    acclip.py       ACClip
+    spam.py         SPAM, StableSPAM; resets.py, their resets of the moments
+    sstm.py         ClippedSSTM; smoothness.py, an estimate of what it wants to know
+    averaging.py    evaluation at the answer of an averaging optimizer
+    restart.py      restarts at the mean of the weights
+    baselines.py    Lion, Muon
+
+laws.py, contract.py, properties.py, probes.py: what every rule promises and what some have, for the tests
+and for `clipbench check`; not imported here.
 """
 
 from clipbench.optim.acclip import ACClip
 from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
+from clipbench.optim.auto import Auto, LinearRandAuto, QuadraticRandAuto
 from clipbench.optim.averaging import evaluation_weights
 from clipbench.optim.baselines import Lion, Muon
 from clipbench.optim.block_rms import BlockRMS
 from clipbench.optim.chain import Chain
-from clipbench.optim.clip import ClipStats, clip_gradients, clip_stats
+from clipbench.optim.clip import clip_gradients
+from clipbench.optim.gradients import Gradients
 from clipbench.optim.make import ALIASES, RULES, TIED, make_rule
 from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD, choose_fused
+from clipbench.optim.protocols import OptimizerExtras
 from clipbench.optim.restart import OptimizerProperties, Restarter
+from clipbench.optim.rule import EntryRule, Rule, UpdateRule, within
 from clipbench.optim.rules import (
-    Auto,
     CoordinateWise,
-    Gradients,
     LayerWise,
-    LinearRandAuto,
     LinearRandNorm,
     NoClip,
     Norm,
     Normalize,
-    QuadraticRandAuto,
     QuadraticRandNorm,
-    Rule,
     Value,
-    within,
 )
-from clipbench.optim.spam import SPAM, AdaClip, AdaGN, StableSPAM
-from clipbench.optim.sstm import ClippedSSTM, estimate_smoothness
+from clipbench.optim.smoothness import estimate_smoothness
+from clipbench.optim.spam import SPAM, StableSPAM
+from clipbench.optim.sstm import ClippedSSTM
+from clipbench.optim.stabilizers import AdaClip, AdaGN
+from clipbench.optim.stats import ClipStats, clip_stats
 
 __all__ = [
     "AGC",
@@ -66,6 +84,7 @@ __all__ = [
     "ClippedSGD",
     "ClippedSSTM",
     "CoordinateWise",
+    "EntryRule",
     "Gradients",
     "LayerWise",
     "LinearRandAuto",
@@ -75,6 +94,7 @@ __all__ = [
     "NoClip",
     "Norm",
     "Normalize",
+    "OptimizerExtras",
     "OptimizerProperties",
     "QuadraticRandAuto",
     "QuadraticRandNorm",
@@ -82,6 +102,7 @@ __all__ = [
     "Rule",
     "StableSPAM",
     "UClip",
+    "UpdateRule",
     "Value",
     "ZClip",
     "choose_fused",

@@ -1,8 +1,9 @@
-"""Rules whose level follows the weights, the norms so far, or what was cut before. Notation as in rules.py."""
+"""Rules whose level follows the weights, the norms so far or what was cut before. Notation: see rules.py."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,16 +11,17 @@ import torch
 from torch import Tensor
 
 from clipbench.optim.checks import check_bound, check_count, check_level, check_share, check_small
-from clipbench.optim.rules import Gradients, Rule, within
+from clipbench.optim.gradients import Gradients, wide_dtype
+from clipbench.optim.rule import EntryRule, Rule, State, within
 
 
 @dataclass(frozen=True)
 class AGC(Rule):
     """G_i ← G_i·min(1, η·max(‖W_i‖, ε)/‖G_i‖) for each unit i: a row of a weight W with gradient G
 
-    η is relative to the weights, so it is far below a level for norms. All dimensions but the first make a row; a tensor of one dimension
-    or none is one unit. The last linear layer is to be exempt: give its group clipping_level=inf (the bench does). Brock et al. 2021,
-    arXiv 2102.06171.
+    η is relative to the weights, so it is far below a level for norms. All dimensions but the first make a
+    row; a tensor of one dimension or none is one unit. The last linear layer is to be exempt: give its
+    group clipping_level=inf (the bench does). Brock et al. 2021, arXiv 2102.06171.
     """
 
     clipping_level: float = 0.01
@@ -27,28 +29,29 @@ class AGC(Rule):
     checks: ClassVar = {"eps": check_small}
     spares_last_linear: ClassVar[bool] = True
 
-    def __call__(self, grads, params, state, rng):
-        pairs = zip(params, grads, strict=True)
-        return [
-            within(self.clipping_level * _unit_norm(p).clamp(min=self.eps), _unit_norm(g)) for p, g in pairs
-        ], state
+    def __call__(
+        self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
+    ) -> tuple[list[Tensor], State]:
+        factors = []
+        for p, g in zip(params, grads, strict=True):
+            levels = self.clipping_level * _unit_norm(p).clamp(min=self.eps)
+            factors.append(within(levels, _unit_norm(g)))
+        return factors, state
 
 
 def _unit_norm(x: Tensor) -> Tensor:
     """‖·‖ of each row of x, or of a vector or scalar as a whole. Broadcasts against x."""
     rows = tuple(range(1, x.ndim))
-    return torch.linalg.vector_norm(
-        x, dim=rows or None, keepdim=bool(rows), dtype=torch.promote_types(x.dtype, torch.float32)
-    )
+    return torch.linalg.vector_norm(x, dim=rows or None, keepdim=bool(rows), dtype=wide_dtype([x]))
 
 
 @dataclass(frozen=True)
 class ZClip(Rule):
-    """z = (‖g‖ − μ)/(√v + 1e-6); if z > z_threshold: α = min(1, (μ + z_threshold²/z·√v)/‖g‖); ‖g‖ after is at most max_norm
+    """z = (‖g‖−μ)/(√v + 1e-6); if z > z_threshold: α = min(1, (μ + z_threshold²/z·√v)/‖g‖); α·‖g‖ ≤ max_norm
 
-    μ and v are the running mean and variance of the norm. They take in the threshold where it acted, else the norm, and v uses the
-    new μ; they start as mean and variance of the first `warmup_steps` norms, which are clipped to max_norm alone. max_norm=inf or
-    None: by z alone. ZClip 2025, arXiv 2504.02507.
+    μ and v are the running mean and variance of the norm. They take in the threshold where it acted, else the
+    norm, and v uses the new μ; they start as mean and variance of the first `warmup_steps` norms, which are
+    clipped to max_norm alone. max_norm=inf or None: by z alone. ZClip 2025, arXiv 2504.02507.
     """
 
     z_threshold: float = 2.5
@@ -62,21 +65,22 @@ class ZClip(Rule):
         "max_norm": check_bound,
     }
 
-    def init(self, params):
+    def init(self, params: Sequence[Tensor]) -> State:
         zero = torch.zeros((), device=params[0].device)
-        return {
-            "mean": zero,
-            "variance": zero.clone(),
-            "count": torch.zeros((), dtype=torch.int64, device=zero.device),
-        }
+        count = torch.zeros((), dtype=torch.int64, device=zero.device)
+        return {"mean": zero, "variance": zero.clone(), "count": count}
 
-    def __call__(self, grads, params, state, rng):
-        norm, mean, variance, count = grads.norm.float(), state["mean"], state["variance"], state["count"]
+    def __call__(
+        self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
+    ) -> tuple[Tensor, State]:
+        norm = grads.norm.float()
+        mean, variance, count = state["mean"], state["variance"], state["count"]
         deviation = variance.sqrt()
         z = (norm - mean) / (deviation + 1e-6)
         warm = count < self.warmup_steps
         acts = ~warm & (z > self.z_threshold)
-        calm = torch.where(acts, mean + self.z_threshold**2 / z * deviation, norm)
+        limit = mean + self.z_threshold**2 / z * deviation
+        calm = torch.where(acts, limit, norm)
         # in the warm-up 1/(count + 1) makes them the plain mean and variance of all norms so far
         share = torch.where(warm, 1 / (count + 1), 1 - self.decay)
         new_mean = mean + share * (calm - mean)
@@ -92,9 +96,10 @@ class ZClip(Rule):
 class AdaGC(Rule):
     """α_l = min(1, λ_rel·γ_l/‖g_l‖), then γ_l ← decay·γ_l + (1 − decay)·‖α_l·g_l‖ for each parameter tensor
 
-    In the first `warmup_steps` the whole gradient is clipped to λ_abs and γ_l is the smallest norm of g_l after that clipping. A gradient
-    of zeros leaves γ_l alone: as a minimum it would stop the tensor for good. A tensor whose first gradient comes later
-    starts with it, clipped as in the warm-up. AdaGC 2025, arXiv 2502.11034.
+    In the first `warmup_steps` the whole gradient is clipped to λ_abs and γ_l is the smallest norm of g_l
+    after that clipping. A gradient of zeros leaves γ_l alone: as a minimum it would stop the tensor for
+    good. A tensor whose first gradient comes later starts with it, clipped as in the warm-up. AdaGC 2025,
+    arXiv 2502.11034.
     """
 
     lambda_rel: float = 1.05
@@ -108,43 +113,46 @@ class AdaGC(Rule):
         "warmup_steps": check_count,
     }
 
-    def init(self, params):
+    def init(self, params: Sequence[Tensor]) -> State:
         device = params[0].device
-        return {
-            "gamma": [torch.full((), math.inf, device=device) for _ in params],
-            "count": torch.zeros((), dtype=torch.int64, device=device),
-        }
+        count = torch.zeros((), dtype=torch.int64, device=device)
+        gamma = [torch.full((), math.inf, device=device) for _ in params]
+        return {"gamma": gamma, "count": count}
 
-    def __call__(self, grads, params, state, rng):
-        norms, gamma = grads.norms.float(), torch.stack(state["gamma"])
-        warm = (state["count"] < self.warmup_steps) | gamma.isinf()
-        factors = torch.where(
-            warm, within(self.lambda_abs, grads.norm), within(self.lambda_rel * gamma, norms)
-        )
+    def __call__(
+        self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
+    ) -> tuple[Tensor, State]:
+        norms, count = grads.norms.float(), state["count"]
+        gamma = torch.stack(state["gamma"])
+        warm = (count < self.warmup_steps) | gamma.isinf()
+        in_warmup = within(self.lambda_abs, grads.norm)
+        later = within(self.lambda_rel * gamma, norms)
+        factors = torch.where(warm, in_warmup, later)
         after = factors * norms
-        moved = torch.where(warm, torch.minimum(gamma, after), self.decay * gamma + (1 - self.decay) * after)
+        smallest = torch.minimum(gamma, after)
+        mean = self.decay * gamma + (1 - self.decay) * after
+        moved = torch.where(warm, smallest, mean)
         gamma = torch.where(norms > 0, moved, gamma)
-        return factors, {"gamma": list(gamma.unbind()), "count": state["count"] + 1}
+        return factors, {"gamma": list(gamma.unbind()), "count": count + 1}
 
 
 @dataclass(frozen=True)
-class UClip(Rule):
+class UClip(EntryRule):
     """u = α·(g + Δ) with α = min(1, η/‖g + Δ‖), Δ ← g + Δ − u: what was cut comes back later
 
-    Its memory Δ is one copy of the gradient, in float32 or wider. Where the mean gradient is longer than η, Δ grows without end, and the
-    steps keep going where it points. Elesedy and Hutter 2023, arXiv 2302.02971.
+    Its memory Δ is one copy of the gradient, in float32 or wider. Where the mean gradient is longer than η, Δ
+    grows without end, and the steps keep going where it points. Elesedy and Hutter 2023, arXiv 2302.02971.
     """
 
     clipping_level: float = 1.0
 
-    def init(self, params):
-        return {
-            "carry": [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in params]
-        }
+    def init(self, params: Sequence[Tensor]) -> State:
+        return {"carry": [torch.zeros_like(p, dtype=wide_dtype([p])) for p in params]}
 
-    def __call__(self, grads, params, state, rng):
+    def __call__(
+        self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
+    ) -> tuple[None, State]:
         whole = torch._foreach_add(state["carry"], grads)
-        torch._foreach_copy_(
-            grads, torch._foreach_mul(whole, within(self.clipping_level, Gradients(whole).norm))
-        )
+        factor = within(self.clipping_level, Gradients(whole).norm)
+        torch._foreach_copy_(grads, torch._foreach_mul(whole, factor))
         return None, {"carry": torch._foreach_sub(whole, grads)}

@@ -9,30 +9,33 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from clipbench.optim.protocols import extra
+
 
 @contextmanager
 def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
-    """Within, the parameters hold the optimizer's answer; afterwards, to the bit, the point where it takes gradients.
+    """Within, the parameters hold the optimizer's answer; afterwards, to the bit, what they held before.
 
-    An optimizer takes part by a class attribute: `answer = "y"` names the entry of its state, one per parameter, that holds the answer, as
-    in ClippedSSTM. For any other nothing happens. Evaluate and save the model within, but make no step. Costs one copy of the weights.
-    Buffers stay, so batch norm's statistics are those of the training points.
+    An optimizer takes part by a class attribute: `answer = "y"` names the entry of its state, one per
+    parameter, that holds the answer, as in ClippedSSTM. For any other nothing happens. Evaluate and save
+    the model within, but make no step. Costs one copy of the weights. Buffers stay, so batch norm's
+    statistics are those of the training points.
     """
-    name = getattr(optimizer, "answer", None)
-    pairs = (
-        [(p, state[name]) for p, state in optimizer.state.items() if isinstance(p, Tensor) and name in state]
-        if name
-        else []
-    )
-    held = [p.detach().clone() for p, _ in pairs]
+    name = extra(optimizer, "answer")
+    params, answers = [], []
+    for p, state in optimizer.state.items():
+        if isinstance(p, Tensor) and name is not None and name in state:
+            params.append(p)
+            answers.append(state[name])
+    points = [p.detach().clone() for p in params]
     try:
-        _copy(pairs)
+        _copy(params, answers)
         yield
     finally:
-        _copy([(p, before) for (p, _), before in zip(pairs, held, strict=True)])
+        _copy(params, points)
 
 
 @torch.no_grad()
-def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    for p, value in pairs:
+def _copy(params: list[Tensor], values: list[Tensor]) -> None:
+    for p, value in zip(params, values, strict=True):
         p.copy_(value)

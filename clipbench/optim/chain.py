@@ -8,50 +8,58 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipbench.optim.clip import multiply
-from clipbench.optim.rules import Factor, Gradients, NoClip, Rule, State
+from clipbench.optim.gradients import Gradients, multiply
+from clipbench.optim.rule import EntryRule, Rule, State
+from clipbench.optim.rules import NoClip
 
 
 @dataclass(frozen=True)
-class Chain(Rule):
+class Chain(EntryRule):
     """clip(g) = (… ∘ second ∘ first)(g)
 
-    Each rule sees, and measures anew, what the one before left. They edit the gradients in place, so the norm after clipping is measured
-    when somebody asks for it. A parameter group can be exempt, by a level of inf, but have no other level of its own: there is no telling
-    whose.
+    Each rule sees, and measures anew, what the one before left. They edit the gradients in place, so the
+    norm after clipping is measured when somebody asks for it. A parameter group can be exempt, by a level
+    of inf, but have no other level of its own: there is no telling whose.
     """
 
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        if tied := [rule for rule in self.rules if rule.tied_to]:
-            name = type(tied[0]).__name__
-            raise ValueError(
-                f"{name} acts on the optimizer's update, so it cannot be one of several rules for the gradient."
-            )
+        for rule in self.rules:
+            if rule.tied_to:
+                raise ValueError(
+                    f"{type(rule).__name__} acts on the optimizer's update, so it cannot be one of several "
+                    "rules for the gradient."
+                )
 
     def init(self, params: Sequence[Tensor]) -> State:
-        return {
-            f"{i}.{name}": value
-            for i, rule in enumerate(self.rules)
-            for name, value in rule.init(params).items()
-        }
+        state: State = {}
+        for i, rule in enumerate(self.rules):
+            state |= _numbered(i, rule.init(params))
+        return state
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
-    ) -> tuple[Factor, State]:
+    ) -> tuple[None, State]:
         new: State = {}
         for i, rule in enumerate(self.rules):
-            own = {
-                name.partition(".")[2]: value
-                for name, value in state.items()
-                if name.partition(".")[0] == str(i)
-            }
-            factor, own = rule(grads, params, own, rng)
+            factor, own = rule(grads, params, _of_number(i, state), rng)
             multiply(grads, factor)
             grads = Gradients(grads)  # without the norms of before
-            new |= {f"{i}.{name}": value for name, value in own.items()}
+            new |= _numbered(i, own)
         return None, new
+
+
+def _numbered(i: int, state: State) -> State:
+    """The memory of rule `i` as a part of the chain's."""
+    return {f"{i}.{name}": entry for name, entry in state.items()}
+
+
+def _of_number(i: int, state: State) -> State:
+    """The inverse of `_numbered`: of the chain's memory what is rule `i`'s."""
+    prefix = f"{i}."
+    own = [name for name in state if name.startswith(prefix)]
+    return {name.removeprefix(prefix): state[name] for name in own}
 
 
 def chain(*rules: Rule) -> Rule:

@@ -1,4 +1,4 @@
-"""What the settings that rules share may be. Each check gives the number, or a ValueError that says what is allowed."""
+"""What settings of rules may be. Each check gives the number, or a ValueError that says what is allowed."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def check_bound(name: str, value: Any) -> float:
 
 
 def check_quantile(name: str, value: Any) -> float:
+    """0 < fraction ≤ 1; 1 is no clipping."""
     number = _number(name, value)
     if not 0 < number <= 1:
         raise ValueError(f"{name} is a fraction, 0 < {name} <= 1, got {value!r}. 1 means no clipping.")
@@ -36,6 +37,7 @@ def check_quantile(name: str, value: Any) -> float:
 
 
 def check_beta(name: str, value: Any) -> float:
+    """0 < beta < 1, the base of the probability to clip."""
     number = _number(name, value)
     if not 0 < number < 1:
         raise ValueError(
@@ -45,15 +47,18 @@ def check_beta(name: str, value: Any) -> float:
 
 
 def check_share(name: str, value: Any) -> float:
+    """0 ≤ share < 1."""
     number = _number(name, value)
     if not 0 <= number < 1:
         raise ValueError(
-            f"{name} must be at least 0 and below 1, got {value!r}: the share of the old value that stays at each step."
+            f"{name} must be at least 0 and below 1, got {value!r}: the share of the old value that stays "
+            "at each step."
         )
     return number
 
 
 def check_small(name: str, value: Any) -> float:
+    """0 < number < ∞."""
     number = _number(name, value)
     if not 0 < number < math.inf:
         raise ValueError(f"{name} must be above 0 and finite, got {value!r}.")
@@ -61,16 +66,24 @@ def check_small(name: str, value: Any) -> float:
 
 
 def check_switch(name: str, value: Any) -> bool:
+    """True or False."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}.")
     return value
 
 
 def check_count(name: str, value: Any) -> int:
+    """A whole number of at least 1, as an int."""
     number = _number(name, value)
     if number < 1 or not math.isfinite(number) or number != int(number):
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
     return int(number)
+
+
+def check_that(name: str, value: Any, allowed: Any, words: str) -> None:
+    """ValueError "{name} must be {words}, got …" unless `allowed`. True and False are no numbers."""
+    if isinstance(value, bool) or not allowed:
+        raise ValueError(f"{name} must be {words}, got {value!r}.")
 
 
 SHARED = {
@@ -79,4 +92,4 @@ SHARED = {
     "beta": check_beta,
     "window": check_count,
 }
-"""The settings that several rules share. They are checked for every type, also for one that does not use them."""
+"""The settings that several rules share: checked for every type, also for one that does not use them."""

@@ -1,28 +1,24 @@
-"""From a clipping type's name and settings to a rule: everything that can be misspelt is refused here, at construction."""
+"""From a clipping type's name and settings to a rule: whatever can be misspelt is refused here."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
-from collections.abc import Iterable
 from typing import Any
 
 from clipbench.optim.adaptive import AGC, AdaGC, UClip, ZClip
+from clipbench.optim.auto import Auto, LinearRandAuto, QuadraticRandAuto
 from clipbench.optim.block_rms import BlockRMS
 from clipbench.optim.checks import SHARED
+from clipbench.optim.names import NoSuchName, NotImportable, import_object, nearest
+from clipbench.optim.rule import Rule
 from clipbench.optim.rules import (
-    Auto,
     CoordinateWise,
     LayerWise,
-    LinearRandAuto,
     LinearRandNorm,
     NoClip,
     Norm,
     Normalize,
-    QuadraticRandAuto,
     QuadraticRandNorm,
-    Rule,
     Value,
 )
 
@@ -64,30 +60,42 @@ ALIASES = {
 def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
     """The rule named `clipping_type` (a key of RULES, an alias, or "module:Class") with its fields set.
 
-    A setting that several types share may be None for the type's default; where this type does not use it, it is checked and left aside,
-    so that one set of settings can serve a whole sweep. Any other is a ValueError that lists what is known, and so is any setting beside
-    a rule, which has its own.
+    A setting that several types share may be None for the type's default; where this type does not use it,
+    it is checked and left aside, so that one set of settings can serve a whole sweep. Any other is a
+    ValueError that lists what is known, and so is any setting beside a rule, which has its own.
     """
+    given = {}
+    for name, value in settings.items():
+        if value is not None or name not in SHARED:
+            given[name] = value
     if isinstance(clipping_type, Rule):
-        if extra := [name for name, value in settings.items() if value is not None or name not in SHARED]:
+        for name, value in given.items():
             raise ValueError(
-                f"{extra[0]}={settings[extra[0]]!r} beside clipping_type={clipping_type!r}: a rule has its settings in itself. "
-                f"Set it there, or give the type by its name. If it is no setting of clipping, it is misspelt."
+                f"{name}={value!r} beside clipping_type={clipping_type!r}: a rule has its settings in "
+                "itself. Set it there, or give the type by its name. If it is no setting of clipping, it is "
+                "misspelt."
             )
         return clipping_type
     rule_class = rule_named(clipping_type)
     own = {field.name for field in dataclasses.fields(rule_class)}
-    given = {name: value for name, value in settings.items() if value is not None or name not in SHARED}
+    used = {}
     for name, value in given.items():
         if name in own:
-            continue
-        if name not in SHARED:
-            known = ", ".join(sorted(own)) or "none"
-            raise ValueError(
-                f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{_nearest(name, {*own, *SHARED})} Its settings: {known}."
-            )
-        SHARED[name](name, value)
-    return rule_class(**{name: value for name, value in given.items() if name in own})
+            used[name] = value
+        else:
+            _check_unused(name, value, clipping_type, own)
+    return rule_class(**used)
+
+
+def _check_unused(name: str, value: Any, clipping_type: str, own: set[str]) -> None:
+    """ValueError for a setting that no type knows, or a value that none would take; `own` are the type's."""
+    if name not in SHARED:
+        known = ", ".join(sorted(own)) or "none"
+        close = nearest(name, {*own, *SHARED})
+        raise ValueError(
+            f"Unknown setting '{name}' of clipping_type '{clipping_type}'.{close} Its settings: {known}."
+        )
+    SHARED[name](name, value)
 
 
 def rule_named(clipping_type: str) -> type[Rule]:
@@ -96,33 +104,27 @@ def rule_named(clipping_type: str) -> type[Rule]:
         raise ValueError(f"clipping_type must be a name or a rule, got {clipping_type!r}.")
     if ":" in clipping_type:
         return _imported(clipping_type)
+    rules = {**RULES, **TIED}
     name = ALIASES.get(clipping_type, clipping_type)
-    if name not in (rules := {**RULES, **TIED}):
-        known = ", ".join(rules)
+    if name not in rules:
+        known, close = ", ".join(rules), nearest(clipping_type, {*rules, *ALIASES})
         raise ValueError(
-            f"Unknown clipping_type '{clipping_type}'.{_nearest(clipping_type, {*rules, *ALIASES})} Known: {known}; or 'module:Class'."
+            f"Unknown clipping_type '{clipping_type}'.{close} Known: {known}; or 'module:Class'."
         )
     return rules[name]
 
 
 def _imported(path: str) -> type[Rule]:
-    module_name, _, class_name = path.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name:
-            raise
-        raise ValueError(
-            f"clipping_type '{path}': there is no module '{module_name}' in the current folder or on the import path."
-        ) from error
-    rule = getattr(module, class_name, None)
-    if not (isinstance(rule, type) and issubclass(rule, Rule) and dataclasses.is_dataclass(rule)):
-        raise ValueError(
-            f"clipping_type '{path}': '{class_name}' in {module_name} must be a dataclass that inherits clipbench.optim.Rule."
-        )
-    return rule
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else ""
+        rule = import_object(path)
+    except NoSuchName:
+        rule = None
+    except NotImportable as error:
+        raise ValueError(f"clipping_type '{path}': {error}") from error
+    if isinstance(rule, type) and issubclass(rule, Rule) and dataclasses.is_dataclass(rule):
+        return rule
+    module_name, _, class_name = path.partition(":")
+    raise ValueError(
+        f"clipping_type '{path}': '{class_name}' in {module_name} must be a dataclass that inherits "
+        "clipbench.optim.Rule."
+    )

@@ -1,4 +1,4 @@
-"""Names that a user writes: the object behind "module:Class", and the nearest spelling of a name that is not known."""
+"""Names that a user writes: the object behind "module:Class", and the nearest spelling of an unknown one."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ from collections.abc import Iterable
 from typing import Any
 
 
-class NoSuchModule(ValueError):
+class NotImportable(ValueError):
+    """A path that names no object."""
+
+
+class NoSuchModule(NotImportable):
     """There is no module of that name where modules are looked for."""
 
 
-class NoSuchName(ValueError):
+class NoSuchName(NotImportable):
     """The module is there, and has nothing of that name."""
 
 
 def import_object(path: str, places: str = "in the current folder or on the import path") -> Any:
     """The object that `path` names, as "module:Name" or with dots alone, "package.module.Name".
 
-    The errors are ValueErrors that begin with a small letter, so that the setting can stand before them:
-    NoSuchModule ("there is no module 'my_clp' in the current folder or on the import path."; `places` is its
-    end), NoSuchName ("there is no 'Smoth' in my_clip. Did you mean 'Smooth'?"), and a plain ValueError where
-    `path` has not the form of a path. Whatever the module itself raises while it is imported comes through
-    as it is, also a ModuleNotFoundError for something that the module needs.
+    What is wrong with the path itself is a NotImportable, whose text begins with a small letter so that the
+    setting can stand before it: NoSuchModule, "there is no module 'my_clp' in the current folder or on the
+    import path." (`places` is its end), or NoSuchName, "there is no 'Smoth' in my_clip. Did you mean
+    'Smooth'?". What the module raises while it is imported comes through as it is, also a
+    ModuleNotFoundError for something that the module needs.
     """
     module_name, separator, name = path.partition(":")
     if not separator:
         module_name, separator, name = path.rpartition(".")
     if not name or not module_name or module_name.startswith("."):
-        raise ValueError(f"'{path}' names no object of a module. Write 'module:Class'.")
+        raise NotImportable(f"'{path}' names no object of a module. Write 'module:Class'.")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

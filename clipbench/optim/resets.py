@@ -1,0 +1,69 @@
+"""Resets of Adam's moments every so many steps, with a warm-up of the learning rate after each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+STEPS = "steps"
+"""Where `optimizer.state` counts calls of step(), on the host."""
+
+
+class MomentResets:
+    """Two hooks of a step of Adam: one sets the moments to zero where it is time, one gives the lr back.
+
+    A group's keys are `reset_every`, in steps, and `warmup`, the steps after a reset in which its learning
+    rate is lowered. `resets_counter`: whether Adam's own count of steps, which corrects its bias, begins
+    anew too.
+    """
+
+    def __init__(self, resets_counter: bool) -> None:
+        self.resets_counter = resets_counter
+        self._lrs: list[Any] = []  # of the groups, while a step goes with lower ones
+
+    def before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        """Count the step, reset, and lower the learning rates. To be registered before the clipping."""
+        self.after_step(optimizer)  # a step that raised never came to its post-hook
+        state: dict[Any, Any] = optimizer.state
+        steps = steps_begun(optimizer)
+        state[STEPS] = steps + 1
+        self._lrs = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            age = steps % group["reset_every"]
+            if steps and age == 0:
+                self._reset(optimizer, group["params"])
+            if steps >= group["reset_every"] and age < group.get("warmup", 0):
+                group["lr"] = group["lr"] * warmup_factor(age, group["warmup"])
+
+    def after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        """Give the learning rates back. To be registered after the clipping, whose rule may look at them."""
+        for group, lr in zip(optimizer.param_groups, self._lrs, strict=False):
+            group["lr"] = lr
+        self._lrs = []
+
+    def _reset(self, optimizer: Optimizer, params: Iterable[Tensor]) -> None:
+        names = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]
+        if self.resets_counter:
+            names.append("step")
+        tensors = []
+        for p in params:
+            state = optimizer.state.get(p, {})  # empty where somebody has only looked at it
+            tensors += [state[name] for name in names if name in state]
+        if tensors:
+            torch._foreach_zero_(tensors)
+
+
+def steps_begun(optimizer: Optimizer) -> int:
+    """How many steps of `optimizer` have begun: calls of step(), also one that is going on or was skipped."""
+    state: dict[Any, Any] = optimizer.state
+    return state.get(STEPS, 0)
+
+
+def warmup_factor(k: int, warmup: int) -> float:
+    """s(k) = 1 − 0.99·½(1 + cos(πk/(warmup+1))), for the lr of the k-th step after a reset, k = 0, 1, …"""
+    return 1 - 0.99 * (1 + math.cos(math.pi * k / (warmup + 1))) / 2
