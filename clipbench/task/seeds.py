@@ -19,11 +19,12 @@ def generator(seed: int, name: str) -> torch.Generator:
 
 
 def device_generator(seed: int, name: str, device: torch.device) -> torch.Generator:
+    """`generator`, but on the device, for what is drawn there."""
     return torch.Generator(device).manual_seed(generator(seed, name).initial_seed())
 
 
 class RandomState:
-    """torch's global generators, as one run sees them: entered for a step, they go on from where the last step left them."""
+    """torch's global generators, as one run sees them: entered for a step, they resume where the last step left them."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
@@ -32,7 +33,10 @@ class RandomState:
             self.state = self._now()
 
     def _now(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *([self.accelerator.get_rng_state()] if self.accelerator else [])]
+        state = [torch.get_rng_state()]
+        if self.accelerator:
+            state.append(self.accelerator.get_rng_state())
+        return state
 
     def _set(self, state: list[Tensor]) -> None:
         torch.set_rng_state(state[0])
