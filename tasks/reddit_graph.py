@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clipbench.task.tree import widened
+
 with warnings.catch_warnings():  # PyG's own, while it is imported
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated")
     from torch_geometric.nn import GraphConv
@@ -91,5 +93,5 @@ class GraphNet(nn.Module):
         """Scores of the last hop's targets. (targets, classes)"""
         first, last = hops
         x = self.hidden((x, x[first.targets]), first.edges, first.weights).relu()
-        x = x.float()  # under autocast it is not, and sparse products do not cast
+        x = widened(x)  # under autocast it is half as wide, and sparse products do not cast
         return self.output((x, x[last.targets]), last.edges, last.weights)

@@ -199,20 +199,18 @@ def metrics_start_anew_and_survive_a_checkpoint(build: Build) -> None:
     """After reset() as at first; saved after one batch and loaded into fresh ones, as if nothing had been."""
     task = build()
     model = fresh_model(task, 0).eval()
-    seen = [task.forward(model, batch) for batch in first_batches(task, 0, 2)]
+    first, second = (task.forward(model, batch) for batch in first_batches(task, 0, 2))
     metrics = MetricSet(task.metrics())
-    metrics.update(*seen[0])
-    saved = metrics.state_dict()
+    metrics.update(*first)
+    after_one = metrics.values()
     resumed = MetricSet(task.metrics())
-    resumed.load_state_dict(copy.deepcopy(saved))
+    resumed.load_state_dict(copy.deepcopy(metrics.state_dict()))
     for each in (metrics, resumed):
-        each.update(*seen[-1])
-    expected = metrics.values()
-    _agree(resumed.values(), expected, "saved after a batch and loaded into fresh metrics, they give")
+        each.update(*second)
+    _agree(resumed.values(), metrics.values(), "saved after a batch and loaded into fresh metrics, they give")
     metrics.reset()
-    for outputs, targets in seen:
-        metrics.update(outputs, targets)
-    _agree(metrics.values(), expected, "after reset(), the same batches give")
+    metrics.update(*first)
+    _agree(metrics.values(), after_one, "after reset(), the same batch gives")
 
 
 def _agree(found: dict[str, float], expected: dict[str, float], when: str) -> None:

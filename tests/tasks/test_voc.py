@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from clipbench.errors import UserError
-from clipbench.tasks import voc
+from clipbench.task import MetricSet
 from clipbench.tasks.voc import VOC, VOID, DigitScenes, UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -172,21 +173,21 @@ def test_a_download_that_breaks_off_leaves_nothing_that_looks_complete(
         (root / "VOCdevkit" / "VOC2012" / "JPEGImages").mkdir(parents=True)
         raise OSError("the network is unreachable")
 
-    monkeypatch.setattr(voc, "VOCSegmentation", broken)
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", broken)
     with pytest.raises(UserError, match=r"Cannot download .* unreachable.*task\.data=DATA"):
         VOC(str(tmp_path), batch_size=4, size=16, width=2).prepare()
     assert not (tmp_path / "VOCdevkit").exists()
 
 
 def test_a_download_is_put_in_place_and_checked(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    real = voc.VOCSegmentation
+    real = torchvision.datasets.VOCSegmentation
 
     def fetched(folder: Path, year: str, image_set: str, download: bool = False) -> object:
         if download:
             root.parent.rename(folder / "VOCdevkit")
         return real(folder, year=year, image_set=image_set)
 
-    monkeypatch.setattr(voc, "VOCSegmentation", fetched)
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", fetched)
     found = VOC(str(tmp_path / "new"), batch_size=4, size=16, width=2, workers=0).prepare()
     assert found == f"{tmp_path / 'new'}, 3 classes, 20/2/2 images"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["VOCdevkit"]
@@ -194,7 +195,7 @@ def test_a_download_is_put_in_place_and_checked(root: Path, tmp_path: Path, monk
 
 def test_metrics_leave_void_out_as_torchmetrics_does():
     rng = torch.Generator().manual_seed(0)
-    metrics = DigitScenes(batch_size=4, size=16, width=2).metrics()
+    metrics = MetricSet(DigitScenes(batch_size=4, size=16, width=2).metrics())
     oracles = {
         "miou": MulticlassJaccardIndex(7, ignore_index=VOID),
         "accuracy": MulticlassAccuracy(7, ignore_index=VOID, average="micro"),
@@ -206,7 +207,7 @@ def test_metrics_leave_void_out_as_torchmetrics_does():
         for oracle in oracles.values():
             oracle.update(outputs, targets)
     expected = {name: pytest.approx(float(oracle.compute())) for name, oracle in oracles.items()}
-    assert {name: float(value) for name, value in metrics.compute().items()} == expected
+    assert metrics.values() == expected
 
 
 def test_void_has_no_part_in_the_loss():
