@@ -27,7 +27,10 @@ MINI_SIZES = {"train": 10000, "val": 500, "test": 1000}
 
 
 class Cola(Task):
-    """The real sentences: GLUE's, or the raw files in the folder `data`. `model`: a name on the hub, or a folder."""
+    """The real sentences: GLUE's, or the raw files in the folder `data`.
+
+    `model`: a name on the hub, or a folder.
+    """
 
     headline = "mcc"
     drawn = ""
@@ -89,7 +92,8 @@ class Cola(Task):
         lost = missing_in_body(info["missing_keys"], model.base_model_prefix)
         if lost:
             raise UserError(
-                f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give another."
+                f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give "
+                "another."
             )
         return model.float().train()
 
@@ -182,7 +186,9 @@ class MiniCola(Cola):
 
 
 def missing_in_body(missing: Iterable[str], body: str) -> list[str]:
-    """The missing weights that a pretrained model should have had: not those of the head, nor of the pooler before it."""
+    """The missing weights that a pretrained model should have had: not those of the head, nor of the pooler
+    before it.
+    """
     in_body = [key for key in missing if key.startswith(f"{body}.")]
     return [key for key in in_body if "pooler" not in key]
 
@@ -196,8 +202,9 @@ def load_tsv(folder: Path) -> dict[str, Rows]:
     """{split: rows} of CoLA's three raw files."""
     missing = [name for name in FILES.values() if not (folder / name).is_file()]
     if missing:
+        names = ", ".join(FILES.values())
         raise UserError(
-            f"task.data={folder}: there is no {missing[0]}. It must be a folder with {', '.join(FILES.values())}, "
+            f"task.data={folder}: there is no {missing[0]}. It must be a folder with {names}, "
             f"the raw files of CoLA 1.1; or leave task.data out for GLUE's copy."
         )
     return {split: read_tsv(folder / name) for split, name in FILES.items()}
@@ -225,7 +232,9 @@ def read_tsv(path: Path) -> Rows:
 
 
 def load_glue() -> dict[str, Rows]:
-    """{split: rows} of GLUE's CoLA, from the cache of `datasets` or, the first time, from the Hugging Face hub."""
+    """{split: rows} of GLUE's CoLA, from the cache of `datasets` or, the first time, from the Hugging Face
+    hub.
+    """
     import datasets
 
     datasets.disable_progress_bars()

@@ -13,8 +13,9 @@ with warnings.catch_warnings():  # PyG's own, while it is imported
 
 
 def communities(nodes: int = 10000, classes: int = 41, features: int = 64, edges: int = 80000) -> Data:
-    """A degree-corrected block model: an edge's first end is drawn in proportion to the nodes' weights, which are heavy-tailed;
-    so is its second, with probability 0.7 from the community of the first. The features' noise is heavy-tailed too.
+    """A degree-corrected block model: an edge's first end is drawn in proportion to the nodes' weights, which
+    are heavy-tailed; so is its second, with probability 0.7 from the community of the first. The features'
+    noise is heavy-tailed too.
 
     Karrer and Newman 2011, arXiv 1008.3926.
     """
@@ -35,7 +36,10 @@ def communities(nodes: int = 10000, classes: int = 41, features: int = 64, edges
 
 
 def draw_edges(rng: np.random.Generator, labels: np.ndarray, classes: int, edges: int) -> np.ndarray:
-    """Both directions of `edges` drawn edges, without loops and doubles. `labels` are sorted. (2, at most 2 · edges)"""
+    """Both directions of `edges` drawn edges, without loops and doubles. `labels` are sorted.
+
+    (2, at most 2 · edges)
+    """
     steps = rng.pareto(1.5, len(labels)) + 0.5
     weights = np.append(0.0, np.cumsum(steps))  # nodes are intervals: 0 from weights[0] to weights[1], …
     bounds = weights[np.searchsorted(labels, np.arange(classes + 1))]  # and so are communities

@@ -25,7 +25,10 @@ from clipbench.tasks.pixels import coin, mirrored, normalised
 LAYOUT = (
     "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
 )
-SOURCE = "ImageNet is free for research after registration at image-net.org (ILSVRC2012, sorted into class folders)."
+SOURCE = (
+    "ImageNet is free for research after registration at image-net.org "
+    "(ILSVRC2012, sorted into class folders)."
+)
 
 
 class Classification(Task):
@@ -62,7 +65,10 @@ class Classification(Task):
 
 
 class ImageNet(Classification):
-    """A folder tree of images. Validation is a fixed tenth of train/, test is val/: the official validation set."""
+    """A folder tree of images.
+
+    Validation is a fixed tenth of train/, test is val/: the official validation set.
+    """
 
     def __init__(self, data: str, batch_size: int, size: int, workers: int | None = None) -> None:
         self.folder, self.batch_size = Path(str(data)).expanduser(), batch_size

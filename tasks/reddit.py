@@ -1,4 +1,7 @@
-"""Reddit: the community of a post, from its words and from the posts that share commenters with it. Two GraphConv layers."""
+"""Reddit: the community of a post, from its words and from the posts that share commenters with it.
+
+Two GraphConv layers.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ RAW = ("raw/reddit_data.npz", "raw/reddit_graph.npz")
 
 
 class Reddit(Task):
-    """PyG's Reddit, from the folder `data`. Training sees `fanouts` sampled neighbours, nearest first; evaluation sees all."""
+    """PyG's Reddit, from the folder `data`.
+
+    Training sees `fanouts` sampled neighbours, nearest first; evaluation sees all.
+    """
 
     headline = "accuracy"
     drawn = "the draw of neighbours"  # all neighbours of a batch's nodes and theirs are much of the graph
@@ -38,15 +44,18 @@ class Reddit(Task):
     ) -> None:
         if not (isinstance(fanouts, Sequence) and len(fanouts) == 2 and all(map(is_positive, fanouts))):
             raise UserError(
-                f"task.fanouts={fanouts}; it takes two positive integers, one a layer. Give [10,10], for example."
+                f"task.fanouts={fanouts}; it takes two positive integers, one a layer. Give [10,10], for "
+                "example."
             )
         if not is_positive(hidden):
             raise UserError(
-                f"task.hidden={hidden}; it takes a positive integer, the width of the hidden layer. Give 128, for example."
+                f"task.hidden={hidden}; it takes a positive integer, the width of the hidden layer. Give "
+                "128, for example."
             )
         if torch.device(device).type not in ("cpu", "cuda"):
             raise UserError(
-                f"device={device}: task=reddit needs sparse products, which are there for cpu and cuda only. Give device=cpu."
+                f"device={device}: task=reddit needs sparse products, which are there for cpu and cuda only. "
+                "Give device=cpu."
             )
         self.folder = Path(str(data)).expanduser()
         self.batch_size, self.fanouts, self.hidden, self.device = batch_size, tuple(fanouts), hidden, device
@@ -164,7 +173,8 @@ def load(folder: Path) -> Data:
         data = PyGReddit(str(folder))[0]
     except OSError as error:
         raise UserError(
-            f"Cannot read {folder} or write PyG's copy of it, {folder / 'processed'}: {error}. Mend its permissions, or "
+            f"Cannot read {folder} or write PyG's copy of it, {folder / 'processed'}: {error}. Mend its "
+            "permissions, or "
             f"copy raw/ to a folder of your own and give that with task.data=DIR."
         ) from error
     except Exception as error:  # no common type: zip, npz, pickle

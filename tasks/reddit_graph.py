@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
 
 class Graph:
-    """Features (nodes, F), and for each node the sources of the edges that lead to it, on the device of `x`."""
+    """Features (nodes, F), and for each node the sources of the edges that lead to it, on `x.device`."""
 
     def __init__(self, x: Tensor, edges: Tensor) -> None:
         targets, order = edges[1].sort(stable=True)
@@ -50,9 +50,10 @@ class Graph:
         return Hop(self.sparse(self.starts, self.sources, ones), None, self.arange(len(self.x)))
 
     def sample(self, nodes: Tensor, fanouts: Sequence[int], rng: torch.Generator) -> list[Hop]:
-        """`fanouts[0]` neighbours of each of `nodes`, `fanouts[1]` of each of all these, …; the last hop leads to `nodes`.
+        """`fanouts[0]` neighbours of each of `nodes`, `fanouts[1]` of each of all these, …; the last hop
+        leads to `nodes`.
 
-        Drawn uniformly with replacement. A node without neighbours gets weights of 0, which make their mean 0.
+        Drawn uniformly with replacement. A node without neighbours gets weights of 0: their mean is 0.
         """
         n, fanout = len(nodes), fanouts[0]
         degrees = self.degrees[nodes, None]

@@ -15,7 +15,9 @@ VOID = 255
 
 
 def compose(grey: Tensor, labels: Tensor, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` scenes: digit d is of class d + 1, its blurred edge void. (count, 3, size, size), (count, size, size)
+    """`count` scenes: digit d is of class d + 1, its blurred edge void.
+
+    (count, 3, size, size), (count, size, size)
 
     A digit's hue is its class's only roughly (neighbours overlap), so that shape counts too.
     """

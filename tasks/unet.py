@@ -10,7 +10,10 @@ from torch.nn.functional import max_pool2d
 
 
 class UNet(nn.Module):
-    """(B, 3, H, W) → (B, classes, H, W), for any H and W. Ronneberger et al. 2015, with batch norm and 'same' padding."""
+    """(B, 3, H, W) → (B, classes, H, W), for any H and W.
+
+    Ronneberger et al. 2015, with batch norm and 'same' padding.
+    """
 
     def __init__(self, classes: int, width: int, depth: int = 4) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""Semantic segmentation with a UNet: Pascal VOC 2012, any folder laid out like it, or scenes made of handwritten digits."""
+"""Semantic segmentation with a UNet.
+
+Of Pascal VOC 2012, of any folder laid out like it, or of scenes made of handwritten digits.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,10 @@ class Segmentation(Task):
 
 
 class VOC(Segmentation):
-    """VOC's folders. Validation is a fixed tenth of its train list, test is its val list; both resized to size × size."""
+    """VOC's folders.
+
+    Validation is a fixed tenth of its train list, test is its val list; both resized to size × size.
+    """
 
     def __init__(
         self,
@@ -101,8 +107,9 @@ class VOC(Segmentation):
         labels = self.pixels[:VOID].nonzero().flatten().tolist()
         if labels != list(range(len(labels))) or len(labels) < 2:
             raise UserError(
-                f"The masks in {self.folder} hold the classes {labels}, which are not 0, 1, 2, … without a gap: "
-                "is one of them damaged? If they are right, say how many classes there are with task.classes=N."
+                f"The masks in {self.folder} hold the classes {labels}, which are not 0, 1, 2, … without a "
+                "gap: is one of them damaged? If they are right, say how many classes there are with "
+                "task.classes=N."
             )
         return len(labels)
 

@@ -22,14 +22,17 @@ from clipbench.tasks.pixels import coin
 from clipbench.tasks.scenes import VOID
 
 LAYOUT = (
-    "Expected in DATA/VOCdevkit/VOC2012: JPEGImages/*.jpg, SegmentationClass/*.png (a class number per pixel, 255 for void) "
-    "and ImageSets/Segmentation/{train,val}.txt (names without ending). Fetch the official data with "
-    "`clipbench prepare task=voc scale=full` on a machine with a network, or give another folder with task.data=DATA."
+    "Expected in DATA/VOCdevkit/VOC2012: JPEGImages/*.jpg, SegmentationClass/*.png "
+    "(a class number per pixel, 255 for void) and ImageSets/Segmentation/{train,val}.txt "
+    "(names without ending). Fetch the official data with `clipbench prepare task=voc scale=full` "
+    "on a machine with a network, or give another folder with task.data=DATA."
 )
 
 
 class Scenes(Dataset):
-    """(bytes of the image (3, size, size), classes of its pixels (size, size), whether to mirror both) of two files, transformed alike."""
+    """(bytes of the image (3, size, size), classes of its pixels (size, size), whether to mirror both) of two
+    files, transformed alike.
+    """
 
     def __init__(
         self, files: list[tuple[str, str]], classes: int, transform: Callable[..., Any], flip: bool = False
@@ -47,12 +50,14 @@ class Scenes(Dataset):
         mask = read_mask(mask_path)
         if (image.height, image.width) != mask.shape:
             raise UserError(
-                f"{path} is {image.height} × {image.width} pixels, but its mask {mask_path} {tuple(mask.shape)}."
+                f"{path} is {image.height} × {image.width} pixels, but its mask {mask_path} "
+                f"{tuple(mask.shape)}."
             )
         odd = mask[(mask >= self.classes) & (mask != VOID)]
         if len(odd):
             raise UserError(
-                f"{mask_path} holds class {int(odd[0])}; the classes are 0 to {self.classes - 1}, and {VOID} for void. "
+                f"{mask_path} holds class {int(odd[0])}; the classes are 0 to {self.classes - 1}, and {VOID} "
+                "for void. "
                 "Mend the mask, or say how many classes there are with task.classes=N."
             )
         pixels, labels = self.transform(image, Mask(mask))
@@ -78,13 +83,17 @@ def read_mask(path: str) -> Tensor:
     mask = decode(path)
     if mask.mode not in ("P", "L"):
         raise UserError(
-            f"{path} is a mask of mode {mask.mode}; it must hold one class number per pixel (PNG, mode P or L)."
+            f"{path} is a mask of mode {mask.mode}; it must hold one class number per pixel (PNG, mode P or "
+            "L)."
         )
     return torch.from_numpy(np.array(mask))
 
 
 def listed(folder: Path, image_set: str) -> list[tuple[str, str]]:
-    """(image, mask) of each name in the list `image_set`, "train" or "val". UserError where anything is missing."""
+    """(image, mask) of each name in the list `image_set`, "train" or "val".
+
+    UserError where anything is missing.
+    """
     from torchvision.datasets import VOCSegmentation
 
     try:

@@ -1,6 +1,7 @@
 """The contract of every task: one list for our tests and for `clipbench check my_task:Mine`.
 
-A law takes `build`, which makes a fresh object of the task, and raises AssertionError where it finds a counterexample.
+A law takes `build`, which makes a fresh object of the task, and raises AssertionError where it finds a
+counterexample.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ def splits_are_fixed(build: Build) -> None:
 
 
 def splits_are_disjoint(build: Build) -> None:
-    """As far as can be seen: examples are the rows of a batch's tensors; graphs, and training data that are augmented, differ anyway."""
+    """As far as can be seen: examples are the rows of a batch's tensors; graphs, and training data that are
+    augmented, differ anyway.
+    """
     task = build()
     seen = {split: examples(task, split_batches(task, split)) for split in task.splits}
     seen["train"] = examples(task, first_batches(task, 0, MOST_BATCHES))
@@ -147,7 +150,9 @@ def the_loss_is_a_mean_with_a_gradient(build: Build) -> None:
 
 @torch.no_grad()
 def the_loss_is_a_mean_over_what_is_counted(build: Build) -> None:
-    """(n₁ loss₁ + n₂ loss₂) / (n₁ + n₂) of two parts of a batch is the loss of both: looked at where outputs and targets have rows."""
+    """(n₁ loss₁ + n₂ loss₂) / (n₁ + n₂) of two parts of a batch is the loss of both: looked at where outputs
+    and targets have rows.
+    """
     task = build()
     model = fresh_model(task, 0)
     outputs, targets = task.forward(model, first_batches(task, 0, 1)[0])

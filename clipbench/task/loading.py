@@ -1,4 +1,7 @@
-"""Batches of a map-style dataset through worker processes. What comes out does not depend on how many there are."""
+"""Batches of a map-style dataset through worker processes.
+
+What comes out does not depend on how many there are.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,15 @@ def random_batches(
 ) -> Iterator[Batch]:
     """Shuffled batches without end; order and augmentation come from `rng` alone, for any number of workers.
 
-    With workers, `rng` runs ahead of the batches (they are fetched early), so its state cannot be used to resume: `skip` can.
-    UserError where there is nothing to train on.
+    With workers, `rng` runs ahead of the batches (they are fetched early), so its state cannot be used to
+    resume: `skip` can. UserError where there is nothing to train on.
     """
-    if not len(dataset):  # type: ignore[arg-type]  # torch's Dataset has no __len__ in its stubs
+    size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset has no __len__ in its stubs
+    if not size:
         raise UserError(
             "There are no training images left once a tenth of them is held out for validation. Add some."
         )
-    return LoadedBatches(dataset, _random_draws(len(dataset), batch_size, rng), workers)  # type: ignore[arg-type]
+    return LoadedBatches(dataset, _random_draws(size, batch_size, rng), workers)
 
 
 def _random_draws(n: int, batch_size: int, rng: torch.Generator) -> Iterator[list[Draw]]:
@@ -42,8 +46,12 @@ def _random_draws(n: int, batch_size: int, rng: torch.Generator) -> Iterator[lis
 
 
 def ordered_batches(dataset: Dataset, batch_size: int, workers: int | None) -> Iterator[Batch]:
-    """Every sample once, in order; the last batch may be smaller. A transform that draws does so from seed 0."""
-    return LoadedBatches(dataset, _ordered_draws(len(dataset), batch_size), workers)  # type: ignore[arg-type]
+    """Every sample once, in order; the last batch may be smaller.
+
+    A transform that draws does so from seed 0.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    return LoadedBatches(dataset, _ordered_draws(size, batch_size), workers)
 
 
 def _ordered_draws(n: int, batch_size: int) -> Iterator[list[Draw]]:
@@ -53,7 +61,10 @@ def _ordered_draws(n: int, batch_size: int) -> Iterator[list[Draw]]:
 
 
 class LoadedBatches(Batches):
-    """The batches of `draws`, lists of (index, seed). The worker processes end when it is exhausted, closed or forgotten."""
+    """The batches of `draws`, lists of (index, seed).
+
+    The worker processes end when it is exhausted, closed or forgotten.
+    """
 
     def __init__(self, dataset: Dataset, draws: Iterator[list[Draw]], workers: int | None) -> None:
         self.dataset, self.draws = dataset, draws
@@ -82,7 +93,8 @@ class LoadedBatches(Batches):
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_interrupts_to_the_run,
-            generator=torch.Generator(),  # without one, every pass would draw a number from torch's global generator
+            # Without one of its own, every pass would draw a number from torch's global generator.
+            generator=torch.Generator(),
         )
         for batch in loader:
             if isinstance(batch, UserError):
@@ -108,8 +120,10 @@ def whole_number(name: str, value: Any, least: int = 1, most: float = float("inf
 
 
 class _Seeded(Dataset):
-    """dataset[index] with torch's CPU generator seeded for this sample. A UserError is returned: raised in a worker,
-    it would arrive wrapped in the worker's traceback."""
+    """dataset[index] with torch's CPU generator seeded for this sample.
+
+    A UserError is returned: raised in a worker, it would arrive wrapped in the worker's traceback.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -138,7 +152,9 @@ def _collate(timed: list[tuple[Any, float]]) -> Any:
 
 
 def _leave_interrupts_to_the_run(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a worker that ended would fail the step that the run wants to finish."""
+    """Ctrl-C reaches every process of a terminal; a worker that ended would fail the step that the run wants
+    to finish.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

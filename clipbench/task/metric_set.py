@@ -19,7 +19,7 @@ SETTINGS = (types.FunctionType, types.BuiltinFunctionType, type, torch.device, t
 
 
 class MetricSet:
-    """The metrics that a task's `metrics()` gave, on `device`; of an object of torchmetrics, its states are saved too."""
+    """What a task's `metrics()` gave, on `device`: a dict of metrics, or torchmetrics' MetricCollection."""
 
     def __init__(self, metrics: Mapping[str, Metric], device: torch.device | None = None) -> None:
         # A MetricCollection shares counts among its metrics, and so is updated and read as a whole.
@@ -60,7 +60,10 @@ class MetricSet:
                     setattr(metric, name, on_device(value, self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Each metric's own state_dict, or its attributes where it has none. UserError names what cannot be saved."""
+        """Each metric's own state_dict, or its attributes where it has none.
+
+        UserError names what cannot be saved.
+        """
         return {name: _state(name, metric) for name, metric in self.parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,8 +87,9 @@ def _state(name: str, metric: Any) -> dict[str, Any]:
             state[attribute] = _plain(value)
         except TypeError as error:
             raise UserError(
-                f"The metric '{name}' ({type(metric).__name__}) keeps {error} in '{attribute}', which a checkpoint cannot hold. "
-                "Keep tensors, numbers and texts, or lists, tuples and dicts of them; or give it state_dict() and load_state_dict()."
+                f"The metric '{name}' ({type(metric).__name__}) keeps {error} in '{attribute}', which a "
+                "checkpoint cannot hold. Keep tensors, numbers and texts, or lists, tuples and dicts of "
+                "them; or give it state_dict() and load_state_dict()."
             ) from None
     return state
 
@@ -112,7 +116,10 @@ def majority(
     classes: int,
     ignore: int = -100,
 ) -> dict[str, float]:
-    """The metrics of always answering the most frequent training class. `targets`: batches of integer labels (N, …)."""
+    """The metrics of always answering the most frequent training class.
+
+    `targets`: batches of integer labels (N, …).
+    """
     kept = train_targets[train_targets != ignore]
     winner = int(torch.bincount(kept.flatten().long(), minlength=classes).argmax())
     found = MetricSet(metrics)

@@ -1,6 +1,7 @@
 """Metrics: what the bench asks of one, and the few that its own tasks need.
 
-`Task.metrics()` gives them by name: `{"accuracy": Accuracy(3)}`. torchmetrics' metrics, in a dict or a MetricCollection, do as well.
+`Task.metrics()` gives them by name: `{"accuracy": Accuracy(3)}`. torchmetrics' metrics, in a dict or a
+MetricCollection, do as well.
 """
 
 from __future__ import annotations
@@ -28,19 +29,25 @@ class Metric(Protocol):
 
             def compute(self): return self.total / self.count
 
-    `outputs` and `targets` are what `Task.forward` returned, in float32 where they were half as wide, without a graph. Where
-    both are tensors with a row an example, several training batches may come joined along the first dimension.
+    `outputs` and `targets` are what `Task.forward` returned, in float32 where they were half as wide, without
+    a graph. Where both are tensors with a row an example, several training batches may come joined along the
+    first dimension.
 
-    Two members are optional:
-    `to(device)` moves it in place, as torch's modules do. Without it, the tensors among its attributes are moved.
-    `state_dict()` and `load_state_dict(state)` are what a checkpoint holds of it. Without them these are its attributes: tensors,
-    numbers, texts, None, and lists, tuples and dicts of these. Functions, classes, devices and dtypes are settings
-    and left as they are; an attribute of any other type is refused before the first step.
+    Optional: `to(device)` moves it in place, as torch's modules do. Without it, the tensors among its
+    attributes are moved.
+
+    Optional: `state_dict()` and `load_state_dict(state)` are what a checkpoint holds of it. Without them, it
+    holds the attributes: tensors, numbers, texts, None, and lists, tuples and dicts of these. Functions,
+    classes, devices and dtypes are settings and left as they are; an attribute of any other type is refused
+    before the first step.
     """
 
     @property
     def higher_is_better(self) -> bool | None:
-        """The direction, True or False; torchmetrics has None where it does not know. The headline's must be known."""
+        """The direction, True or False; torchmetrics has None where it does not know.
+
+        The headline's must be known.
+        """
 
     def update(self, outputs: Tree, targets: Tree) -> None:
         """Count one batch. Should wait for nothing: leave what is summed on the device."""
@@ -78,11 +85,12 @@ class SummedMetric:
 
 
 class ConfusionMetric(SummedMetric):
-    """A metric that is read off the confusion matrix: how often a target of class i was answered by class j. (classes, classes)
+    """A metric that is read off the confusion matrix: how often a target of class i was answered by class j.
+    (classes, classes)
 
-    Scores (N, classes, …) against targets (N, …) of whole numbers; the answer is the class of the highest score.
-    A target of `ignore_index` is not counted. `counted_by`: another such metric of the same task, whose matrix this one
-    reads and does not count itself, so that several cost as much as one.
+    Scores (N, classes, …) against targets (N, …) of whole numbers; the answer is the class of the highest
+    score. A target of `ignore_index` is not counted. `counted_by`: another such metric of the same task,
+    whose matrix this one reads and does not count itself, so that several cost as much as one.
     """
 
     def __init__(
@@ -122,10 +130,12 @@ class Accuracy(ConfusionMetric):
 
 
 class MatthewsCorrelation(ConfusionMetric):
-    """(c·s − Σ_k t_k p_k) / √((s² − Σ p_k²)(s² − Σ t_k²)), from −1 to 1; 0 where it is undefined: all targets, or all answers, alike.
+    """(c·s − Σ_k t_k p_k) / √((s² − Σ p_k²)(s² − Σ t_k²)), from −1 to 1; 0 where it is undefined: all
+    targets, or all answers, alike.
 
-    c targets of s get their class; t_k targets and p_k answers are of class k. For two classes it is Matthews' φ.
-    Gorodkin 2004, Computational Biology and Chemistry 28. torchmetrics gives up to .03 where it is undefined.
+    c targets of s get their class; t_k targets and p_k answers are of class k. For two classes it is
+    Matthews' φ. torchmetrics gives up to .03 where it is undefined.
+    Gorodkin 2004, Computational Biology and Chemistry 28.
     """
 
     def compute(self) -> Tensor:
@@ -140,7 +150,8 @@ class MatthewsCorrelation(ConfusionMetric):
 
 
 class MeanIoU(ConfusionMetric):
-    """mean_k C_kk / (t_k + p_k − C_kk): intersection over union, over the classes that occur among targets or answers.
+    """mean_k C_kk / (t_k + p_k − C_kk): intersection over union, over the classes that occur among targets or
+    answers.
 
     t_k targets and p_k answers are of class k. Everingham et al. 2010, IJCV 88, section 4.2.
     """
@@ -155,7 +166,9 @@ class MeanIoU(ConfusionMetric):
 
 
 class TopKAccuracy(SummedMetric):
-    """The share of the targets whose class is among the k highest scores. Scores (N, classes, …), targets (N, …).
+    """The share of the targets whose class is among the k highest scores.
+
+    Scores (N, classes, …), targets (N, …).
 
     A target of `ignore_index` is not counted.
     """
@@ -191,7 +204,8 @@ class MeanSquaredError(SummedMetric):
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         if outputs.shape != targets.shape:
             raise ValueError(
-                f"MeanSquaredError: outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} differ in shape."
+                f"MeanSquaredError: outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} differ "
+                "in shape."
             )
         difference = (outputs - targets).flatten()
         self.sums["squares"].add_((difference * difference).sum())

@@ -25,7 +25,9 @@ SMALLEST = 4
 
 
 def batch_tensors(batch: Any) -> list[Tensor]:
-    """Every tensor of a batch: of tuples, lists and dicts, of the attributes of any other object, and a sparse one as its parts."""
+    """Every tensor of a batch: of tuples, lists and dicts, of the attributes of any other object, and a
+    sparse one as its parts.
+    """
     if isinstance(batch, Tensor):
         if batch.layout == torch.sparse_csr:
             return [batch.crow_indices(), batch.col_indices(), batch.values()]
@@ -83,7 +85,9 @@ def global_seed(seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def examples(task: Task, batches: Iterable[Batch]) -> set[int]:
-    """A hash of each example: what stands in the rows of those tensors of a batch that have one for each target."""
+    """A hash of each example: what stands in the rows of those tensors of a batch that have one for each
+    target.
+    """
     found: set[int] = set()
     model = fresh_model(task, 0).eval()
     per_example: list[int] | None = None
@@ -100,14 +104,20 @@ def examples(task: Task, batches: Iterable[Batch]) -> set[int]:
 
 
 def _hashes(parts: list[Tensor]) -> Iterator[int]:
-    """Of each row over all `parts`, (n, …) each. Padding differs from batch to batch, so zeros at the end do not count."""
+    """Of each row over all `parts`, (n, …) each.
+
+    Padding differs from batch to batch, so zeros at the end do not count.
+    """
     arrays = [part.numpy() for part in parts]
     for i in range(len(arrays[0])):
         yield hash(tuple(array[i].tobytes().rstrip(b"\0") for array in arrays))
 
 
 def parts_of(outputs: Tree, targets: Tree) -> list[tuple[Tree, Tree]] | None:
-    """The first third of the rows and the rest, as if they were two batches. None where outputs and targets have no rows in common."""
+    """The first third of the rows and the rest, as if they were two batches.
+
+    None where outputs and targets have no rows in common.
+    """
     n = rows((outputs, targets))
     if n is None or n < 3:
         return None

@@ -1,4 +1,6 @@
-"""Every use of randomness has a generator of its own, derived from the run's seed by name: that is what pairs the methods."""
+"""Every use of randomness has a generator of its own, derived from the run's seed by name: that is what pairs
+the methods.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from clipbench.task import Task
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """The generator of one use of randomness ("init", "data", "dropout", "clip"): uses at one seed are independent of each other."""
+    """The generator of one use of randomness ("init", "data", "dropout", "clip"): uses at one seed are
+    independent of each other.
+    """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
 
@@ -24,7 +28,9 @@ def device_generator(seed: int, name: str, device: torch.device) -> torch.Genera
 
 
 class RandomState:
-    """torch's global generators, as one run sees them: entered for a step, they resume where the last step left them."""
+    """torch's global generators, as one run sees them: entered for a step, they resume where the last step
+    left them.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
@@ -60,7 +66,9 @@ class RandomState:
 
 
 def fresh_model(task: Task, seed: int) -> nn.Module:
-    """`task.model` with its own generator and, so that layers may be built as usual, torch's global one seeded from it."""
+    """`task.model` with its own generator and, so that layers may be built as usual, torch's global one
+    seeded from it.
+    """
     rng = generator(seed, "init")
     with RandomState(rng.initial_seed(), torch.device("cpu"))():
         return task.model(rng)

@@ -13,17 +13,19 @@ from clipbench.task.metrics import Metric
 from clipbench.task.tree import Tree, on_device, tensors
 
 Batch = Any
-"""Tensors, or (nested) tuples, lists and dicts of them, or anything with `.to(device)`; opaque to the loop."""
+"""A tensor, a tuple, list or dict of batches, or anything with `.to(device)`; opaque to the loop."""
 
 
 class Task(ABC):
-    """Subclass it, and name the class in `conf/task/<name>.yaml` under `_target_`; its other keys are the constructor's keywords.
+    """Subclass it, and name the class in `conf/task/<name>.yaml` under `_target_`; its other keys are the
+    constructor's keywords.
 
-    Needed: `headline`, `model`, `train_batches`, `eval_batches`, `forward`, `loss`, `metrics`. Everything else has a default.
+    Needed: `headline`, `model`, `train_batches`, `eval_batches`, `forward`, `loss`, `metrics`. Everything
+    else has a default.
 
-    All randomness comes from the generator that is handed in (on the CPU), so that two methods at one seed start from the same
-    weights and see the same batches. `model` runs with torch's global generator seeded from `rng` too, so layers may be
-    built as usual.
+    All randomness comes from the generator that is handed in (on the CPU), so that two methods at one seed
+    start from the same weights and see the same batches. `model` runs with torch's global generator seeded
+    from `rng` too, so layers may be built as usual.
     """
 
     headline: str
@@ -53,7 +55,10 @@ class Task(ABC):
         """
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        """`train_batches` without augmentation: only the order is drawn. `clipbench tails` measures on them, and names `drawn` as noise."""
+        """`train_batches` without augmentation: only the order is drawn.
+
+        `clipbench tails` measures on them, and names `drawn` as noise.
+        """
         return self.train_batches(rng)
 
     @abstractmethod
@@ -61,7 +66,8 @@ class Task(ABC):
         """Every batch of a split, once, always in the same order."""
 
     def finish(self, batch: Batch) -> Batch:
-        """The batch as `forward` takes it, once it is on the device: what is faster there than in the workers, and smaller on the way.
+        """The batch as `forward` takes it, once it is on the device: what is faster there than in the
+        workers, and smaller on the way.
 
         Draws nothing: what augmentation needs to know was drawn with the batch.
         """
@@ -71,8 +77,9 @@ class Task(ABC):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tree, Tree]:
         """(outputs, targets), on the model's device: what `loss` and the metrics take.
 
-        Each is a tensor, or a tuple, list or dict of tensors. Where scores are large and loss and metrics need their sums
-        only, return these: `(loss_sum, tokens)` instead of scores (tokens, 50 000). Targets say at least how many there are.
+        Each is a tensor, or a tuple, list or dict of tensors. Where scores are large and loss and metrics
+        need their sums only, return these: `(loss_sum, tokens)` instead of scores (tokens, 50 000). Targets
+        say at least how many there are.
         """
 
     @abstractmethod
@@ -82,8 +89,9 @@ class Task(ABC):
     def count(self, targets: Tree) -> int | Tensor:
         """How many things the mean of `loss` is over; by default the rows of the (first) target.
 
-        Evaluation and accumulation weigh batches by it. A loss that leaves some out, as void pixels or masked tokens, says so:
-        `return (targets != IGNORED).sum()`, a tensor () on the device, so that nobody waits for it.
+        Evaluation and accumulation weigh batches by it. A loss that leaves some out, as void pixels or masked
+        tokens, says so: `return (targets != IGNORED).sum()`, a tensor () on the device, so that nobody waits
+        for it.
         """
         found = tensors(targets)
         if not found or not found[0].ndim:
@@ -95,25 +103,42 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self) -> Mapping[str, Metric]:
-        """Fresh metrics by name, each updated with (outputs, targets): see `clipbench.task.Metric`. torchmetrics' do as well."""
+        """Fresh metrics by name, each updated with (outputs, targets): see `clipbench.task.Metric`.
+        torchmetrics' do as well.
+        """
 
     def baseline(self) -> tuple[str, dict[str, float]]:
-        """What anyone gets without learning, on the test split: ("majority class", {"accuracy": 0.7, …}). {} where there is none."""
+        """What anyone gets without learning, on the test split:
+
+        ("majority class", {"accuracy": 0.7, …}). {} where there is none.
+        """
         return "", {}
 
     def prepare(self) -> str:
-        """Fetch the data set where that is possible, check it and say what is there (`clipbench prepare`). UserError with the remedy."""
+        """Fetch the data set where that is possible, check it and say what is there (`clipbench prepare`).
+
+        UserError with the remedy.
+        """
         return self.data
 
 
 class Batches(Iterator[Batch]):
-    """Training batches that can do more than come one after the other. A generator is enough; these are what it may gain."""
+    """Training batches that can do more than come one after the other.
+
+    A generator is enough; these are what it may gain.
+    """
 
     interval: float = 0.0
-    """Seconds between batches when worker processes do nothing else; 0 without workers. It may change while they come."""
+    """Seconds between batches when worker processes do nothing else; 0 without workers.
+
+    It may change while they come.
+    """
 
     def skip(self, number: int) -> None:
-        """Leave out the next `number` batches: to resume. As cheaply as possible; by default they are drawn and dropped."""
+        """Leave out the next `number` batches: to resume.
+
+        As cheaply as possible; by default they are drawn and dropped.
+        """
         for _ in range(number):
             next(self)
 
@@ -122,7 +147,7 @@ class Batches(Iterator[Batch]):
 
 
 class _Wrapped(Batches):
-    """Any iterator as `Batches`. One that was written without this class may have its members all the same."""
+    """Any iterator as `Batches`; one written without this class may have its members all the same."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self.batches = batches
@@ -149,7 +174,7 @@ def as_batches(batches: Iterator[Batch]) -> Batches:
 
 
 def prepare_on_device(task: Task, batch: Batch, device: torch.device) -> Batch:
-    """The batch as `forward` takes it: on `device`, finished. Pinned host memory is copied without waiting."""
+    """The batch as `forward` takes it: on `device`, finished. Pinned memory is copied without waiting."""
     return task.finish(on_device(batch, device))
 
 

@@ -1,4 +1,7 @@
-"""Trees of tensors: what `forward` may return, and what a batch may be. A tree is a tensor, or a (named) tuple, list or dict of trees."""
+"""Trees of tensors: what `forward` may return, and what a batch may be.
+
+A tree is a tensor, or a (named) tuple, list or dict of trees.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def tensors(tree: Tree) -> list[Tensor]:
 
 
 def rows(tree: Tree) -> int | None:
-    """The length that the first dimension of all its tensors shares; None where there is none that all share."""
+    """The length of the first dimension of all its tensors; None where they do not share one."""
     lengths = {len(tensor) if tensor.ndim else None for tensor in tensors(tree)}
     return lengths.pop() if len(lengths) == 1 else None
 

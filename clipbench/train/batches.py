@@ -1,7 +1,9 @@
-"""A batch's way from the task to the model, and what it took:
+"""A batch's way from the task to the model, and what it took.
 
-`Task.train_batches` draws it (in worker processes, perhaps) → every part of it is copied to the device → `Task.finish` ends its preparation
-there → it is a `DeviceBatch`, which a learner's step hands to `Task.forward`.
+1. `Task.train_batches` draws it, in worker processes perhaps: `task/loading.py`.
+2. `prepare_on_device`: every part of it is copied to the device, where `Task.finish` ends its preparation.
+3. `device_batches` gives it out as a `DeviceBatch`, with what it took.
+4. `Learner.learn` hands it to `Task.forward`, by `train/step.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from clipbench.task.task import as_batches
 
 
 class Stopwatch:
-    """`with stopwatch:` times a stretch of work: the host's seconds or, where they are more, those of the GPU's queue."""
+    """`with stopwatch:` times a stretch of work: the host's seconds or, where they are more, those of the
+    GPU's queue.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.events: list[torch.cuda.Event] = []
@@ -46,7 +50,9 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class BatchTiming:
-    """What a batch took, and how often worker processes can make one: every `interval` seconds, 0 without them."""
+    """What a batch took, and how often worker processes can make one: every `interval` seconds, 0 without
+    them.
+    """
 
     stopwatch: Stopwatch
     interval: float
@@ -74,8 +80,9 @@ def device_batches(
 ) -> Generator[DeviceBatch, None, None]:
     """The task's batches from number `start` on, on `device` and finished, each with what it took.
 
-    `batches`: of `task.train_batches` or `plain_batches`; they are closed with this generator. `start`: batches that were
-    trained on before, k times the steps where a step takes k. UserError where the batches end.
+    `batches`: of `task.train_batches` or `plain_batches`; they are closed with this generator. `start`:
+    batches that were trained on before, k times the steps where a step takes k. UserError where the batches
+    end.
     """
     source = as_batches(batches)
     try:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Evaluation:
-    """Σ_i n_i loss_i / Σ_i n_i over batches, n_i = `task.count(targets_i)`, and the task's metrics, in evaluation mode.
+    """Σ_i n_i loss_i / Σ_i n_i over batches, n_i = `task.count(targets_i)`, and the task's metrics, in
+    evaluation mode.
 
     To be used within the optimizer's `evaluation_weights`.
     """

@@ -1,4 +1,7 @@
-"""A model being trained: everything that a step changes, and the rows that it gives. It prints nothing, opens no file and draws nothing."""
+"""A model being trained: everything that a step changes, and the rows that it gives.
+
+It prints nothing, opens no file and draws nothing.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +54,9 @@ class Learner:
     ) -> None:
         """`model` on `device`, and an optimizer of its parameters that clips.
 
-        `schedule`: the learning rate's factor by step. `max_loss`: a loss above it ends the run as diverged. `splits`: what it is
-        evaluated on after its last step, of the task's; all of them by default. `step`: from batches to gradients, `Plain()` by
-        default. UserError where a metric of the task cannot be saved.
+        `schedule`: the learning rate's factor by step. `max_loss`: a loss above it ends the run as diverged.
+        `splits`: what it is evaluated on after its last step, of the task's; all of them by default. `step`:
+        from batches to gradients, `Plain()` by default. UserError where a metric of the task cannot be saved.
         """
         self.task, self.model, self.optimizer, self.device = task, model, optimizer, device
         self.schedule, self.max_loss, self.restarter = schedule, max_loss, restarter
@@ -100,7 +103,10 @@ class Learner:
             group["lr"] = lr * factor
 
     def read(self) -> list[StepRow | RunEnd]:
-        """The steps since the last reading, by one wait for the device. Where the run diverged, a RunEnd is the last."""
+        """The steps since the last reading, by one wait for the device.
+
+        Where the run diverged, a RunEnd is the last.
+        """
         if not self.unread:
             return []
         unread, self.unread = self.unread, []

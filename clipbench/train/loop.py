@@ -1,7 +1,7 @@
 """The training loop. It takes batches and yields rows.
 
-It trains any number of learners over one stream of batches. Each has its own model, optimizer, random state and rows, and none can
-see the others: its rows are those of the same learner alone.
+It trains any number of learners over one stream of batches. Each has its own model, optimizer, random state
+and rows, and none can see the others: its rows are those of the same learner alone.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ def train(
     eval_every: int,
     read: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[dict[Learner, list[Row]]]:
-    """Train to `steps` and yield once per step: the rows that have become readable, mostly none. A learner's last item is a RunEnd.
+    """Train to `steps` and yield once per step: the rows that have become readable, mostly none.
 
-    Where `read(step)` is true, none is left unread: the moment for a checkpoint. `batches` start at the step of the learner that is
-    furthest behind; others join when their step comes. All take the same number of batches a step. Validation every `eval_every` steps
-    and at the end, a learner's other `splits` once, at the end. Nothing in a step waits for the device, and clocks stand still during
-    evaluation and while somebody else has the turn.
+    A learner's last item is a RunEnd.
+
+    Where `read(step)` is true, none is left unread: the moment for a checkpoint. `batches` start at the step
+    of the learner that is furthest behind; others join when their step comes. All take the same number of
+    batches a step. Validation every `eval_every` steps and at the end, a learner's other `splits` once, at
+    the end. Nothing in a step waits for the device, and clocks stand still during evaluation and while
+    somebody else has the turn.
     """
     active = ActiveLearners(learners)
     batches_per_step = _shared_batches_per_step(learners)
@@ -100,7 +103,10 @@ def _evaluate(active: ActiveLearners, learners: Sequence[Learner], split: str) -
 
 
 class ActiveLearners:
-    """The learners that still train, and the rows that nobody has taken yet. One that raises or diverges leaves; the others go on."""
+    """The learners that still train, and the rows that nobody has taken yet.
+
+    One that raises or diverges leaves; the others go on.
+    """
 
     def __init__(self, learners: Sequence[Learner]) -> None:
         self.learners = list(learners)
@@ -112,7 +118,10 @@ class ActiveLearners:
 
     @contextmanager
     def turn(self, learner: Learner) -> Iterator[None]:
-        """`with active.turn(learner):` whatever is raised inside ends this learner alone. A UserError is raised on."""
+        """`with active.turn(learner):` whatever is raised inside ends this learner alone.
+
+        A UserError is raised on.
+        """
         try:
             yield
         except UserError:
@@ -134,7 +143,7 @@ class ActiveLearners:
 
 
 def _rows_of_failure(learner: Learner, error: Exception) -> list[Row]:
-    """The steps before it, as far as they can be read, and the end: "diverged" where that is what they show."""
+    """The steps before it, as far as they can be read, and the end: "diverged" where they show that."""
     status = "out of memory" if is_memory(error) else "failed"
     text = traceback.format_exc()
     end = RunEnd(status, learner.step, learner.seconds, learner.skipped, text)

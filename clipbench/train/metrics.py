@@ -15,7 +15,9 @@ MOST_BATCHES, MOST_ENTRIES = 32, 2**16
 
 
 class BufferedMetrics:
-    """The task's metrics over training batches. Small batches are counted many at a time: an update takes as long for one as for many.
+    """The task's metrics over training batches.
+
+    Small batches are counted many at a time: an update takes as long for one as for many.
 
     Only batches whose outputs and targets are tensors with a row an example wait; others are counted at once.
     """

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate over time, as a factor in [0, 1]: `warmup` linear steps, then constant, or cosine or linear to 0 at the last step."""
+    """Learning rate over time, as a factor in [0, 1].
+
+    `warmup` linear steps, then by `kind` "constant", or "cosine" or "linear" to 0 at the last step.
+    """
 
     kind: str
     warmup: int

@@ -1,7 +1,7 @@
 """What stands between batches and `p.grad`. A learner calls one of these each step, and knows none of them.
 
-Another one is a frozen dataclass with the two members of `Step`: per-example clipping, for instance, makes the gradient of
-each example, clips it, and leaves the mean, with noise, in `p.grad`.
+Another one is a frozen dataclass with the two members of `Step`: per-example clipping, for instance, makes
+the gradient of each example, clips it, and leaves the mean, with noise, in `p.grad`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ class Step(Protocol):
         batches: Sequence[Batch],
         autocast: AbstractContextManager,
     ) -> Measured:
-        """Leave a gradient in `p.grad` of the optimizer's parameters, which is None or zero before; do not take the step.
+        """Leave a gradient in `p.grad` of the optimizer's parameters, which is None or zero before; do not
+        take the step.
 
-        `model` is in training mode, `batches` are on its device, `autocast` is to be entered around each `task.forward`.
-        What is drawn is drawn from torch's global generators, which are the run's own here. Waits for nothing.
+        `model` is in training mode, `batches` are on its device, `autocast` is to be entered around each
+        `task.forward`. What is drawn is drawn from torch's global generators, which are the run's own here.
+        Waits for nothing.
         """
 
 
@@ -74,12 +76,14 @@ class Plain:
 
 @dataclass(frozen=True)
 class Accumulate:
-    """Σ_i n_i ∇ loss(batch_i) / Σ_i n_i over k batches; n_i = `task.count(targets_i)` things that a batch's mean loss is over.
+    """Σ_i n_i ∇ loss(batch_i) / Σ_i n_i over k batches; n_i = `task.count(targets_i)` things that a batch's
+    mean loss is over.
 
-    So k batches give the gradient of one that is k times as large, whatever each of them counts, in the memory of one (batch
-    normalisation apart, which sees each alone). The weights are known only after the last batch, so each batch is
-    weighted by n_i / n_1 as it comes, which keeps gradients near their usual size, and the sum is divided once by Σ_i n_i / n_1.
-    A batch that counts nothing has no part. The loss that is recorded is weighted alike.
+    So k batches give the gradient of one that is k times as large, whatever each of them counts, in the
+    memory of one (batch normalisation apart, which sees each alone). The weights are known only after the
+    last batch, so each batch is weighted by n_i / n_1 as it comes, which keeps gradients near their usual
+    size, and the sum is divided once by Σ_i n_i / n_1. A batch that counts nothing has no part. The loss that
+    is recorded is weighted alike.
     """
 
     batches: int
@@ -114,7 +118,10 @@ class Accumulate:
 
 
 def make_step(accumulate: int) -> Step:
-    """The step of the key `accumulate`: so many batches a step. ValueError for what is no whole number of at least 1."""
+    """The step of the key `accumulate`: so many batches a step.
+
+    ValueError for what is no whole number of at least 1.
+    """
     if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
         raise ValueError(f"accumulate must be a whole number of at least 1, got {accumulate!r}.")
     return Plain() if accumulate == 1 else Accumulate(accumulate)
@@ -123,7 +130,7 @@ def make_step(accumulate: int) -> Step:
 def forward(
     task: Task, model: nn.Module, batch: Batch, autocast: AbstractContextManager
 ) -> tuple[Tree, Tree]:
-    """(outputs, targets) as losses and metrics take them: what autocast made half as wide is float32 again."""
+    """(outputs, targets) as losses and metrics take them: what autocast made narrow is float32 again."""
     with autocast:
         outputs, targets = task.forward(model, batch)
     return widened(outputs), targets

@@ -102,7 +102,9 @@ def test_augmentation_depends_on_rng_alone(tree: Path, workers: int):
 
 
 def test_training_images_are_those_of_torchvisions_transforms(tree: Path):
-    """Cropped as bytes in a worker, mirrored and normalised on the device: as if all had been done at once, with the same draws."""
+    """Cropped as bytes in a worker, mirrored and normalised on the device: as if all had been done at once,
+    with the same draws.
+    """
     steps = [
         v2.RandomResizedCrop(8),
         v2.RandomHorizontalFlip(),

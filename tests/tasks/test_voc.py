@@ -35,7 +35,9 @@ def halves(left: int, right: int) -> np.ndarray:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """VOCdevkit/VOC2012: 20 training images of class 1 beside class 2, 2 of class 0; 2 to test, one half void."""
+    """VOCdevkit/VOC2012: 20 training images of class 1 beside class 2, 2 of class 0; 2 to test, one half
+    void.
+    """
     root = tmp_path / "VOCdevkit" / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
@@ -79,7 +81,9 @@ def test_classes_with_a_gap_are_not_guessed(root: Path):
 
 
 def test_the_majority_is_right_on_two_thirds_of_the_test_pixels(root: Path):
-    """Class 1 fills a half in every training image: 2 of 3 test halves that count are of class 1, and none is of class 2."""
+    """Class 1 fills a half in every training image: 2 of 3 test halves that count are of class 1, and none is
+    of class 2.
+    """
     name, values = task(root).baseline()
     assert name == "majority class"
     assert values == {"accuracy": pytest.approx(2 / 3), "miou": pytest.approx((2 / 3 + 0) / 2)}
@@ -161,7 +165,7 @@ def test_a_list_of_nothing_is_refused(root: Path):
 def test_a_missing_folder_is_answered_with_layout_and_remedy(tmp_path: Path):
     with pytest.raises(
         UserError,
-        match=r"no VOCdevkit/VOC2012 in .*JPEGImages/.*clipbench prepare task=voc scale=full.*task\.data=DATA",
+        match=r"no VOCdevkit/VOC2012 in .*JPEGImages/.*prepare task=voc scale=full.*task\.data=DATA",
     ):
         task(tmp_path / "VOCdevkit" / "VOC2012").train_batches(torch.Generator())
 
@@ -227,7 +231,9 @@ def test_the_unet_takes_any_size(shape: tuple[int, int]):
 
 
 def test_the_unet_has_the_published_number_of_weights():
-    """Ronneberger et al., figure 1: width 64 doubled four times; kernels counted by hand, two batch-norm weights a channel."""
+    """Ronneberger et al., figure 1: width 64 doubled four times; kernels counted by hand, two batch-norm
+    weights a channel.
+    """
     widths = [64, 128, 256, 512, 1024]
     convolutions = 9 * (3 * 64 + sum(a * b for a, b in pairwise(widths)) + sum(w * w for w in widths))
     convolutions += 9 * sum(2 * w * w + w * w for w in widths[:-1])

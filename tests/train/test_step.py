@@ -1,4 +1,6 @@
-"""From batches to gradients: the accumulated one is the weighted mean of the batches' own, on every task; and what runs make of it."""
+"""From batches to gradients: the accumulated one is the weighted mean of the batches' own, on every task; and
+what runs make of it.
+"""
 
 from __future__ import annotations
 
@@ -153,14 +155,12 @@ def waits_of_a_step(step, task) -> int:
     return waits.count
 
 
-@pytest.mark.parametrize(
-    "task", [Line(), SCENES], ids=["rows", "pixels"]
-)
+@pytest.mark.parametrize("task", [Line(), SCENES], ids=["rows", "pixels"])
 def test_accumulation_never_waits_for_the_device(task):
     assert waits_of_a_step(Accumulate(3), task) == waits_of_a_step(Plain(), task)
 
 
-# --- runs ----------------------------------------------------------------------------------------------------------
+# --- runs
 
 
 def accumulated(rule: str = "norm", steps: int = 12, task: Line | None = None, k: int = 3):
@@ -169,7 +169,9 @@ def accumulated(rule: str = "norm", steps: int = 12, task: Line | None = None, k
 
 
 def test_rows_of_an_accumulated_run_are_those_of_a_plain_loop():
-    """By hand: three batches a step, dropout drawn on through them, the mean of their losses, clipped by torch."""
+    """By hand: three batches a step, dropout drawn on through them, the mean of their losses, clipped by
+    torch.
+    """
     task = Line()
     rows = [row for row in accumulated() if isinstance(row, StepRow)]
     model = fresh_model(task, 0)
@@ -224,7 +226,9 @@ def test_learners_of_two_paces_do_not_go_side_by_side():
 
 
 class Reduced(Line):
-    """Returns sums only, as a language model with a large vocabulary would: a mean over half of the rows, the others masked."""
+    """Returns sums only, as a language model with a large vocabulary would: a mean over half of the rows, the
+    others masked.
+    """
 
     def forward(self, model, batch):
         x, y = batch

@@ -197,7 +197,10 @@ def test_a_run_that_is_cut_and_resumed_is_the_run_bit_for_bit(rule, cut):
 
 
 def test_a_waiting_time_that_other_runs_hide_is_added_again():
-    """Worker processes make a batch every 50 ms. Alone, a run that needs 30 ms would wait 20; beside many others it never does."""
+    """Worker processes make a batch every 50 ms.
+
+    Alone, a run that needs 30 ms would wait 20; beside many others it never does.
+    """
     stopwatch = Stopwatch(CPU)
     with stopwatch:
         pass
@@ -236,7 +239,9 @@ class Counting:
 
 
 def test_what_an_iterator_can_do_is_used():
-    """`skip` leaves batches out without making them, `interval` is known, `close` is called; a generator does without all."""
+    """`skip` leaves batches out without making them, `interval` is known, `close` is called; a generator does
+    without all.
+    """
     source = Counting()
     batches = device_batches(Line(), source, CPU, start=100)
     first = next(batches)
