@@ -1,9 +1,11 @@
-"""What drawing neighbours costs a training step: nodes per second with batches drawn on the device, and with the same batches drawn before.
+"""What drawing neighbours costs a training step: nodes per second with batches drawn on the device, and with
+the same batches drawn before.
 
 python scripts/bench_sampling.py [--nodes 233000] [--edges 115000000] [--device auto]
 
-A generated graph of Reddit's size, degrees heavy-tailed; task=reddit's model (602 features, 128 wide, 41 classes), AdamW, clipping
-by norm. The two take turns in one process, a block of steps each; the ratio is the median over the blocks. One directed edge takes 8 bytes.
+A generated graph of Reddit's size, degrees heavy-tailed; task=reddit's model (602 features, 128 wide, 41
+classes), AdamW, clipping by norm. The two take turns in one process, a block of steps each; the ratio is the
+median over the blocks. One directed edge takes 8 bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from itertools import cycle, islice
 
 import numpy as np
 import torch
-from bench_loop import seconds
+from bench_loop import take_turns
 from bench_step import machine
 from torch import Tensor, nn
 
@@ -32,15 +34,15 @@ def large_graph(nodes: int, edges: int, device: torch.device) -> Graph:
     rng = torch.Generator(device).manual_seed(0)
     weights = (1 - torch.rand(nodes, generator=rng, device=device, dtype=torch.float64)) ** (-1 / 1.5)
     bounds = weights.cumsum(0)
-    ends = [
-        torch.rand(edges, generator=rng, device=device, dtype=torch.float64).mul_(bounds[-1])
-        for _ in range(2)
-    ]
-    pair = torch.stack([torch.searchsorted(bounds, end).clamp_(max=nodes - 1) for end in ends])
+    ends = []
+    for _ in range(2):
+        drawn = torch.rand(edges, generator=rng, device=device, dtype=torch.float64).mul_(bounds[-1])
+        ends.append(torch.searchsorted(bounds, drawn).clamp_(max=nodes - 1))
+    pair = torch.stack(ends)
     return Graph(torch.randn(nodes, FEATURES, generator=rng, device=device), pair)
 
 
-def drawn(graph: Graph, batch_size: int) -> Iterator[Drawn]:
+def drawn_batches(graph: Graph, batch_size: int) -> Iterator[Drawn]:
     rng = torch.Generator(graph.x.device).manual_seed(0)
     while True:
         nodes = torch.randint(len(graph.x), (batch_size,), generator=rng, device=rng.device)
@@ -60,36 +62,29 @@ def steps(graph: Graph, labels: Tensor, batches: Iterator[Drawn]) -> Iterator[No
 
 def main(options: argparse.Namespace) -> None:
     device = find_device(options.device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     graph = large_graph(options.nodes, options.edges, device)
     labels = torch.randint(CLASSES, (options.nodes,), device=device)
+    size = f"{options.nodes:,} nodes, {options.edges:,} edges"
+    print(f"{size}; {options.blocks} blocks of {options.steps} steps. {machine(device)}.\n")
     print(
-        f"{options.nodes:,} nodes, {options.edges:,} edges; {options.blocks} blocks of {options.steps} steps. {machine(device)}.\n"
-    )
-    print(
-        "| batch | nodes per second, drawn in the step | drawn before | drawn in the step / before (quartiles) | nodes seen, per second |"
+        "| batch | nodes per second, drawn in the step | drawn before | "
+        "drawn in the step / before (quartiles) | nodes seen, per second |"
     )
     print("|---|---|---|---|---|")
+    # a node, its neighbours, and the neighbours of all these
+    seen = 1 + FANOUTS[0] + (1 + FANOUTS[0]) * FANOUTS[1]
     for batch_size in options.batch:
-        kept = list(islice(drawn(graph, batch_size), options.steps))
+        before = list(islice(drawn_batches(graph, batch_size), options.steps))
         loops = {
-            "in": steps(graph, labels, drawn(graph, batch_size)),
-            "before": steps(graph, labels, cycle(kept)),
+            "in": steps(graph, labels, drawn_batches(graph, batch_size)),
+            "before": steps(graph, labels, cycle(before)),
         }
-        times: dict[str, list[float]] = {name: [] for name in loops}
-        for i in range(options.blocks + 1):  # the first warms
-            for name in sorted(loops, reverse=i % 2 == 1):
-                times[name].append(seconds(loops[name], options.steps, wait) / options.steps)
-        inside, before = (np.array(times[name][1:]) for name in ("in", "before"))
-        low, middle, high = np.percentile(before / inside, [25, 50, 75])
-        rate, known = (batch_size / np.median(each) for each in (inside, before))
-        seen = (
-            1 + FANOUTS[0] + (1 + FANOUTS[0]) * FANOUTS[1]
-        )  # a node, its neighbours, and the neighbours of all these
-        print(
-            f"| {batch_size} | {rate:,.0f} | {known:,.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {rate * seen:,.0f} |",
-            flush=True,
-        )
+        times = take_turns(loops, options.blocks, options.steps, device)
+        low, middle, high = np.percentile(times["before"] / times["in"], [25, 50, 75])
+        rate = batch_size / np.median(times["in"])
+        known = batch_size / np.median(times["before"])
+        ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        print(f"| {batch_size} | {rate:,.0f} | {known:,.0f} | {ratio} | {rate * seen:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torchmetrics import MetricCollection
 
 from clipbench.errors import UserError
-from clipbench.task import Task, holdout, majority, shuffled
+from clipbench.task import Metric, Task, holdout, majority, shuffled
+from clipbench.task.metrics import Accuracy, MatthewsCorrelation
 from clipbench.tasks.cola_grammar import sentences
-from clipbench.tasks.counts import Accuracy, Matthews
 
 Rows = list[tuple[str, int]]  # (sentence, label); 1 = acceptable
 Batch = tuple[dict[str, Tensor], Tensor]  # the model's keywords, each (N, longest), and labels (N,)
@@ -28,7 +27,10 @@ MINI_SIZES = {"train": 10000, "val": 500, "test": 1000}
 
 
 class Cola(Task):
-    """The real sentences: GLUE's, or the raw files in the folder `data`. `model`: a name on the hub, or a folder."""
+    """The real sentences: GLUE's, or the raw files in the folder `data`.
+
+    `model`: a name on the hub, or a folder.
+    """
 
     headline = "mcc"
     drawn = ""
@@ -41,17 +43,17 @@ class Cola(Task):
     def rows(self) -> dict[str, Rows]:
         """Every split's sentences; "val" is a fixed tenth of the training set."""
         parts = load_tsv(Path(str(self.folder)).expanduser()) if self.folder else load_glue()
-        kept, held_out = holdout(len(parts["train"]))
-        return {
-            **parts,
-            "train": [parts["train"][i] for i in kept],
-            "val": [parts["train"][i] for i in held_out],
-        }
+        rows = parts["train"]
+        remaining, held_out = holdout(len(rows))
+        parts["train"] = [rows[i] for i in remaining]
+        parts["val"] = [rows[i] for i in held_out]
+        return parts
 
     @cached_property
     def data(self) -> str:  # type: ignore[override]
-        sizes = "/".join(str(len(self.rows[split])) for split in ("train", *self.splits))
-        return f"{self.source}, {sizes} sentences ({'/'.join(('train', *self.splits))})"
+        names = ("train", *self.splits)
+        sizes = "/".join(str(len(self.rows[split])) for split in names)
+        return f"{self.source}, {sizes} sentences ({'/'.join(names)})"
 
     @property
     def source(self) -> str:
@@ -87,10 +89,11 @@ class Cola(Task):
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 self.pretrained, num_labels=2, output_loading_info=True
             )
-        body = f"{model.base_model_prefix}."
-        if lost := [key for key in info["missing_keys"] if key.startswith(body) and "pooler" not in key]:
+        lost = missing_in_body(info["missing_keys"], model.base_model_prefix)
+        if lost:
             raise UserError(
-                f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give another."
+                f"task.model={self.pretrained} has no weights for {min(lost)}: they would be random. Give "
+                "another."
             )
         return model.float().train()
 
@@ -115,13 +118,12 @@ class Cola(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets)
 
-    def metrics(self) -> MetricCollection:
-        names = {"mcc": Matthews, "accuracy": Accuracy}
-        metrics = {name: metric(2, validate_args=False) for name, metric in names.items()}
-        return MetricCollection(metrics, compute_groups=[[*names]])  # one matrix for both
+    def metrics(self) -> Mapping[str, Metric]:
+        accuracy = Accuracy(2)
+        return {"accuracy": accuracy, "mcc": MatthewsCorrelation(2, counted_by=accuracy)}
 
     def baseline(self) -> tuple[str, dict[str, float]]:
-        train, test = (torch.tensor([label for _, label in self.rows[split]]) for split in ("train", "test"))
+        train, test = labels_of(self.rows["train"]), labels_of(self.rows["test"])
         return "majority class", majority(self.metrics(), train, [test], classes=2)
 
     def prepare(self) -> str:
@@ -141,19 +143,28 @@ class MiniCola(Cola):
 
     @cached_property
     def rows(self) -> dict[str, Rows]:
-        rows = iter(sentences(sum(MINI_SIZES.values())))
-        return {split: [next(rows) for _ in range(size)] for split, size in MINI_SIZES.items()}
+        rows = sentences(sum(MINI_SIZES.values()))
+        parts, start = {}, 0
+        for split, size in MINI_SIZES.items():
+            parts[split] = rows[start : start + size]
+            start += size
+        return parts
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
-        words = {word for rows in self.rows.values() for sentence, _ in rows for word in sentence.split()}
-        return {word: i for i, word in enumerate(["[PAD]", "[CLS]", *sorted(words)])}
+        words: set[str] = set()
+        for rows in self.rows.values():
+            for sentence, _ in rows:
+                words.update(sentence.split())
+        tokens = ["[PAD]", "[CLS]", *sorted(words)]
+        return {word: i for i, word in enumerate(tokens)}
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
-        tokens = [
-            torch.tensor([self.vocabulary[word] for word in ["[CLS]", *text.split()]]) for text in texts
-        ]
-        ids = pad_sequence(tokens, batch_first=True)
+        sequences = []
+        for text in texts:
+            words = ["[CLS]", *text.split()]
+            sequences.append(torch.tensor([self.vocabulary[word] for word in words]))
+        ids = pad_sequence(sequences, batch_first=True)
         return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
     def model(self, rng: torch.Generator) -> nn.Module:
@@ -174,11 +185,26 @@ class MiniCola(Cola):
         )
 
 
+def missing_in_body(missing: Iterable[str], body: str) -> list[str]:
+    """The missing weights that a pretrained model should have had: not those of the head, nor of the pooler
+    before it.
+    """
+    in_body = [key for key in missing if key.startswith(f"{body}.")]
+    return [key for key in in_body if "pooler" not in key]
+
+
+def labels_of(rows: Rows) -> Tensor:
+    """(len(rows),)"""
+    return torch.tensor([label for _, label in rows])
+
+
 def load_tsv(folder: Path) -> dict[str, Rows]:
     """{split: rows} of CoLA's three raw files."""
-    if missing := [name for name in FILES.values() if not (folder / name).is_file()]:
+    missing = [name for name in FILES.values() if not (folder / name).is_file()]
+    if missing:
+        names = ", ".join(FILES.values())
         raise UserError(
-            f"task.data={folder}: there is no {missing[0]}. It must be a folder with {', '.join(FILES.values())}, "
+            f"task.data={folder}: there is no {missing[0]}. It must be a folder with {names}, "
             f"the raw files of CoLA 1.1; or leave task.data out for GLUE's copy."
         )
     return {split: read_tsv(folder / name) for split, name in FILES.items()}
@@ -206,14 +232,16 @@ def read_tsv(path: Path) -> Rows:
 
 
 def load_glue() -> dict[str, Rows]:
-    """{split: rows} of GLUE's CoLA, from the cache of `datasets` or, the first time, from the Hugging Face hub."""
+    """{split: rows} of GLUE's CoLA, from the cache of `datasets` or, the first time, from the Hugging Face
+    hub.
+    """
     import datasets
 
     datasets.disable_progress_bars()
     with loading("GLUE's CoLA", f"task.data=DIR, a folder with CoLA's raw files {', '.join(FILES.values())}"):
         glue = datasets.load_dataset("nyu-mll/glue", "cola")
-    parts = (glue[name] for name in ("train", "validation"))
-    train, both = (list(zip(part["sentence"], part["label"], strict=True)) for part in parts)
+    train = list(zip(glue["train"]["sentence"], glue["train"]["label"], strict=True))
+    both = list(zip(glue["validation"]["sentence"], glue["validation"]["label"], strict=True))
     if len(both) != IN_DOMAIN + OUT_OF_DOMAIN:
         raise UserError(
             f"GLUE's CoLA has {len(both)} validation sentences, not {IN_DOMAIN} in-domain ones followed by "
@@ -234,10 +262,9 @@ def loading(what: str, instead: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (
-        Exception
-    ) as error:  # no common type: offline, not cached, a file missing or damaged, no model of this kind
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+    except Exception as error:  # no common type: offline, not cached, a file missing or damaged, another kind
+        said = str(error).strip() or type(error).__name__
+        reason = said.splitlines()[0].rstrip(".:")
         raise UserError(
             f"Cannot load {what}, neither from disk nor from the Hugging Face hub: {reason}. "
             f"Run `clipbench prepare task=cola scale=full` where there is a network, or give {instead}."

@@ -1,4 +1,6 @@
-"""A small English grammar for `task=cola scale=mini`: sentences that are acceptable, or wrong in exactly one place."""
+"""A small English grammar for `task=cola scale=mini`: sentences that are acceptable, or wrong in exactly one
+place.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def sentences(count: int) -> list[tuple[str, int]]:
 class Writer:
     """Writes one sentence, `text`, which could go wrong in as many places as `spots` says.
 
-    The same `seed` writes the same sentence but for the place number `broken`, which does go wrong (0: none does).
+    The same `seed` writes the same sentence but for the place number `broken`, which does go wrong (0: none
+    does).
     """
 
     def __init__(self, seed: int, broken: int = 0):
@@ -117,7 +120,10 @@ class Writer:
         return (NOUNS[singular][0], "themselves") if plural else (singular, NOUNS[singular][1])
 
     def phrase(self, plural: bool, near: bool = False) -> tuple[str, str]:
-        """(noun phrase, the reflexive that goes with it). A noun `near` it may disagree with the verb that follows."""
+        """(noun phrase, the reflexive that goes with it).
+
+        A noun `near` it may disagree with the verb that follows.
+        """
         noun, reflexive = self.noun(plural)
         if self.chance(0.3):
             noun = self.order(self.choice(ADJECTIVES), noun)

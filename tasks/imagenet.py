@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -11,21 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import Dataset
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from clipbench.errors import UserError
-from clipbench.task import Batch, Task, holdout, majority, shuffled
+from clipbench.task import Batch, Metric, Task, holdout, majority, shuffled
 from clipbench.task.loading import decode, ordered_batches, random_batches, whole_number
+from clipbench.task.metrics import TopKAccuracy
+from clipbench.tasks.digits import digits
 from clipbench.tasks.pixels import coin, mirrored, normalised
 
 LAYOUT = (
     "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
 )
-SOURCE = "ImageNet is free for research after registration at image-net.org (ILSVRC2012, sorted into class folders)."
+SOURCE = (
+    "ImageNet is free for research after registration at image-net.org "
+    "(ILSVRC2012, sorted into class folders)."
+)
 
 
 class Classification(Task):
@@ -49,24 +52,23 @@ class Classification(Task):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(outputs, targets)
 
-    def metrics(self) -> MetricCollection:
-        n = len(self.classes)
-        tops = {"top1": 1, "top5": 5} if n > 5 else {"top1": 1}
-        metrics: dict[str, Metric | MetricCollection] = {
-            name: MulticlassAccuracy(n, k, average="micro", validate_args=False) for name, k in tops.items()
-        }
-        # Groups would make top5 a copy of top1 for good where both are perfect on the first batch.
-        return MetricCollection(metrics, compute_groups=False)
+    def metrics(self) -> Mapping[str, Metric]:
+        metrics = {"top1": TopKAccuracy(1)}
+        if len(self.classes) > 5:
+            metrics["top5"] = TopKAccuracy(5)
+        return metrics
 
     def baseline(self) -> tuple[str, dict[str, float]]:
-        values = majority(
-            self.metrics(), self.labels("train"), self.labels("test").split(1024), len(self.classes)
-        )
+        batches = self.labels("test").split(1024)
+        values = majority(self.metrics(), self.labels("train"), batches, len(self.classes))
         return "majority class", {"top1": values["top1"]}  # one answer has no top five
 
 
 class ImageNet(Classification):
-    """A folder tree of images. Validation is a fixed tenth of train/, test is val/: the official validation set."""
+    """A folder tree of images.
+
+    Validation is a fixed tenth of train/, test is val/: the official validation set.
+    """
 
     def __init__(self, data: str, batch_size: int, size: int, workers: int | None = None) -> None:
         self.folder, self.batch_size = Path(str(data)).expanduser(), batch_size
@@ -79,9 +81,10 @@ class ImageNet(Classification):
     def folders(self) -> dict[str, ImageFolder]:
         """{"train": …, "val": …} as on disk, with the same classes."""
         folders = {name: _scan(self.folder / name) for name in ("train", "val")}
-        if odd := set(folders["train"].classes) ^ set(folders["val"].classes):
-            name = min(odd)
-            has, lacks = ("train", "val") if name in folders["train"].classes else ("val", "train")
+        train, val = set(folders["train"].classes), set(folders["val"].classes)
+        if train != val:
+            name = min(train ^ val)
+            has, lacks = ("train", "val") if name in train else ("val", "train")
             raise UserError(
                 f"Class '{name}' is in {self.folder / has} but not in {self.folder / lacks}. {LAYOUT}"
             )
@@ -91,8 +94,12 @@ class ImageNet(Classification):
     def samples(self) -> dict[str, list[tuple[str, int]]]:
         """(file, label) of each split."""
         files = self.folders["train"].samples
-        kept, held_out = ([files[i] for i in part] for part in holdout(len(files)))
-        return {"train": kept, "val": held_out, "test": self.folders["val"].samples}
+        remaining, held_out = holdout(len(files))
+        return {
+            "train": [files[i] for i in remaining],
+            "val": [files[i] for i in held_out],
+            "test": self.folders["val"].samples,
+        }
 
     @cached_property
     def classes(self) -> list[str]:  # type: ignore[override]
@@ -103,7 +110,8 @@ class ImageNet(Classification):
 
     @cached_property
     def data(self) -> str:  # type: ignore[override]
-        sizes = "/".join(str(len(self.samples[split])) for split in ("train", *self.splits))
+        names = ("train", *self.splits)
+        sizes = "/".join(str(len(self.samples[split])) for split in names)
         return f"{self.folder}, {len(self.classes)} classes, {sizes} images"
 
     @cached_property
@@ -111,23 +119,24 @@ class ImageNet(Classification):
         return max(1, len(self.samples["train"]) // self.batch_size)
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        return random_batches(
-            Images(self.samples["train"], self.cropped, flip=True), self.batch_size, rng, self.workers
-        )
+        images = Images(self.samples["train"], self.cropped, flip=True)
+        return random_batches(images, self.batch_size, rng, self.workers)
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        return random_batches(Images(self.samples["train"], self.centred), self.batch_size, rng, self.workers)
+        images = Images(self.samples["train"], self.centred)
+        return random_batches(images, self.batch_size, rng, self.workers)
 
     def eval_batches(self, split: str) -> Iterable[Batch]:
-        return ordered_batches(Images(self.samples[split], self.centred), self.batch_size, self.workers)
+        images = Images(self.samples[split], self.centred)
+        return ordered_batches(images, self.batch_size, self.workers)
 
     def finish(self, batch: Batch) -> Batch:
         images, flips, labels = batch
         return normalised(mirrored(images, flips)), labels
 
     def prepare(self) -> str:
-        files = [path for split in ("train", "test") for path, _ in self.samples[split]]
-        for path in files[:: max(1, len(files) // 100)]:
+        samples = self.samples["train"] + self.samples["test"]
+        for path, _ in samples[:: max(1, len(samples) // 100)]:
             decode(path)
         return self.data
 
@@ -159,11 +168,12 @@ class Digits(Classification):
 
     @cached_property
     def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
-        def scaled(grey: Tensor) -> Tensor:
+        parts = {}
+        for split, (grey, labels) in digits().items():
             large = interpolate(grey[:, None], self.size, mode="bilinear")
-            return ((large - 0.3) / 0.35).expand(-1, 3, -1, -1)
-
-        return {split: (scaled(grey), labels) for split, (grey, labels) in digits().items()}
+            images = ((large - 0.3) / 0.35).expand(-1, 3, -1, -1)
+            parts[split] = (images, labels)
+        return parts
 
     def labels(self, split: str) -> Tensor:
         return self.parts[split][1]
@@ -175,17 +185,6 @@ class Digits(Classification):
     def eval_batches(self, split: str) -> Iterable[Batch]:
         images, labels = self.parts[split]
         return zip(images.split(100), labels.split(100), strict=True)
-
-
-def digits() -> dict[str, tuple[Tensor, Tensor]]:
-    """Grey images in [0, 1] and their labels, in three fixed random parts: {split: ((n, 8, 8), (n,))}."""
-    from sklearn.datasets import load_digits
-
-    flat, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(flat).float().view(-1, 8, 8) / 16
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1797))
-    parts = zip(("train", "val", "test"), order.split([1197, 300, 300]), strict=True)
-    return {split: (images[part], torch.from_numpy(labels)[part]) for split, part in parts}
 
 
 def _scan(folder: Path) -> ImageFolder:

@@ -1,4 +1,6 @@
-"""Images as bytes while they travel, as normalised numbers on the device: a quarter of the copying, no float work in the workers."""
+"""Images as bytes while they travel, as normalised numbers on the device: a quarter of the copying, no float
+work in the workers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channe
 
 
 def coin() -> Tensor:
-    """Whether to mirror this sample: heads or tails, by torch's global generator, which `clipbench.loading` seeds for each. ()"""
+    """Whether to mirror this sample: heads or tails, by torch's global generator, which
+    `clipbench.task.loading` seeds for each. ()
+    """
     return torch.rand(()) < 0.5
 
 
@@ -30,4 +34,5 @@ def normalised(images: Tensor) -> Tensor:
 def _line(device: torch.device) -> tuple[Tensor, Tensor]:
     """Slope and offset, copied to the device once: a copy for every batch would wait for it. (3, 1, 1)"""
     mean, std = torch.tensor(MEAN).double(), torch.tensor(STD).double()
-    return tuple(part.float().view(3, 1, 1).to(device) for part in (1 / (255 * std), -mean / std))  # type: ignore[return-value]
+    slope, offset = 1 / (255 * std), -mean / std
+    return slope.float().view(3, 1, 1).to(device), offset.float().view(3, 1, 1).to(device)

@@ -20,7 +20,9 @@ from clipbench.runs.patterns import parameter_groups
 from clipbench.runs.settings import OptimSettings, Settings
 from clipbench.task import Task
 from clipbench.task.seeds import device_generator, fresh_model
-from clipbench.train.learner import Learner, Schedule
+from clipbench.train.learner import Learner
+from clipbench.train.schedule import Schedule
+from clipbench.train.step import make_step
 
 
 def find_device(name: str) -> torch.device:
@@ -101,6 +103,7 @@ def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.devi
         max_loss=settings.max_loss,
         restarter=restarter,
         splits=task.splits[:1] if tunes else None,
+        step=make_step(settings.accumulate),
     )
 
 

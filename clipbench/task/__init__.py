@@ -1,11 +1,31 @@
 """What the bench asks of a task, and what helps to write one.
 
-task.py     the Task class: subclass it
-loading.py  batches through worker processes, the same for any number of them
-seeds.py    a generator for each use of randomness
-laws.py     what every task promises: for our tests and for `clipbench check`
+task.py        the Task class: subclass it; and what its training batches may do
+metrics.py     what a metric is, and the few that our tasks need
+metric_set.py  a task's metrics as one object
+tree.py        tensors in tuples, lists and dicts: what `forward` may return
+order.py       shuffled index batches, and a fixed part held out
+loading.py     batches through worker processes, the same for any number of them
+seeds.py       a generator for each use of randomness
+laws.py        the contract of every task: for our tests and for `clipbench check`
+probe.py       what the laws look at: batches, examples, losses of parts
 """
 
-from clipbench.task.task import Batch, Task, holdout, majority, move, place, shuffled
+from clipbench.task.metric_set import MetricSet, majority
+from clipbench.task.metrics import Metric
+from clipbench.task.order import holdout, shuffled
+from clipbench.task.task import Batch, Batches, Task, move, place, prepare_on_device
 
-__all__ = ["Batch", "Task", "holdout", "majority", "move", "place", "shuffled"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Metric",
+    "MetricSet",
+    "Task",
+    "holdout",
+    "majority",
+    "move",
+    "place",
+    "prepare_on_device",
+    "shuffled",
+]

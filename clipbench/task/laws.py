@@ -1,85 +1,43 @@
-"""What every task owes the bench: one list for our tests and for `clipbench check my_task:Mine`.
+"""The contract of every task: one list for our tests and for `clipbench check my_task:Mine`.
 
-A law takes `build`, which makes a fresh object of the task, and raises AssertionError where it finds a counterexample.
+A law takes `build`, which makes a fresh object of the task, and raises AssertionError where it finds a
+counterexample.
 """
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from clipbench.task import Batch, Task
-from clipbench.task.seeds import fresh_model, generator
+from clipbench.task import MetricSet, Task
+from clipbench.task.probe import (
+    MOST_BATCHES,
+    examples,
+    first_batches,
+    global_seed,
+    parts_of,
+    same,
+    split_batches,
+    twice,
+)
+from clipbench.task.seeds import fresh_model
+from clipbench.task.tree import rows
 
 Build = Callable[[], Task]
 Law = Callable[[Build], None]
 
-SEEN_TWICE = 0.05  # of a split's examples: more than this is no accident of the data
-MOST = 100  # batches of each part that are looked at
-SMALLEST = 4  # numbers of an example that make it worth comparing: labels and indices alone repeat
+SEEN_TWICE = 0.05
+"""Of a split's examples: more than this is no accident of the data."""
 
 
 def _hold(promise: bool, counterexample: str) -> None:
     if not promise:
         raise AssertionError(counterexample)
-
-
-def leaves(tree: Any) -> list[Tensor]:
-    """Every tensor of a batch; a sparse one as its parts."""
-    if isinstance(tree, Tensor):
-        return (
-            [tree.crow_indices(), tree.col_indices(), tree.values()]
-            if tree.layout == torch.sparse_csr
-            else [tree]
-        )
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif not isinstance(tree, (list, tuple)):
-        tree = (
-            [value for value in vars(tree).values() if isinstance(value, (Tensor, dict, list, tuple))]
-            if hasattr(tree, "__dict__")
-            else []
-        )
-    return [leaf for item in tree for leaf in leaves(item)]
-
-
-def same(ones: Iterable[Batch], others: Iterable[Batch]) -> bool:
-    pairs = list(zip(map(leaves, ones), map(leaves, others), strict=True))
-    return all(len(a) == len(b) and all(map(torch.equal, a, b)) for a, b in pairs)
-
-
-def first_batches(task: Task, seed: int, count: int = 3) -> list[Batch]:
-    batches = task.train_batches(generator(seed, "data"))
-    found = [task.finish(batch) for batch in islice(batches, count)]
-    if hasattr(batches, "close"):
-        batches.close()  # ends worker processes
-    return found
-
-
-def split_batches(task: Task, split: str) -> Iterator[Batch]:
-    return (task.finish(batch) for batch in task.eval_batches(split))
-
-
-@contextmanager
-def global_seed(seed: int) -> Iterator[None]:
-    """Python's, numpy's and torch's generators at `seed`, and afterwards as they were."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
 
 
 def batches_come_from_the_generator_alone(build: Build) -> None:
@@ -99,14 +57,14 @@ def batches_come_from_the_generator_alone(build: Build) -> None:
 
 
 def a_second_object_gives_the_same(build: Build) -> None:
-    with global_seed(1):
-        first = build()
-        one = first_batches(first, 0), list(islice(split_batches(first, "test"), 1))
-    with global_seed(2):
-        second = build()
-        other = first_batches(second, 0), list(islice(split_batches(second, "test"), 1))
-    _hold(same(one[0], other[0]), "a second object of the task gave other training batches")
-    _hold(same(one[1], other[1]), "a second object of the task gave another test split")
+    found = []
+    for seed in (1, 2):
+        with global_seed(seed):
+            task = build()
+            found.append((first_batches(task, 0), list(islice(split_batches(task, "test"), 1))))
+    (train, test), (other_train, other_test) = found
+    _hold(same(train, other_train), "a second object of the task gave other training batches")
+    _hold(same(test, other_test), "a second object of the task gave another test split")
 
 
 def weights_come_from_the_seed_alone(build: Build) -> None:
@@ -115,15 +73,9 @@ def weights_come_from_the_seed_alone(build: Build) -> None:
         one = fresh_model(task, 0).state_dict()
     with global_seed(2):
         other = fresh_model(task, 0).state_dict()
-    _hold(
-        all(torch.equal(one[key], other[key]) for key in one),
-        "one seed gave two models: build new layers, or draw from rng",
-    )
+    _hold(same([one], [other]), "one seed gave two models: build new layers, or draw from rng")
     third = fresh_model(task, 1).state_dict()
-    _hold(
-        not all(torch.equal(one[key], third[key]) for key in one),
-        "two seeds gave one model: model() must build it anew",
-    )
+    _hold(not same([one], [third]), "two seeds gave one model: model() must build it anew")
 
 
 def training_leaves_global_generators_alone(build: Build) -> None:
@@ -133,15 +85,17 @@ def training_leaves_global_generators_alone(build: Build) -> None:
     with global_seed(3):
         first_batches(task, 0)
         found = torch.rand(()).item(), np.random.rand(), random.random()
-    drawn = [name for name, a, b in zip(("torch", "numpy", "random"), expected, found, strict=True) if a != b]
+    drawn = []
+    for name, before, after in zip(("torch", "numpy", "random"), expected, found, strict=True):
+        if before != after:
+            drawn.append(name)
     _hold(not drawn, f"train_batches drew from the global generator of {' and '.join(drawn)}")
 
 
 def splits_are_fixed(build: Build) -> None:
     task = build()
-    _hold(
-        task.splits[0] == "val", f"splits[0] is '{task.splits[0]}': the first is what tuning looks at, 'val'"
-    )
+    first = task.splits[0]
+    _hold(first == "val", f"splits[0] is '{first}': the first is what tuning looks at, 'val'")
     _hold("test" in task.splits, f"there is no split 'test' among {', '.join(task.splits)}")
     for split in task.splits:
         with global_seed(1):
@@ -156,58 +110,74 @@ def splits_are_fixed(build: Build) -> None:
 
 
 def splits_are_disjoint(build: Build) -> None:
-    """As far as can be seen: examples are the rows of a batch's tensors; graphs, and training data that are augmented, differ anyway."""
+    """As far as can be seen: examples are the rows of a batch's tensors; graphs, and training data that are
+    augmented, differ anyway.
+    """
     task = build()
-    seen = {split: _examples(task, split_batches(task, split)) for split in task.splits}
-    seen["train"] = _examples(task, first_batches(task, 0, MOST))
+    seen = {split: examples(task, split_batches(task, split)) for split in task.splits}
+    seen["train"] = examples(task, first_batches(task, 0, MOST_BATCHES))
     names = list(seen)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            shared, least = len(seen[one] & seen[other]), min(len(seen[one]), len(seen[other]))
+            shared = len(seen[one] & seen[other])
+            smaller = min(len(seen[one]), len(seen[other]))
             _hold(
-                shared <= SEEN_TWICE * least,
+                shared <= SEEN_TWICE * smaller,
                 f"{shared} examples of {len(seen[one])} in '{one}' are also in '{other}'",
             )
 
 
-@torch.no_grad()
-def _examples(task: Task, batches: Iterable[Batch]) -> set[int]:
-    """A hash of each example: what stands in the rows of those tensors of a batch that have one for each target."""
-    found: set[int] = set()
-    model = fresh_model(task, 0).eval()
-    per_example: list[int] = []
-    for i, batch in enumerate(islice(batches, MOST)):
-        parts = leaves(batch)
-        if i == 0:
-            count = len(task.forward(model, batch)[1])
-            per_example = [place for place, leaf in enumerate(parts) if leaf.ndim and len(leaf) == count]
-        rows = [parts[place].reshape(len(parts[place]), -1) for place in per_example if len(parts[place])]
-        if sum(part.shape[1] for part in rows) > SMALLEST:
-            arrays = [part.numpy() for part in rows]
-            # padding differs from batch to batch, so zeros at the end do not count
-            found |= {
-                hash(tuple(array[j].tobytes().rstrip(b"\0") for array in arrays))
-                for j in range(len(arrays[0]))
-            }
-    return found
-
-
 def the_loss_is_a_mean_with_a_gradient(build: Build) -> None:
+    """The loss of the same rows twice is that of the rows: looked at where outputs and targets have rows."""
     task = build()
     model = fresh_model(task, 0)
     outputs, targets = task.forward(model, first_batches(task, 0, 1)[0])
     loss = task.loss(outputs, targets)
-    _hold(
-        loss.shape == (), f"the loss has the shape {tuple(loss.shape)}, not (): take the mean over the batch"
-    )
+    shape = tuple(loss.shape)
+    _hold(shape == (), f"the loss has the shape {shape}, not (): take the mean over the batch")
     _hold(bool(loss.isfinite()), f"the loss of a fresh model is {loss.item()}")
     loss.backward()
-    reached = any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.parameters())
-    _hold(reached, "the loss reaches no parameter: after backward() all gradients are missing or zero")
-    twice = task.loss(torch.cat([outputs, outputs]), torch.cat([targets, targets]))
-    close = bool(torch.isclose(twice, loss, rtol=1e-4))
+    reached = [p for p in model.parameters() if p.grad is not None and p.grad.any()]
+    _hold(bool(reached), "the loss reaches no parameter: after backward() all gradients are missing or zero")
+    if rows((outputs, targets)) is None:
+        return
+    doubled = task.loss(twice(outputs), twice(targets))
     _hold(
-        close, f"the loss of a batch is {loss.item():.6g}, of the batch twice {twice.item():.6g}: not a mean"
+        bool(torch.isclose(doubled, loss, rtol=1e-4)),
+        f"the loss of a batch is {loss.item():.6g}, of the batch twice {doubled.item():.6g}: not a mean",
+    )
+
+
+@torch.no_grad()
+def the_loss_is_a_mean_over_what_is_counted(build: Build) -> None:
+    """(n₁ loss₁ + n₂ loss₂) / (n₁ + n₂) of two parts of a batch is the loss of both: looked at where outputs
+    and targets have rows.
+    """
+    task = build()
+    model = fresh_model(task, 0)
+    outputs, targets = task.forward(model, first_batches(task, 0, 1)[0])
+    whole = float(task.count(targets))
+    _hold(
+        bool(np.isfinite(whole) and whole > 0),
+        f"count() of a training batch is {whole:g}: how many things the mean of the loss is over",
+    )
+    parts = parts_of(outputs, targets)
+    if parts is None:
+        return
+    counts = [float(task.count(part)) for _, part in parts]
+    _hold(
+        bool(np.isclose(sum(counts), whole)),
+        f"count() of a batch is {whole:g}, of its two parts {counts[0]:g} and {counts[1]:g}",
+    )
+    weighted = 0.0
+    for part, count in zip(parts, counts, strict=True):
+        if count:
+            weighted += count * float(task.loss(*part)) / whole
+    loss = float(task.loss(outputs, targets))
+    _hold(
+        bool(np.isclose(weighted, loss, rtol=1e-4)),
+        f"the loss of a batch is {loss:.6g}, but its parts, weighted by count(), give {weighted:.6g}: "
+        "count(targets) must say how many things the mean of the loss is over",
     )
 
 
@@ -219,23 +189,53 @@ def the_headline_is_a_metric_with_a_direction(build: Build) -> None:
     mute = [name for name in names if metrics[name].higher_is_better not in (True, False)]
     _hold(not mute, f"{', '.join(mute)}: higher_is_better is neither True nor False")
     model = fresh_model(task, 0).eval()
+    found = MetricSet(metrics)
     with torch.no_grad():
-        metrics.update(*task.forward(model, next(split_batches(task, "val"))))
-    values = {str(name): float(value) for name, value in metrics.compute().items()}
+        found.update(*task.forward(model, next(split_batches(task, "val"))))
+    values = found.values()
     _hold(
         all(np.isfinite(value) for value in values.values()),
         f"on a batch of 'val' the metrics of a fresh model are {values}",
     )
 
 
+@torch.no_grad()
+def metrics_start_anew_and_survive_a_checkpoint(build: Build) -> None:
+    """After reset() as at first; saved after one batch and loaded into fresh ones, as if nothing had been."""
+    task = build()
+    model = fresh_model(task, 0).eval()
+    first, second = (task.forward(model, batch) for batch in first_batches(task, 0, 2))
+    metrics = MetricSet(task.metrics())
+    metrics.update(*first)
+    after_one = metrics.values()
+    resumed = MetricSet(task.metrics())
+    resumed.load_state_dict(copy.deepcopy(metrics.state_dict()))
+    for each in (metrics, resumed):
+        each.update(*second)
+    _agree(resumed.values(), metrics.values(), "saved after a batch and loaded into fresh metrics, they give")
+    metrics.reset()
+    metrics.update(*first)
+    _agree(metrics.values(), after_one, "after reset(), the same batch gives")
+
+
+def _agree(found: dict[str, float], expected: dict[str, float], when: str) -> None:
+    for name, value in expected.items():
+        same_number = bool(np.isclose(found[name], value, equal_nan=True))
+        _hold(same_number, f"'{name}' is {value:.6g}; {when} {found[name]:.6g}")
+
+
 def learning_can_beat_the_baseline(build: Build) -> None:
     task = build()
     name, values = task.baseline()
-    if name:
-        _hold(task.headline in values, f"baseline '{name}' has no value of the headline '{task.headline}'")
-        if (direction := task.metrics()[task.headline].higher_is_better) is not None:
-            best = values[task.headline] < 1 if direction else values[task.headline] > 0
-            _hold(best, f"baseline '{name}' reaches {values[task.headline]:g}, which leaves nothing to learn")
+    if not name:
+        return
+    _hold(task.headline in values, f"baseline '{name}' has no value of the headline '{task.headline}'")
+    value = values[task.headline]
+    higher_is_better = task.metrics()[task.headline].higher_is_better
+    if higher_is_better is None:
+        return
+    beatable = value < 1 if higher_is_better else value > 0
+    _hold(beatable, f"baseline '{name}' reaches {value:g}, which leaves nothing to learn")
 
 
 def it_says_which_data_these_are(build: Build) -> None:
@@ -248,7 +248,7 @@ def it_says_which_data_these_are(build: Build) -> None:
     _hold(bool(task.prepare()), "prepare() says nothing of the data that are there")
 
 
-OWED: dict[str, Law] = {
+CONTRACT: dict[str, Law] = {
     "training batches come from the generator alone": batches_come_from_the_generator_alone,
     "a second object gives the same": a_second_object_gives_the_same,
     "starting weights come from the seed alone": weights_come_from_the_seed_alone,
@@ -256,7 +256,11 @@ OWED: dict[str, Law] = {
     "splits are fixed": splits_are_fixed,
     "splits are disjoint, as far as can be seen": splits_are_disjoint,
     "the loss is a mean with a gradient": the_loss_is_a_mean_with_a_gradient,
+    "the loss is a mean over what is counted": the_loss_is_a_mean_over_what_is_counted,
     "the headline is a metric with a direction": the_headline_is_a_metric_with_a_direction,
+    "metrics start anew and survive a checkpoint": metrics_start_anew_and_survive_a_checkpoint,
     "learning can beat the baseline": learning_can_beat_the_baseline,
     "it says which data these are": it_says_which_data_these_are,
 }
+
+OWED = CONTRACT  # alias until the rooms are merged

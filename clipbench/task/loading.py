@@ -1,4 +1,7 @@
-"""Batches of a map-style dataset through worker processes. What comes out does not depend on how many there are."""
+"""Batches of a map-style dataset through worker processes.
+
+What comes out does not depend on how many there are.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipbench.errors import UserError
-from clipbench.task import Batch, shuffled
+from clipbench.task import Batch, Batches, shuffled
+
+Draw = tuple[int, int]
+"""(index of a sample, seed of its augmentation)"""
 
 
 def random_batches(
@@ -22,40 +28,52 @@ def random_batches(
 ) -> Iterator[Batch]:
     """Shuffled batches without end; order and augmentation come from `rng` alone, for any number of workers.
 
-    With workers, `rng` runs ahead of the batches (they are fetched early), so its state cannot be used to resume: `skip` can.
+    With workers, `rng` runs ahead of the batches (they are fetched early), so its state cannot be used to
+    resume: `skip` can. UserError where there is nothing to train on.
     """
-
-    def draws() -> Iterator[list[tuple[int, int]]]:
-        for indices in shuffled(len(dataset), batch_size, rng):  # type: ignore[arg-type]
-            seeds = torch.randint(2**62, (len(indices),), generator=rng)
-            yield list(zip(indices.tolist(), seeds.tolist(), strict=True))
-
-    if not len(dataset):  # type: ignore[arg-type]
+    size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset has no __len__ in its stubs
+    if not size:
         raise UserError(
             "There are no training images left once a tenth of them is held out for validation. Add some."
         )
-    return Batches(dataset, draws(), workers)
+    return LoadedBatches(dataset, _random_draws(size, batch_size, rng), workers)
+
+
+def _random_draws(n: int, batch_size: int, rng: torch.Generator) -> Iterator[list[Draw]]:
+    for indices in shuffled(n, batch_size, rng):
+        seeds = torch.randint(2**62, (len(indices),), generator=rng)
+        yield list(zip(indices.tolist(), seeds.tolist(), strict=True))
 
 
 def ordered_batches(dataset: Dataset, batch_size: int, workers: int | None) -> Iterator[Batch]:
-    """Every sample once, in order; the last batch may be smaller. A transform that draws does so from seed 0."""
-    n = len(dataset)  # type: ignore[arg-type]
-    draws = ([(i, 0) for i in range(start, min(start + batch_size, n))] for start in range(0, n, batch_size))
-    return Batches(dataset, draws, workers)
+    """Every sample once, in order; the last batch may be smaller.
+
+    A transform that draws does so from seed 0.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    return LoadedBatches(dataset, _ordered_draws(size, batch_size), workers)
 
 
-class Batches(Iterator[Batch]):
-    """The batches of `draws`, lists of (index, seed). The worker processes end when it is exhausted, closed or forgotten."""
+def _ordered_draws(n: int, batch_size: int) -> Iterator[list[Draw]]:
+    for start in range(0, n, batch_size):
+        end = min(start + batch_size, n)
+        yield [(i, 0) for i in range(start, end)]
 
-    interval = 0.0  # seconds between batches when the workers do nothing else; 0 without workers
 
-    def __init__(self, dataset: Dataset, draws: Iterator[list[tuple[int, int]]], workers: int | None) -> None:
-        self.dataset, self.draws, self.workers = dataset, draws, _cores() if workers is None else workers
+class LoadedBatches(Batches):
+    """The batches of `draws`, lists of (index, seed).
+
+    The worker processes end when it is exhausted, closed or forgotten.
+    """
+
+    def __init__(self, dataset: Dataset, draws: Iterator[list[Draw]], workers: int | None) -> None:
+        self.dataset, self.draws = dataset, draws
+        self.workers = _cores() if workers is None else workers
         self.loaded = self._load()
 
-    def skip(self, n: int) -> None:
-        """Leave out `n` batches without decoding them. Before the first one is taken."""
-        for _ in islice(self.draws, n):
+    def skip(self, number: int) -> None:
+        """Leave out `number` batches without decoding them. Before the first one is taken."""
+        for _ in islice(self.draws, number):
             pass
 
     def __next__(self) -> Batch:
@@ -75,7 +93,8 @@ class Batches(Iterator[Batch]):
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_interrupts_to_the_run,
-            generator=torch.Generator(),  # without one, every pass would draw a number from torch's global generator
+            # Without one of its own, every pass would draw a number from torch's global generator.
+            generator=torch.Generator(),
         )
         for batch in loader:
             if isinstance(batch, UserError):
@@ -101,13 +120,15 @@ def whole_number(name: str, value: Any, least: int = 1, most: float = float("inf
 
 
 class _Seeded(Dataset):
-    """dataset[index] with torch's CPU generator seeded for this sample. A UserError is returned: raised in a worker,
-    it would arrive wrapped in the worker's traceback."""
+    """dataset[index] with torch's CPU generator seeded for this sample.
+
+    A UserError is returned: raised in a worker, it would arrive wrapped in the worker's traceback.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, draw: tuple[int, int]) -> tuple[Any, float]:
+    def __getitem__(self, draw: Draw) -> tuple[Any, float]:
         """(sample, the seconds that it took)"""
         index, seed = draw
         started = time.perf_counter()
@@ -120,17 +141,24 @@ class _Seeded(Dataset):
 
 
 def _collate(timed: list[tuple[Any, float]]) -> Any:
+    """(batch, the seconds that it took), or the first UserError among the samples."""
     started = time.perf_counter()
     samples, seconds = zip(*timed, strict=True)
-    mistake = next((sample for sample in samples if isinstance(sample, UserError)), None)
-    return mistake or (default_collate(list(samples)), sum(seconds) + time.perf_counter() - started)
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+    batch = default_collate(list(samples))
+    return batch, sum(seconds) + time.perf_counter() - started
 
 
 def _leave_interrupts_to_the_run(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a worker that ended would fail the step that the run wants to finish."""
+    """Ctrl-C reaches every process of a terminal; a worker that ended would fail the step that the run wants
+    to finish.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cores(most: int = 16) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, most)
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), most)
+    return min(os.cpu_count() or 1, most)

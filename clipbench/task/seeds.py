@@ -1,4 +1,6 @@
-"""Every use of randomness has a generator of its own, derived from the run's seed by name: that is what pairs the methods."""
+"""Every use of randomness has a generator of its own, derived from the run's seed by name: that is what pairs
+the methods.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,22 @@ from clipbench.task import Task
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """The generator of one use of randomness ("init", "data", "dropout", "clip"): uses at one seed are independent of each other."""
+    """The generator of one use of randomness ("init", "data", "dropout", "clip"): uses at one seed are
+    independent of each other.
+    """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
 
 
 def device_generator(seed: int, name: str, device: torch.device) -> torch.Generator:
+    """`generator`, but on the device, for what is drawn there."""
     return torch.Generator(device).manual_seed(generator(seed, name).initial_seed())
 
 
 class RandomState:
-    """torch's global generators, as one run sees them: entered for a step, they go on from where the last step left them."""
+    """torch's global generators, as one run sees them: entered for a step, they resume where the last step
+    left them.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
@@ -32,7 +39,10 @@ class RandomState:
             self.state = self._now()
 
     def _now(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *([self.accelerator.get_rng_state()] if self.accelerator else [])]
+        state = [torch.get_rng_state()]
+        if self.accelerator:
+            state.append(self.accelerator.get_rng_state())
+        return state
 
     def _set(self, state: list[Tensor]) -> None:
         torch.set_rng_state(state[0])
@@ -56,7 +66,9 @@ class RandomState:
 
 
 def fresh_model(task: Task, seed: int) -> nn.Module:
-    """`task.model` with its own generator and, so that layers may be built as usual, torch's global one seeded from it."""
+    """`task.model` with its own generator and, so that layers may be built as usual, torch's global one
+    seeded from it.
+    """
     rng = generator(seed, "init")
     with RandomState(rng.initial_seed(), torch.device("cpu"))():
         return task.model(rng)

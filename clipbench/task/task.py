@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
+from clipbench.task.metrics import Metric
+from clipbench.task.tree import Tree, on_device, tensors
 
-Batch = Any  # tensors, or (nested) tuples, lists and dicts of them, or anything with `.to(device)`; opaque to the loop
+Batch = Any
+"""A tensor, a tuple, list or dict of batches, or anything with `.to(device)`; opaque to the loop."""
 
 
 class Task(ABC):
-    """Subclass it, and name the class in `conf/task/<name>.yaml` under `_target_`; its other keys are the constructor's keywords.
+    """Subclass it, and name the class in `conf/task/<name>.yaml` under `_target_`; its other keys are the
+    constructor's keywords.
 
-    All randomness comes from the generator that is handed in (on the CPU), so that two methods at one seed start from the same
-    weights and see the same batches. `model` runs with torch's global generator seeded from `rng` too, so layers may be
-    built as usual.
+    Needed: `headline`, `model`, `train_batches`, `eval_batches`, `forward`, `loss`, `metrics`. Everything
+    else has a default.
+
+    All randomness comes from the generator that is handed in (on the CPU), so that two methods at one seed
+    start from the same weights and see the same batches. `model` runs with torch's global generator seeded
+    from `rng` too, so layers may be built as usual.
     """
 
-    headline: str  # the metric that verdicts are made of: a key of `metrics()`
-    splits: tuple[str, ...] = (
-        "val",
-        "test",
-    )  # "val" is what tuning looks at; everything else is looked at once, at the end
-    data: str = (
-        ""  # which data this is, with its sizes: "handwritten digits of scikit-learn, 1197/300/300 images"
-    )
-    steps_per_epoch: float = float("nan")  # batches in one pass over the training set
-    drawn: str = (
-        "augmentation or sampling, if the task has any,"  # by `plain_batches`, for an example; "" for nothing
-    )
+    headline: str
+    """The metric that verdicts are made of: a key of `metrics()`."""
+
+    splits: tuple[str, ...] = ("val", "test")
+    """ "val" is what tuning looks at; everything else is looked at once, at the end."""
+
+    data: str = ""
+    """Which data these are, with their sizes: "handwritten digits of scikit-learn, 1197/300/300 images"."""
+
+    steps_per_epoch: float = float("nan")
+    """Batches in one pass over the training set; NaN where there are no passes."""
+
+    drawn: str = "augmentation or sampling, if the task has any,"
+    """What `plain_batches` draws for an example; "" for nothing."""
 
     @abstractmethod
     def model(self, rng: torch.Generator) -> nn.Module:
@@ -42,10 +49,16 @@ class Task(ABC):
 
     @abstractmethod
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        """Training batches without end. The n-th depends on `rng` and n alone, not on devices or worker processes."""
+        """Training batches without end: a generator, or a `Batches` where it can do more.
+
+        The n-th depends on `rng` and n alone, not on devices or worker processes.
+        """
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        """`train_batches` without augmentation: only the order is drawn. `clipbench tails` measures on them, and names `drawn` as noise."""
+        """`train_batches` without augmentation: only the order is drawn.
+
+        `clipbench tails` measures on them, and names `drawn` as noise.
+        """
         return self.train_batches(rng)
 
     @abstractmethod
@@ -53,76 +66,117 @@ class Task(ABC):
         """Every batch of a split, once, always in the same order."""
 
     def finish(self, batch: Batch) -> Batch:
-        """The batch as `forward` takes it, once it is on the device: what is faster there than in the workers, and smaller on the way.
+        """The batch as `forward` takes it, once it is on the device: what is faster there than in the
+        workers, and smaller on the way.
 
         Draws nothing: what augmentation needs to know was drawn with the batch.
         """
         return batch
 
     @abstractmethod
-    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(outputs, targets), on the model's device."""
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tree, Tree]:
+        """(outputs, targets), on the model's device: what `loss` and the metrics take.
+
+        Each is a tensor, or a tuple, list or dict of tensors. Where scores are large and loss and metrics
+        need their sums only, return these: `(loss_sum, tokens)` instead of scores (tokens, 50 000). Targets
+        say at least how many there are.
+        """
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tree, targets: Tree) -> Tensor:
         """Mean over the batch. ()"""
 
+    def count(self, targets: Tree) -> int | Tensor:
+        """How many things the mean of `loss` is over; by default the rows of the (first) target.
+
+        Evaluation and accumulation weigh batches by it. A loss that leaves some out, as void pixels or masked
+        tokens, says so: `return (targets != IGNORED).sum()`, a tensor () on the device, so that nobody waits
+        for it.
+        """
+        found = tensors(targets)
+        if not found or not found[0].ndim:
+            raise TypeError(
+                f"{type(self).__name__}.forward gives targets that have no rows to count. "
+                "Give it count(targets): how many things the mean of `loss` is over."
+            )
+        return len(found[0])
+
     @abstractmethod
-    def metrics(self) -> MetricCollection:
-        """Fresh metrics, updated with (outputs, targets); each states its direction in `higher_is_better`."""
+    def metrics(self) -> Mapping[str, Metric]:
+        """Fresh metrics by name, each updated with (outputs, targets): see `clipbench.task.Metric`.
+        torchmetrics' do as well.
+        """
 
     def baseline(self) -> tuple[str, dict[str, float]]:
-        """What anyone gets without learning, on the test split: ("majority class", {"accuracy": 0.7, …}). {} where there is none."""
+        """What anyone gets without learning, on the test split:
+
+        ("majority class", {"accuracy": 0.7, …}). {} where there is none.
+        """
         return "", {}
 
     def prepare(self) -> str:
-        """Fetch the data set where that is possible, check it and say what is there (`clipbench prepare`). UserError with the remedy."""
+        """Fetch the data set where that is possible, check it and say what is there (`clipbench prepare`).
+
+        UserError with the remedy.
+        """
         return self.data
 
 
-def shuffled(n: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Index batches without end: a fresh permutation of range(n) every epoch, the incomplete last batch dropped. (batch_size,)"""
-    size = min(batch_size, n)
-    while True:
-        order = torch.randperm(n, generator=rng)
-        for start in range(0, n - size + 1, size):
-            yield order[start : start + size]
+class Batches(Iterator[Batch]):
+    """Training batches that can do more than come one after the other.
+
+    A generator is enough; these are what it may gain.
+    """
+
+    interval: float = 0.0
+    """Seconds between batches when worker processes do nothing else; 0 without workers.
+
+    It may change while they come.
+    """
+
+    def skip(self, number: int) -> None:
+        """Leave out the next `number` batches: to resume.
+
+        As cheaply as possible; by default they are drawn and dropped.
+        """
+        for _ in range(number):
+            next(self)
+
+    def close(self) -> None:
+        """No more are needed: end worker processes, if there are any."""
 
 
-def holdout(n: int, share: float = 0.1) -> tuple[Tensor, Tensor]:
-    """(kept, held out): the same random `share` of range(n) on every machine, whatever the run's seed. Both sorted."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(20060421))
-    cut = max(1, round(n * share))
-    return order[cut:].sort().values, order[:cut].sort().values
+class _Wrapped(Batches):
+    """Any iterator as `Batches`; one written without this class may have its members all the same."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self.batches = batches
+
+    def __next__(self) -> Batch:
+        batch = next(self.batches)
+        self.interval = getattr(self.batches, "interval", 0.0)
+        return batch
+
+    def skip(self, number: int) -> None:
+        if hasattr(self.batches, "skip"):
+            self.batches.skip(number)
+        else:
+            super().skip(number)
+
+    def close(self) -> None:
+        if hasattr(self.batches, "close"):
+            self.batches.close()
 
 
-def majority(
-    metrics: MetricCollection,
-    train_targets: Tensor,
-    targets: Iterable[Tensor],
-    classes: int,
-    ignore: int = -100,
-) -> dict[str, float]:
-    """The metrics of always answering the most frequent training class. `targets`: batches of integer labels (N, …)."""
-    kept = train_targets[train_targets != ignore]
-    winner = int(torch.bincount(kept.flatten().long(), minlength=classes).argmax())
-    for batch in targets:
-        answer = torch.full_like(batch, winner)
-        outputs = nn.functional.one_hot(answer.long(), classes).movedim(-1, 1).float()
-        metrics.update(outputs, batch)
-    return {name: float(value) for name, value in metrics.compute().items()}
+def as_batches(batches: Iterator[Batch]) -> Batches:
+    """What `train_batches` gave, with every member of `Batches`."""
+    return batches if isinstance(batches, Batches) else _Wrapped(batches)
 
 
-def place(task: Task, batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`, finished."""
-    return task.finish(move(batch, device))
+def prepare_on_device(task: Task, batch: Batch, device: torch.device) -> Batch:
+    """The batch as `forward` takes it: on `device`, finished. Pinned memory is copied without waiting."""
+    return task.finish(on_device(batch, device))
 
 
-def move(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`; host memory that is pinned is copied without waiting."""
-    if isinstance(batch, dict):
-        return {key: move(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        moved = [move(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch.to(device, non_blocking=True) if hasattr(batch, "to") else batch
+move = on_device  # alias until the rooms are merged
+place = prepare_on_device  # alias until the rooms are merged

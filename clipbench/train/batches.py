@@ -1,25 +1,34 @@
-"""Batches on the device, and what each of them took."""
+"""A batch's way from the task to the model, and what it took.
+
+1. `Task.train_batches` draws it, in worker processes perhaps: `task/loading.py`.
+2. `prepare_on_device`: every part of it is copied to the device, where `Task.finish` ends its preparation.
+3. `device_batches` gives it out as a `DeviceBatch`, with what it took.
+4. `Learner.learn` hands it to `Task.forward`, by `train/step.py`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from clipbench.errors import UserError
-from clipbench.task import Batch, Task, place
+from clipbench.task import Batch, Task, prepare_on_device
+from clipbench.task.task import as_batches
 
 
-class Span:
-    """A stretch of work, `with span:`. Its seconds are those of the host or, where they are more, those of the GPU's queue."""
+class Stopwatch:
+    """`with stopwatch:` times a stretch of work: the host's seconds or, where they are more, those of the
+    GPU's queue.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.events = (
-            [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
-        )
+        self.events: list[torch.cuda.Event] = []
+        if device.type == "cuda":
+            self.events = [torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)]
 
     def __enter__(self) -> None:
         self.host = time.perf_counter()
@@ -34,54 +43,64 @@ class Span:
     @property
     def seconds(self) -> float:
         """To be asked once the device has been waited for."""
-        return (
-            max(self.host, self.events[0].elapsed_time(self.events[1]) / 1000) if self.events else self.host
-        )
+        if not self.events:
+            return self.host
+        return max(self.host, self.events[0].elapsed_time(self.events[1]) / 1000)
 
 
 @dataclass(frozen=True)
-class Supply:
-    """What a batch took, and how often worker processes can make one: every `interval` seconds, 0 without them."""
+class BatchTiming:
+    """What a batch took, and how often worker processes can make one: every `interval` seconds, 0 without
+    them.
+    """
 
-    span: Span
+    stopwatch: Stopwatch
     interval: float
 
-    def wait(self, own: float) -> float:
-        """Seconds that a run alone, which needs `own` for a step, waits for this batch: what other runs' steps hide is added again."""
-        return max(self.span.seconds, self.interval - own)
 
-
-class Served(NamedTuple):
-    """A batch on the device."""
+class DeviceBatch(NamedTuple):
+    """A batch on the device, as `Task.forward` takes it."""
 
     batch: Batch
-    supply: Supply
+    timing: BatchTiming
 
 
-def serve(
+def waiting_time(timings: Sequence[BatchTiming], own: float) -> float:
+    """Seconds that a run alone, which needs `own` for a step, waits for the step's batches.
+
+    max(Σ what they took, Σ interval − own): what other runs' steps hide is added again.
+    """
+    took = sum(timing.stopwatch.seconds for timing in timings)
+    interval = sum(timing.interval for timing in timings)
+    return max(took, interval - own)
+
+
+def device_batches(
     task: Task, batches: Iterator[Batch], device: torch.device, start: int = 0
-) -> Generator[Served, None, None]:
-    """The task's batches from number `start` on, finished on the device. Without their own `skip(n)` the earlier ones are drawn again."""
-    if hasattr(batches, "skip"):
-        batches.skip(start)
-        start = 0
+) -> Generator[DeviceBatch, None, None]:
+    """The task's batches from number `start` on, on `device` and finished, each with what it took.
+
+    `batches`: of `task.train_batches` or `plain_batches`; they are closed with this generator. `start`:
+    batches that were trained on before, k times the steps where a step takes k. UserError where the batches
+    end.
+    """
+    source = as_batches(batches)
     try:
+        source.skip(start)
         while True:
-            span = Span(device)
-            with span:
-                try:
-                    batch = place(task, next(batches), device)
-                except StopIteration:
-                    raise UserError(
-                        "The task's train_batches ended. They must go on without end; the run's `steps` ends them."
-                    ) from None
-            if start:
-                start -= 1
-            else:
-                yield Served(batch, Supply(span, getattr(batches, "interval", 0.0)))
+            stopwatch = Stopwatch(device)
+            with stopwatch:
+                batch = prepare_on_device(task, next(source), device)
+            yield DeviceBatch(batch, BatchTiming(stopwatch, source.interval))
+    except StopIteration:
+        raise UserError(
+            "The task's train_batches ended. They must go on without end; the run's `steps` ends them."
+        ) from None
     finally:
-        if hasattr(batches, "close"):
-            batches.close()  # ends worker processes
+        source.close()
 
 
-DeviceBatch, device_batches = Served, serve
+Span = Stopwatch  # alias until the rooms are merged
+Supply = BatchTiming  # alias until the rooms are merged
+Served = DeviceBatch  # alias until the rooms are merged
+serve = device_batches  # alias until the rooms are merged

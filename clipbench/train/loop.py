@@ -1,7 +1,7 @@
 """The training loop. It takes batches and yields rows.
 
-It trains any number of learners over one stream of batches. Each has its own model, optimizer, random state and rows, and none can
-see the others: its rows are those of the same learner alone.
+It trains any number of learners over one stream of batches. Each has its own model, optimizer, random state
+and rows, and none can see the others: its rows are those of the same learner alone.
 """
 
 from __future__ import annotations
@@ -9,112 +9,150 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 
 from clipbench.errors import UserError
 from clipbench.optim import evaluation_weights
-from clipbench.record.rows import EvalRow, Row, RunEnd
-from clipbench.task import place
-from clipbench.train.batches import Served
-from clipbench.train.learner import Evaluation, Learner
+from clipbench.record.rows import Row, RunEnd
+from clipbench.task import prepare_on_device
+from clipbench.train.batches import DeviceBatch
+from clipbench.train.evaluation import Evaluation
+from clipbench.train.learner import Learner
 
-READ_EVERY_STEPS, READ_EVERY_SECONDS = (
-    64,
-    0.5,
-)  # how long a step's three values may stay on the device before they become a row
+READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5
+"""How long a step's three values may stay on the device before they become a row."""
 
 
 def train(
     learners: Sequence[Learner],
-    batches: Iterator[Served],
+    batches: Iterator[DeviceBatch],
     *,
     steps: int,
     eval_every: int,
     read: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[dict[Learner, list[Row]]]:
-    """Train to `steps` and yield once per step: the rows that have become readable, mostly none. A learner's last item is an RunEnd.
+    """Train to `steps` and yield once per step: the rows that have become readable, mostly none.
 
-    Where `read(step)` is true, none is left unread: the moment for a checkpoint. `batches` start at the step of the learner that is
-    furthest behind; others join when their step comes. Validation every `eval_every` steps and at the end, a learner's other `splits`
-    once, at the end. Nothing in a step waits for the device, and clocks stand still during evaluation and while somebody else has the turn.
+    A learner's last item is a RunEnd.
+
+    Where `read(step)` is true, none is left unread: the moment for a checkpoint. `batches` start at the step
+    of the learner that is furthest behind; others join when their step comes. All take the same number of
+    batches a step. Validation every `eval_every` steps and at the end, a learner's other `splits` once, at
+    the end. Nothing in a step waits for the device, and clocks stand still during evaluation and while
+    somebody else has the turn.
     """
-    turns = Turns(learners)
+    active = ActiveLearners(learners)
+    batches_per_step = _shared_batches_per_step(learners)
+    splits = learners[0].task.splits
     step, read_at = min(learner.step for learner in learners), time.perf_counter()
-    while step < steps and turns.active:
-        served, step = next(batches), step + 1
-        present = [learner for learner in turns.active if learner.step == step - 1]
-        turns.each(lambda learner: learner.learn(served), present)  # noqa: B023 (called at once)
+    while step < steps and active.learners:
+        taken = [next(batches) for _ in range(batches_per_step)]
+        step += 1
+        present = [learner for learner in active.learners if learner.step == step - 1]
+        for learner in present:
+            with active.turn(learner):
+                learner.learn(*taken)
         evaluate = step % eval_every == 0 or step == steps
         full = any(len(learner.unread) >= READ_EVERY_STEPS for learner in present)
         if read(step) or evaluate or full or time.perf_counter() - read_at > READ_EVERY_SECONDS:
-            turns.each(Learner.read, present)
+            for learner in active.among(present):
+                with active.turn(learner):
+                    active.add(learner, learner.read())
             read_at = time.perf_counter()
         if evaluate:
-            turns.each(Learner.train_metrics, present)
-            for split in learners[0].task.splits if step == steps else learners[0].task.splits[:1]:
-                _evaluate(turns, [learner for learner in present if split in learner.splits], split)
-        yield turns.taken()
-    turns.each(
-        lambda learner: [RunEnd("done", learner.step, learner.seconds, learner.skipped)], list(turns.active)
-    )
-    yield turns.taken()
+            for learner in active.among(present):
+                with active.turn(learner):
+                    active.add(learner, learner.train_metrics())
+            for split in splits if step == steps else splits[:1]:
+                _evaluate(active, active.among(present), split)
+        yield active.take_rows()
+    for learner in list(active.learners):
+        active.add(learner, [RunEnd("done", learner.step, learner.seconds, learner.skipped)])
+    yield active.take_rows()
 
 
-def _evaluate(turns: Turns, learners: Sequence[Learner], split: str) -> None:
-    """One pass over the split for all of them; none where none is left."""
-    evaluations = {learner: Evaluation(learner) for learner in learners if learner in turns.active}
+def _shared_batches_per_step(learners: Sequence[Learner]) -> int:
+    numbers = {learner.batches_per_step for learner in learners}
+    if len(numbers) > 1:
+        raise ValueError(
+            f"Learners side by side take the same number of batches a step, got {sorted(numbers)}."
+        )
+    return numbers.pop()
+
+
+def _evaluate(active: ActiveLearners, learners: Sequence[Learner], split: str) -> None:
+    """One pass over the split for all of `learners` that look at it; none where there are none."""
+    evaluations = {learner: Evaluation(learner) for learner in learners if split in learner.splits}
     if not evaluations:
         return
+    task, device = learners[0].task, learners[0].device
     with ExitStack() as stack:
-        turns.each(lambda learner: stack.enter_context(evaluation_weights(learner.optimizer)), learners)
-        for batch in learners[0].task.eval_batches(split):
-            placed = place(learners[0].task, batch, learners[0].device)
-            turns.each(lambda learner: evaluations[learner].update(placed), learners)  # noqa: B023 (called at once)
+        for learner in evaluations:
+            with active.turn(learner):
+                stack.enter_context(evaluation_weights(learner.optimizer))
+        for batch in task.eval_batches(split):
+            prepared = prepare_on_device(task, batch, device)
+            for learner in active.among(evaluations):
+                with active.turn(learner):
+                    evaluations[learner].update(prepared)
+    for learner in active.among(evaluations):
+        with active.turn(learner):
+            active.add(learner, learner.eval_rows(split, evaluations[learner].values()))
 
-    def rows(learner: Learner) -> list[Row]:
-        return [
-            EvalRow(learner.step, learner.seconds, split, *item)
-            for item in evaluations[learner].values().items()
-        ]
 
-    turns.each(rows, learners)
+class ActiveLearners:
+    """The learners that still train, and the rows that nobody has taken yet.
 
+    One that raises or diverges leaves; the others go on.
+    """
 
-class Turns:
-    """Learners that take turns at the same work. One that raises or diverges leaves with an RunEnd; the others go on."""
-
-    def __init__(self, learners: Iterable[Learner]) -> None:
-        self.active = list(learners)
+    def __init__(self, learners: Sequence[Learner]) -> None:
+        self.learners = list(learners)
         self.rows: dict[Learner, list[Row]] = {}
 
-    def each(self, work: Callable[[Learner], Sequence[Row] | None], learners: Sequence[Learner]) -> None:
-        """`work` for each of `learners` that is still active; the rows it returns are collected."""
-        for learner in learners:
-            if learner not in self.active:
-                continue
-            try:
-                rows = work(learner) or ()
-            except UserError:
-                raise
-            except Exception as error:  # as text: the error itself would keep the step's tensors alive
-                status = "out of memory" if is_memory(error) else "failed"
-                end, rows = (
-                    RunEnd(status, learner.step, learner.seconds, learner.skipped, traceback.format_exc()),
-                    [],
-                )
-                with suppress(Exception):  # a device that failed does not give its values
-                    rows = learner.read()
-                rows = rows if rows and isinstance(rows[-1], RunEnd) else [*rows, end]
-            if rows:
-                self.rows.setdefault(learner, []).extend(rows)
-                if isinstance(rows[-1], RunEnd):
-                    self.active.remove(learner)
+    def among(self, learners: Iterable[Learner]) -> list[Learner]:
+        """Those of `learners` that still train."""
+        return [learner for learner in learners if learner in self.learners]
 
-    def taken(self) -> dict[Learner, list[Row]]:
+    @contextmanager
+    def turn(self, learner: Learner) -> Iterator[None]:
+        """`with active.turn(learner):` whatever is raised inside ends this learner alone.
+
+        A UserError is raised on.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # as text: the error itself would keep the step's tensors alive
+            self.add(learner, _rows_of_failure(learner, error))
+
+    def add(self, learner: Learner, rows: Sequence[Row]) -> None:
+        """Keep the rows until they are taken. A learner whose last row is a RunEnd leaves."""
+        if not rows:
+            return
+        self.rows.setdefault(learner, []).extend(rows)
+        if isinstance(rows[-1], RunEnd):
+            self.learners.remove(learner)
+
+    def take_rows(self) -> dict[Learner, list[Row]]:
         rows, self.rows = self.rows, {}
         return rows
+
+
+def _rows_of_failure(learner: Learner, error: Exception) -> list[Row]:
+    """The steps before it, as far as they can be read, and the end: "diverged" where they show that."""
+    status = "out of memory" if is_memory(error) else "failed"
+    text = traceback.format_exc()
+    end = RunEnd(status, learner.step, learner.seconds, learner.skipped, text)
+    rows: list[Row] = []
+    with suppress(Exception):  # a device that failed does not give its values
+        rows.extend(learner.read())
+    if not (rows and isinstance(rows[-1], RunEnd)):
+        rows.append(end)
+    return rows
 
 
 def is_memory(error: Exception) -> bool:

@@ -26,9 +26,10 @@ from clipbench.record.rows import StepRow
 from clipbench.runs.config import load
 from clipbench.runs.plan import make_plan
 from clipbench.task.seeds import device_generator, fresh_model, generator
-from clipbench.train.batches import serve
-from clipbench.train.learner import Learner, Schedule
+from clipbench.train.batches import device_batches
+from clipbench.train.learner import Learner
 from clipbench.train.loop import train
+from clipbench.train.schedule import Schedule
 
 CPU = torch.device("cpu")
 
@@ -255,7 +256,7 @@ def test_a_run_that_is_cut_and_resumed_is_the_run(cut):
     first, found = learner(Line()), []
     loop = train(
         [first],
-        serve(Line(), Line().train_batches(generator(0, "data")), CPU),
+        device_batches(Line(), Line().train_batches(generator(0, "data")), CPU),
         steps=30,
         eval_every=10,
         read=lambda step: step == cut,

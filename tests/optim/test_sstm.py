@@ -14,7 +14,8 @@ from torch import nn
 from clipbench.optim import ClippedSGD, ClippedSSTM, clip_stats, estimate_smoothness, evaluation_weights
 from clipbench.optim.laws import Waits
 from clipbench.task.seeds import fresh_model
-from clipbench.train.learner import Learner, Schedule
+from clipbench.train.learner import Learner
+from clipbench.train.schedule import Schedule
 
 EIGENVALUES = np.geomspace(1e-4, 1.0, 30)  # so L = 1
 

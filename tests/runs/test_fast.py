@@ -8,7 +8,7 @@ import torch
 from clipbench.runs.build import build_learner, build_task
 from clipbench.runs.plan import make_plan
 from clipbench.task.seeds import generator
-from clipbench.train.batches import serve
+from clipbench.train.batches import device_batches
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ def losses(*words, steps=2):
     plan = make_plan(["steps=2", "device=cpu", *words])
     task = build_task(plan.settings, CPU)
     learner = build_learner(plan.settings, plan.rule, task, CPU)
-    batches = serve(task, task.train_batches(generator(0, "data")), CPU)
+    batches = device_batches(task, task.train_batches(generator(0, "data")), CPU)
     for _ in range(steps):
         learner.learn(next(batches))
     return learner, [row.loss for row in learner.read()]

@@ -12,9 +12,9 @@ from torch.nn.functional import one_hot
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizerFast
 
 from clipbench.errors import UserError
+from clipbench.task.metrics import MatthewsCorrelation
 from clipbench.tasks.cola import FILES, Cola, MiniCola
 from clipbench.tasks.cola_grammar import Writer, sentences
-from clipbench.tasks.counts import Matthews
 
 WORDS = ["the", "boy", "girl", "sees", "laughs", *(f"w{i}" for i in range(60))]
 
@@ -211,13 +211,13 @@ def test_offline_the_remedies_are_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.parametrize("answer", [0, 1])
 def test_one_and_the_same_answer_correlates_with_nothing(answer: int):
-    metric = Matthews(2)
+    metric = MatthewsCorrelation(2)
     metric.update(one_hot(torch.full((10,), answer), 2), torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, 1, 1]))
     assert metric.compute() == 0
 
 
 def test_matthews_correlation_by_hand():
-    metric = Matthews(2)  # TP 3, TN 2, FP 1, FN 2: (3·2 − 1·2) / √(4·5·3·4) = 4 / √240
+    metric = MatthewsCorrelation(2)  # TP 3, TN 2, FP 1, FN 2: (3·2 − 1·2) / √(4·5·3·4) = 4 / √240
     metric.update(one_hot(torch.tensor([1, 1, 1, 0, 0, 1, 0, 0])), torch.tensor([1, 1, 1, 0, 0, 0, 1, 1]))
     assert metric.compute() == pytest.approx(4 / 240**0.5)
 

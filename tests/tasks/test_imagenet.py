@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from clipbench.errors import UserError
+from clipbench.task import MetricSet
 from clipbench.task.loading import random_batches
 from clipbench.tasks.imagenet import Digits, ImageNet, digits
 
@@ -101,7 +102,9 @@ def test_augmentation_depends_on_rng_alone(tree: Path, workers: int):
 
 
 def test_training_images_are_those_of_torchvisions_transforms(tree: Path):
-    """Cropped as bytes in a worker, mirrored and normalised on the device: as if all had been done at once, with the same draws."""
+    """Cropped as bytes in a worker, mirrored and normalised on the device: as if all had been done at once,
+    with the same draws.
+    """
     steps = [
         v2.RandomResizedCrop(8),
         v2.RandomHorizontalFlip(),
@@ -183,14 +186,11 @@ def test_top_five_needs_more_than_five_classes(tree: Path):
 
 
 def test_top_five_stays_apart_from_top_one_after_a_perfect_batch():
-    metrics = Digits(batch_size=4, size=32).metrics()
+    metrics = MetricSet(Digits(batch_size=4, size=32).metrics())
     metrics.update(torch.eye(10), torch.arange(10))
     ranks = torch.arange(10.0).repeat(10, 1)  # the best is class 9, the five best are 5 to 9
     metrics.update(ranks, torch.arange(10))
-    assert {name: float(value) for name, value in metrics.compute().items()} == {
-        "top1": pytest.approx(0.55),
-        "top5": pytest.approx(0.75),
-    }
+    assert metrics.values() == {"top1": pytest.approx(0.55), "top5": pytest.approx(0.75)}
 
 
 def test_the_digits_are_parted_without_loss_or_repetition():

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from clipbench.errors import UserError
-from clipbench.tasks import voc
+from clipbench.task import MetricSet
 from clipbench.tasks.voc import VOC, VOID, DigitScenes, UNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -34,7 +35,9 @@ def halves(left: int, right: int) -> np.ndarray:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """VOCdevkit/VOC2012: 20 training images of class 1 beside class 2, 2 of class 0; 2 to test, one half void."""
+    """VOCdevkit/VOC2012: 20 training images of class 1 beside class 2, 2 of class 0; 2 to test, one half
+    void.
+    """
     root = tmp_path / "VOCdevkit" / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
@@ -78,7 +81,9 @@ def test_classes_with_a_gap_are_not_guessed(root: Path):
 
 
 def test_the_majority_is_right_on_two_thirds_of_the_test_pixels(root: Path):
-    """Class 1 fills a half in every training image: 2 of 3 test halves that count are of class 1, and none is of class 2."""
+    """Class 1 fills a half in every training image: 2 of 3 test halves that count are of class 1, and none is
+    of class 2.
+    """
     name, values = task(root).baseline()
     assert name == "majority class"
     assert values == {"accuracy": pytest.approx(2 / 3), "miou": pytest.approx((2 / 3 + 0) / 2)}
@@ -160,7 +165,7 @@ def test_a_list_of_nothing_is_refused(root: Path):
 def test_a_missing_folder_is_answered_with_layout_and_remedy(tmp_path: Path):
     with pytest.raises(
         UserError,
-        match=r"no VOCdevkit/VOC2012 in .*JPEGImages/.*clipbench prepare task=voc scale=full.*task\.data=DATA",
+        match=r"no VOCdevkit/VOC2012 in .*JPEGImages/.*prepare task=voc scale=full.*task\.data=DATA",
     ):
         task(tmp_path / "VOCdevkit" / "VOC2012").train_batches(torch.Generator())
 
@@ -172,21 +177,21 @@ def test_a_download_that_breaks_off_leaves_nothing_that_looks_complete(
         (root / "VOCdevkit" / "VOC2012" / "JPEGImages").mkdir(parents=True)
         raise OSError("the network is unreachable")
 
-    monkeypatch.setattr(voc, "VOCSegmentation", broken)
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", broken)
     with pytest.raises(UserError, match=r"Cannot download .* unreachable.*task\.data=DATA"):
         VOC(str(tmp_path), batch_size=4, size=16, width=2).prepare()
     assert not (tmp_path / "VOCdevkit").exists()
 
 
 def test_a_download_is_put_in_place_and_checked(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    real = voc.VOCSegmentation
+    real = torchvision.datasets.VOCSegmentation
 
     def fetched(folder: Path, year: str, image_set: str, download: bool = False) -> object:
         if download:
             root.parent.rename(folder / "VOCdevkit")
         return real(folder, year=year, image_set=image_set)
 
-    monkeypatch.setattr(voc, "VOCSegmentation", fetched)
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", fetched)
     found = VOC(str(tmp_path / "new"), batch_size=4, size=16, width=2, workers=0).prepare()
     assert found == f"{tmp_path / 'new'}, 3 classes, 20/2/2 images"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["VOCdevkit"]
@@ -194,7 +199,7 @@ def test_a_download_is_put_in_place_and_checked(root: Path, tmp_path: Path, monk
 
 def test_metrics_leave_void_out_as_torchmetrics_does():
     rng = torch.Generator().manual_seed(0)
-    metrics = DigitScenes(batch_size=4, size=16, width=2).metrics()
+    metrics = MetricSet(DigitScenes(batch_size=4, size=16, width=2).metrics())
     oracles = {
         "miou": MulticlassJaccardIndex(7, ignore_index=VOID),
         "accuracy": MulticlassAccuracy(7, ignore_index=VOID, average="micro"),
@@ -206,7 +211,7 @@ def test_metrics_leave_void_out_as_torchmetrics_does():
         for oracle in oracles.values():
             oracle.update(outputs, targets)
     expected = {name: pytest.approx(float(oracle.compute())) for name, oracle in oracles.items()}
-    assert {name: float(value) for name, value in metrics.compute().items()} == expected
+    assert metrics.values() == expected
 
 
 def test_void_has_no_part_in_the_loss():
@@ -226,7 +231,9 @@ def test_the_unet_takes_any_size(shape: tuple[int, int]):
 
 
 def test_the_unet_has_the_published_number_of_weights():
-    """Ronneberger et al., figure 1: width 64 doubled four times; kernels counted by hand, two batch-norm weights a channel."""
+    """Ronneberger et al., figure 1: width 64 doubled four times; kernels counted by hand, two batch-norm
+    weights a channel.
+    """
     widths = [64, 128, 256, 512, 1024]
     convolutions = 9 * (3 * 64 + sum(a * b for a, b in pairwise(widths)) + sum(w * w for w in widths))
     convolutions += 9 * sum(2 * w * w + w * w for w in widths[:-1])

@@ -13,31 +13,56 @@ from clipbench.optim import RULES, clip_gradients, make_rule
 from clipbench.record.rows import EvalRow, RunEnd, StepRow
 from clipbench.runs.checkpoint import COMPACT_AFTER, RecordedRows
 from clipbench.task.seeds import device_generator, fresh_model, generator
-from clipbench.train.batches import Span, Supply, serve
-from clipbench.train.learner import Learner, Schedule
+from clipbench.train.batches import BatchTiming, Stopwatch, device_batches, waiting_time
+from clipbench.train.learner import Learner
 from clipbench.train.loop import train
+from clipbench.train.schedule import Schedule
 
 CPU = torch.device("cpu")
 
 
-def learner(task, rule="norm", seed=0, lr=0.05, steps=30, schedule=None, max_loss=1e4, **settings):
+def learner(
+    task,
+    rule="norm",
+    seed=0,
+    lr=0.05,
+    steps=30,
+    schedule=None,
+    max_loss=1e4,
+    step=None,
+    precision="fp32",
+    **settings,
+):
     model = fresh_model(task, seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, fused=True)
     clip_gradients(optimizer, make_rule(rule, **settings), rng=device_generator(seed, "clip", CPU))
     schedule = schedule or Schedule("constant", 0, steps)
     return Learner(
-        task, model, optimizer, seed=seed, device=CPU, precision="fp32", schedule=schedule, max_loss=max_loss
+        task,
+        model,
+        optimizer,
+        seed=seed,
+        device=CPU,
+        precision=precision,
+        schedule=schedule,
+        max_loss=max_loss,
+        step=step,
     )
 
 
-def together(learners, steps=30, eval_every=10, seed=0):
-    """Each learner's rows."""
-    start = min(one.step for one in learners)
-    batches = serve(learners[0].task, learners[0].task.train_batches(generator(seed, "data")), CPU, start)
+def together(learners, steps=30, eval_every=10, seed=0, until=None):
+    """Each learner's rows; cut once step `until` is read, if given."""
+    task = learners[0].task
+    start = min(one.step for one in learners) * learners[0].batches_per_step
+    batches = device_batches(task, task.train_batches(generator(seed, "data")), CPU, start)
     found = {one: [] for one in learners}
-    for new in train(learners, batches, steps=steps, eval_every=eval_every):
+    loop = train(learners, batches, steps=steps, eval_every=eval_every, read=lambda step: step == until)
+    for new in loop:
         for one, rows in new.items():
             found[one] += rows
+        if learners[0].step == until:
+            assert not learners[0].unread
+            break
     return list(found.values())
 
 
@@ -48,13 +73,12 @@ def run(rule="norm", seed=0, task=None, steps=30, lr=0.05, schedule=None, **sett
 
 
 def values(rows):
-    """Everything but times."""
-    return [
-        (type(row).__name__, *(v if v == v else "nan" for k, v in vars(row).items() if k != "seconds"))
-        if not isinstance(row, list)
-        else row
-        for row in rows
-    ]
+    """Everything but times, NaN as text."""
+    found = []
+    for row in rows:
+        fields = vars(row) | {"seconds": None}
+        found.append((type(row).__name__, *("nan" if v != v else v for v in fields.values())))
+    return found
 
 
 def test_one_row_a_step_and_evaluations_where_they_belong():
@@ -164,19 +188,8 @@ def test_one_that_is_ahead_joins_when_its_step_comes():
 def test_a_run_that_is_cut_and_resumed_is_the_run_bit_for_bit(rule, cut):
     whole = run(rule)
     task = Line()
-    first, found = learner(task, rule), []
-    loop = train(
-        [first],
-        serve(task, task.train_batches(generator(0, "data")), CPU),
-        steps=30,
-        eval_every=10,
-        read=lambda step: step == cut,
-    )
-    for new in loop:
-        found += new.get(first, [])
-        if first.step == cut:
-            break
-    assert not first.unread
+    first = learner(task, rule)
+    found = together([first], until=cut)[0]
     second = learner(task, rule)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     found += together([second])[0]
@@ -184,26 +197,60 @@ def test_a_run_that_is_cut_and_resumed_is_the_run_bit_for_bit(rule, cut):
 
 
 def test_a_waiting_time_that_other_runs_hide_is_added_again():
-    """Worker processes make a batch every 50 ms. Alone, a run that needs 30 ms would wait 20; beside many others it never does."""
-    span = Span(CPU)
-    with span:
+    """Worker processes make a batch every 50 ms.
+
+    Alone, a run that needs 30 ms would wait 20; beside many others it never does.
+    """
+    stopwatch = Stopwatch(CPU)
+    with stopwatch:
         pass
-    supply = Supply(span, interval=0.05)
-    assert supply.wait(own=0.03) == pytest.approx(0.02)
-    assert supply.wait(own=0.08) == span.seconds < 1e-3
+    timing = BatchTiming(stopwatch, interval=0.05)
+    assert waiting_time([timing], own=0.03) == pytest.approx(0.02)
+    assert waiting_time([timing], own=0.08) == stopwatch.seconds < 1e-3
+    assert waiting_time([timing] * 3, own=0.03) == pytest.approx(0.12)  # three batches a step
 
 
 def test_batches_that_end_are_a_mistake_of_the_tasks():
     task = Line()
-    with pytest.raises(UserError, match="train_batches ended"):
-        list(
-            train(
-                [learner(task)],
-                serve(task, iter([next(task.train_batches(generator(0, "data")))]), CPU),
-                steps=30,
-                eval_every=10,
-            )
-        )
+    for start in (0, 3):  # while they are trained on, and while earlier ones are left out
+        ending = iter([next(task.train_batches(generator(0, "data")))])
+        batches = device_batches(task, ending, CPU, start)
+        with pytest.raises(UserError, match="train_batches ended"):
+            list(train([learner(task)], batches, steps=30, eval_every=10))
+
+
+class Counting:
+    """An iterator of a user's with members of `Batches`, without inheriting it."""
+
+    interval = 0.25
+
+    def __init__(self):
+        self.next, self.closed = 0, False
+
+    def __next__(self):
+        self.next += 1
+        return torch.tensor(self.next)
+
+    def skip(self, number):
+        self.next += number
+
+    def close(self):
+        self.closed = True
+
+
+def test_what_an_iterator_can_do_is_used():
+    """`skip` leaves batches out without making them, `interval` is known, `close` is called; a generator does
+    without all.
+    """
+    source = Counting()
+    batches = device_batches(Line(), source, CPU, start=100)
+    first = next(batches)
+    assert (first.batch.item(), first.timing.interval) == (101, 0.25)
+    batches.close()
+    assert source.closed
+    plain = device_batches(Line(), (torch.tensor(i) for i in range(9)), CPU, start=4)
+    first = next(plain)
+    assert (first.batch.item(), first.timing.interval) == (4, 0.0)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged():
@@ -238,11 +285,10 @@ def test_schedules_against_their_formulas():
 
 
 def test_uses_of_randomness_are_independent():
-    numbers = {
-        name: torch.rand(2, generator=generator(0, name)).tolist()
-        for name in ("init", "data", "dropout", "clip")
-    }
-    assert len({tuple(value) for value in numbers.values()}) == 4
+    drawn = set()
+    for name in ("init", "data", "dropout", "clip"):
+        drawn.add(tuple(torch.rand(2, generator=generator(0, name)).tolist()))
+    assert len(drawn) == 4
 
 
 def test_bf16_trains():
@@ -268,26 +314,24 @@ def test_what_a_step_leaves_until_it_is_read_is_three_numbers():
     """64 steps may wait to be read: their inputs must not."""
     task = Line()
     one = learner(task)
-    batches = serve(task, task.train_batches(generator(0, "data")), CPU)
+    batches = device_batches(task, task.train_batches(generator(0, "data")), CPU)
     seen = []
     for _ in range(20):
-        served = next(batches)
-        seen.append(weakref.ref(served.batch[0]))
-        one.learn(served)
-    del served
+        taken = next(batches)
+        seen.append(weakref.ref(taken.batch[0]))
+        one.learn(taken)
+    del taken
     assert len(one.unread) == 20
     assert sum(ref() is not None for ref in seen) <= 1  # the generator's own, until it is asked again
-    assert all(
-        values.numel() == 3 and values.untyped_storage().nbytes() == 12 for _, _, values, _, _ in one.unread
-    )
+    kept = [step.values for step in one.unread]
+    assert all(values.numel() == 3 and values.untyped_storage().nbytes() == 12 for values in kept)
 
 
-def test_a_million_steps_are_kept_in_64_bytes_each():
-    rows, part = RecordedRows(), 64
-    for first in range(0, 1_000_000, part):
-        rows.add(
-            [StepRow(step + 1, 0.5, 1.5, 0.1, 2.0, 1.0, 0.5, 1e-3) for step in range(first, first + part)]
-        )
+def test_many_steps_are_kept_in_64_bytes_each():
+    rows, part, count = RecordedRows(), 64, 100_000
+    for first in range(0, count, part):
+        for step in range(first, min(first + part, count)):
+            rows.add([StepRow(step + 1, 0.5, 1.5, 0.1, 2.0, 1.0, 0.5, 1e-3)])
     assert len(rows.steps) < COMPACT_AFTER + part
-    assert sum(each.untyped_storage().nbytes() for each in rows.compact) <= 64 * 1_000_000
-    assert len(rows.state_dict()["steps"]) == 1_000_000
+    assert sum(each.untyped_storage().nbytes() for each in rows.compact) <= 64 * count
+    assert len(rows.state_dict()["steps"]) == count

@@ -1,0 +1,47 @@
+"""A learner's metrics and mean loss over a split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipbench.task import Batch, MetricSet
+from clipbench.train.step import as_tensor, forward, weighted
+
+if TYPE_CHECKING:
+    from clipbench.train.learner import Learner
+
+
+class Evaluation:
+    """Σ_i n_i loss_i / Σ_i n_i over batches, n_i = `task.count(targets_i)`, and the task's metrics, in
+    evaluation mode.
+
+    To be used within the optimizer's `evaluation_weights`.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.metrics = MetricSet(learner.task.metrics(), learner.device)
+        self.loss = torch.zeros((), device=learner.device)
+        self.count: int | Tensor = 0
+
+    @torch.no_grad()
+    def update(self, batch: Batch) -> None:
+        """One batch, prepared on the device. Waits for nothing."""
+        learner = self.learner
+        learner.model.eval()
+        with learner.random():
+            outputs, targets = forward(learner.task, learner.model, batch, learner.autocast)
+        self.metrics.update(outputs, targets)
+        loss = learner.task.loss(outputs, targets)
+        count = learner.task.count(targets)
+        self.loss += weighted(loss, as_tensor(count, like=loss))
+        self.count = self.count + count
+
+    def values(self) -> dict[str, float]:
+        """{"loss": …, and each metric}. Waits for the device. NaN for the loss where nothing was counted."""
+        count = float(self.count)
+        loss = float(self.loss) / count if count else float("nan")
+        return {"loss": loss, **self.metrics.values()}
