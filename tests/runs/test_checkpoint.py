@@ -51,9 +51,9 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("own_line", None)
 
 
-def make(folder, steps=None):
+def make(folder, steps=None, *more):
     """The run into `folder`, to its end or for so many steps; its plan."""
-    (plan,) = make_plans(["seed=3", *WORDS], Path())
+    (plan,) = make_plans(["seed=3", *WORDS, *more], Path())
     plan = replace(plan, settings=replace(plan.settings, results=str(folder)))
     calls = iter(range(10**9))
     for _ in train_group([plan], lambda: steps is not None and next(calls) >= steps):
@@ -78,6 +78,15 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(own):
         warnings.simplefilter("error")
         make("cut")
     assert_same_rows("whole", "cut")
+
+
+def test_a_run_of_several_batches_a_step_resumes_at_the_right_batch(own):
+    make("whole", None, "accumulate=3")
+    make("cut", 25, "accumulate=3")
+    make("cut", None, "accumulate=3")
+    assert_same_rows("whole", "cut")
+    epochs = tables.read(Path("whole"), "steps")["epoch"]
+    assert epochs[0] == 3 / 4  # of 128 points in batches of 32
 
 
 DAMAGES = {
