@@ -50,6 +50,18 @@ def mean_interval(x: np.ndarray, size: float, level: float) -> Interval:
     return Interval(mean, mean - half, mean + half, len(x))
 
 
+def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the last axis, the seeds, and half the width of its 95 % t-interval, NaN for a single seed. (…, seeds) → (…), (…)
+
+    A NaN in one seed is a NaN in the mean and shows as a gap; leaving that seed out would show as a jump.
+    """
+    n = values.shape[-1]
+    if n == 1:
+        return values[..., 0], np.full(values.shape[:-1], np.nan)
+    half = stats.t.ppf(0.975, n - 1) * values.std(-1, ddof=1) / np.sqrt(n)
+    return values.mean(-1), half
+
+
 def standard_error(x: np.ndarray, size: float) -> float:
     """s/√n; 0 where n is 1 or all are equal but for rounding in numbers of `size`."""
     if len(x) < 2 or float(np.ptp(x)) <= SAME * size:
