@@ -3,7 +3,7 @@
 python scripts/calibrate.py [STUDIES]      a Markdown table, and results/reference/calibration.parquet and .png
 
 Studies are simulated: values of methods at paired seeds, drawn from distributions whose truth is known. What is called are the functions
-that the report calls; differences are judged by its verdict, on sections made up of these values. Verdicts take a fifth of STUDIES.
+that the report calls; differences are judged by its verdict, on rankings made up of these values. Verdicts take a fifth of STUDIES.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from scipy import optimize, special
 from scipy import stats as distributions
 
 from clipbench import stats
-from clipbench.analysis.comparison import Arm, Section
-from clipbench.analysis.groups import RESOLVED, Group, Method
+from clipbench.analysis.across import REPEATS
+from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.groups import Configuration, Group
+from clipbench.analysis.settings import RESOLVED
 from clipbench.analysis.verdict import judge
 from clipbench.plot import style
-from clipbench.report.across import REPEATS
+from clipbench.plot.looks import HUES, OTHER_HUES
 from clipbench.stats import Interval
 from clipbench.stats.aggregate import Arrays, bootstrap
 
@@ -110,45 +112,61 @@ def accuracies(rng: Rng, n: int, methods: int, examples: int = 500, accuracy: fl
     return values[0], {f"method {i}": values[i] for i in range(1, methods + 1)}
 
 
-def section(none: np.ndarray, methods: dict[str, np.ndarray]) -> Section:
+def ranking_of(none: np.ndarray, methods: dict[str, np.ndarray]) -> Ranking:
     """What the report makes of the final runs of a study, from their test values alone."""
-    seeds = tuple(map(str, range(len(none))))
-    nothing, runs = pd.DataFrame({"method": []}), pd.DataFrame({"skipped": 0}, list(seeds))
-    arms = []
-    for name, values in {"none": none, **methods}.items():
-        clipped = 0.0 if name == "none" else 0.5
-        settings = dict.fromkeys(RESOLVED) | {
-            "clipping_type": "none" if name == "none" else "norm",
-            "lr": 0.1,
-        }
-        method = Method(name, settings, seeds, (), values, "", "-", name, "final")
-        arms.append(
-            Arm(
-                method, 1, (), pd.Series(values), clipped, without=False, ms_per_step=1.0, colour="", dash="-"
-            )
-        )
+    runs = tuple(map(str, range(len(none))))
+    nothing = pd.DataFrame({"method": []})
     group = Group(
-        "made up",
-        "",
-        "",
-        "metric",
-        (),
-        nothing,
-        nothing,
-        True,
-        (),
-        "calibration",
-        runs,
-        nothing,
-        nothing,
+        task="made up",
+        scale="",
+        optimizer="",
+        headline="metric",
+        configurations=(),
+        steps=nothing,
+        evals=nothing,
+        higher_is_better=True,
+        notes=(),
+        study="calibration",
+        runs=nothing,
+        tuning=nothing,
+        failed=nothing,
         apart=False,
     )
-    return Section(group, "", tuple(arms), tuple(arm.method for arm in arms), "test")
+    found = []
+    for name, values in {"none": none, **methods}.items():
+        found.append(_method(name, values, runs))
+    return Ranking(group, "", tuple(found), tuple(each.configuration for each in found), "test")
+
+
+def _method(name: str, values: np.ndarray, runs: tuple[str, ...]) -> Method:
+    is_none = name == "none"
+    settings = {**dict.fromkeys(RESOLVED), "clipping_type": "none" if is_none else "norm", "lr": 0.1}
+    configuration = Configuration(
+        label=name,
+        settings=settings,
+        done=runs,
+        diverged=(),
+        finals=values,
+        variant=0,
+        variants=1,
+        name=name,
+        role="final",
+    )
+    return Method(
+        configuration=configuration,
+        tried=1,
+        edges=(),
+        scores=pd.Series(values),
+        clipped=0.0 if is_none else 0.5,
+        without=False,
+        ms_per_step=1.0,
+        skipped=0,
+    )
 
 
 def false_calls(draw: Callable[[], Family], studies: int) -> int:
     """Studies in which nothing differs and the verdict calls something different."""
-    return sum(judge(section(*draw())).kind != "same" for _ in range(studies))
+    return sum(judge(ranking_of(*draw())).kind != "same" for _ in range(studies))
 
 
 def found(rng: Rng, n: int, methods: int, effect: float, studies: int) -> int:
@@ -158,9 +176,10 @@ def found(rng: Rng, n: int, methods: int, effect: float, studies: int) -> int:
     """
     hits = 0
     for _ in range(studies):
-        made = section(*family(rng, n, methods, effect))
-        first = made.comparisons["method 1"]
-        hits += judge(made).kind in ("helps", "mixed") and first.different and first.difference.estimate > 0
+        ranking = ranking_of(*family(rng, n, methods, effect))
+        first = ranking.comparisons["method 1"]
+        is_found = judge(ranking).kind in ("helps", "mixed")
+        hits += is_found and first.different and first.difference.estimate > 0
     return hits
 
 
@@ -266,7 +285,7 @@ def coverages(rng: Rng, studies: int) -> Iterator[Line]:
                 LEVEL,
                 coverage(lambda: stats.t_interval(draw(rng, n)), 0, studies),
                 studies,
-            )  # noqa: B023 (called at once)
+            )
         for what, two in pairs.items():
             yield Line(
                 "covers",
@@ -275,7 +294,7 @@ def coverages(rng: Rng, studies: int) -> Iterator[Line]:
                 LEVEL,
                 coverage(lambda: stats.paired_interval(*two(rng, n)), 0, studies),
                 studies,
-            )  # noqa: B023
+            )
         for what, (two, truth) in shares.items():
             hits = coverage(lambda: stats.probability_of_improvement(*two(rng, n)), truth, studies // 2)  # noqa: B023
             yield Line("covers", what, n, LEVEL, hits, studies // 2)
@@ -331,7 +350,7 @@ def figure(lines: list[Line]) -> None:
             b, [line for line in lines if line.kind == "false"], "studies with a false call, %", 1 - LEVEL
         )
         b.set_ylim(0, None)
-        for n, colour in zip(SEEDS, style.OTHER_HUES, strict=False):
+        for n, colour in zip(SEEDS, OTHER_HUES, strict=False):
             some = [
                 line for line in lines if line.kind == "found" and line.n == n and not math.isnan(line.stated)
             ]
@@ -365,7 +384,7 @@ def _against_n(ax: Axes, lines: list[Line], label: str, stated: float) -> None:
         some = [line for line in lines if line.what == what]
         x = np.arange(len(some)) + 0.6 * ((i + 0.5) / len(kinds) - 0.5)
         y, bar = np.array([(100 * line.share, 100 * line.error) for line in some]).T
-        colour = list(style.HUES.values())[i]
+        colour = list(HUES.values())[i]
         ax.errorbar(x, y, bar, fmt="osD^v"[i % 5], color=colour, markersize=2.5, linewidth=0.8, label=what)
     ax.set(xticks=range(len(SEEDS)), xticklabels=SEEDS, xlabel="seeds n", ylabel=label)
 

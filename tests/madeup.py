@@ -5,7 +5,7 @@ import json
 import numpy as np
 from scipy import stats
 
-from clipbench.analysis.comparison import sections
+from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.analysis.verdict import judge
 from clipbench.record import tables
@@ -75,22 +75,22 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
     tables.write_rows(folder, "runs", run, [row])
 
 
-def write_arms(folder, arms, **more):
+def write_methods(folder, methods, **more):
     """{method: test values by seed, None where the run diverged}."""
-    for name, values in arms.items():
+    for name, values in methods.items():
         for seed, value in enumerate(values):
             write(folder, name, seed, value, "done" if value is not None else "diverged", **more)
-    return section(folder)
+    return ranking_of(folder)
 
 
-def section(folder):
+def ranking_of(folder):
     (group,) = read_groups(folder)
-    (found,) = sections(group)
+    (found,) = rankings(group)
     return found
 
 
-def told(folder, arms, **more):
-    verdict = judge(write_arms(folder, arms, **more))
+def told(folder, methods, **more):
+    verdict = judge(write_methods(folder, methods, **more))
     return verdict.kind, verdict.sentence, " ".join(verdict.notes)
 
 
@@ -109,4 +109,4 @@ def study(folder):
         write(folder, "none", seed + 1, value, role="final", trial=1)
         write(folder, "norm", seed + 1, value - 0.03 - 0.001 * seed, level=2.0, role="final", trial=1)
         write(folder, "none", seed + 1, value - 0.1 + 0.001 * seed, lr=0.5, role="default")
-    return section(folder)
+    return ranking_of(folder)

@@ -19,7 +19,9 @@ Seeds = dict[str, np.ndarray]  # task → (seeds,)
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One method over all tasks. `rank`: mean over tasks, 1 is best; `wins`: tasks where its mean is the best."""
+    """One method over all tasks. `rank`: mean over tasks, 1 is best; `wins`: tasks where its mean is the
+    best.
+    """
 
     name: str
     mean: Interval  # interquartile
@@ -47,7 +49,9 @@ class Across:
 
 
 def across(rankings: Sequence[Ranking]) -> list[Across]:
-    """For each optimizer, scale and study with at least two tasks: the methods that all its usable tasks have."""
+    """For each optimizer, scale and study with at least two tasks: the methods that all its usable tasks
+    have.
+    """
     kinds: dict[tuple[str, ...], list[Ranking]] = {}
     for ranking in rankings:
         group = ranking.group
@@ -135,7 +139,9 @@ def _ranks(scores: Mapping[str, Seeds]) -> pd.DataFrame:
 
 
 def _bootstrap(rankings: Mapping[str, Ranking], name: str, statistic: Callable[[Seeds], float]) -> Interval:
-    """The seeds of the method and of none are drawn together, as they are paired, and 0 anew each time; 1 stays where it is."""
+    """The seeds of the method and of none are drawn together, as they are paired, and 0 anew each time; 1
+    stays where it is.
+    """
     spans, pairs = {}, {}
     for task, ranking in rankings.items():
         ours = _method(ranking, name).scores

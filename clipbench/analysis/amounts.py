@@ -51,7 +51,9 @@ def amount(ranking: Ranking, value: float, found: Interval, signed: bool = False
 
 
 def _digits(ranking: Ranking, found: Interval, scale: int) -> int:
-    """Decimals: the first digit of half the interval is shown, and an interval that leaves out 0 does not seem to touch it."""
+    """Decimals: the first digit of half the interval is shown, and an interval that leaves out 0 does not
+    seem to touch it.
+    """
     size = scale * (found.half if math.isfinite(found.half) else abs(found.estimate))
     first = -math.floor(math.log10(size)) if size else 0  # the decimal that its first digit stands at
     digits = max(1, min(first, 4)) if ranking.in_points else max(0, min(first + 1, 8))

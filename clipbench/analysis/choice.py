@@ -1,4 +1,6 @@
-"""The one rule by which settings are chosen, and what tuning chose by it: from the table `runs` alone, the same for every method."""
+"""The one rule by which settings are chosen, and what tuning chose by it: from the table `runs` alone, the
+same for every method.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ TRIALS = [*CONTEST, "method", "trial", "value", "diverged", "seeds", "hyperparam
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting that may be chosen: how many seeds it has, how many of them diverged, and the mean validation value of the others.
+    """A setting that may be chosen: how many seeds it has, how many of them diverged, and the mean validation
+    value of the others.
 
     `what`: the setting itself, whatever the caller takes for it.
     """
@@ -32,7 +35,8 @@ class Candidate:
 def best_first(candidates: Iterable[Candidate], higher_is_better: bool) -> list[Candidate]:
     """The rule of choice: fewest diverged runs, then the best mean validation value, then the order given.
 
-    One with fewer seeds than others is left out: its mean is luck. One without a value is the last among equals.
+    One with fewer seeds than others is left out: its mean is luck. One without a value is the last among
+    equals.
     """
     candidates = list(candidates)
     most = max((each.seeds for each in candidates), default=0)
@@ -48,12 +52,13 @@ def best_first(candidates: Iterable[Candidate], higher_is_better: bool) -> list[
 def trials(runs: pd.DataFrame) -> pd.DataFrame:
     """The tuning trials of all studies in `runs`, best first within each method.
 
-    One row for each study, task, scale, optimizer, method and trial, with: value, the mean over the tuning seeds of the last
-    validation value; diverged, how many of its runs did; seeds; hyperparameters, {name: value} of what was drawn; place, from 1
-    for the winner.
+    One row for each study, task, scale, optimizer, method and trial, with: value, the mean over the tuning
+    seeds of the last validation value; diverged, how many of its runs did; seeds; hyperparameters, {name:
+    value} of what was drawn; place, from 1 for the winner.
 
-    A trial with fewer diverged runs is better, then one with the better value, then the one with the smaller number. A run that
-    failed is no result: a trial that lacks a run that others have has no place (it is left out).
+    A trial with fewer diverged runs is better, then one with the better value, then the one with the smaller
+    number. A run that failed is no result: a trial that lacks a run that others have has no place (it is left
+    out).
     """
     tuned = runs[(runs["role"] == "tune") & (runs["status"] != "failed")]
     tuned = tuned.sort_values(["started", "run"])
@@ -80,7 +85,9 @@ def _ranked(runs: pd.DataFrame) -> list[Candidate]:
 
 
 def _hyperparameters(run: Mapping[str, Any]) -> dict[str, float]:
-    """The learning rate and the hyperparameters of a run's rule; those of a user's own rule stand in `config` only."""
+    """The learning rate and the hyperparameters of a run's rule; those of a user's own rule stand in `config`
+    only.
+    """
     found = {}
     for name in ("lr", *CLIP_KEYS[1:]):
         if pd.notna(run[name]):
@@ -98,9 +105,11 @@ def is_number(value: Any) -> bool:
 
 
 def winners(runs: pd.DataFrame) -> pd.DataFrame:
-    """The first of each method's `trials`, with `trials`, how many there were, and `edge`, {name: "lowest" or "highest"}.
+    """The first of each method's `trials`, with `trials`, how many there were, and `edge`, {name: "lowest" or
+    "highest"}.
 
-    A hyperparameter is at the edge when no trial was drawn beyond it: the best may lie outside the space. ∞ and p = 1 are no edge.
+    A hyperparameter is at the edge when no trial was drawn beyond it: the best may lie outside the space. ∞
+    and p = 1 are no edge.
     """
     every = trials(runs)
     best = every[every["place"] == 1].drop(columns="place").reset_index(drop=True)
@@ -121,8 +130,8 @@ def winners(runs: pd.DataFrame) -> pd.DataFrame:
 def edge(name: str, value: Any, tried: Iterable[Any]) -> str:
     """ "lowest" or "highest" where nothing was tried beyond `value` on that side; else "".
 
-    "" too for what is not a number, where all that was tried is equal, and for the values of no clipping, ∞ and p = 1:
-    beyond these there is nothing. What is not a number in `tried` is passed over.
+    "" too for what is not a number, where all that was tried is equal, and for the values of no clipping, ∞
+    and p = 1: beyond these there is nothing. What is not a number in `tried` is passed over.
     """
     if not is_number(value) or float(value) == NO_CLIPPING.get(name):
         return ""

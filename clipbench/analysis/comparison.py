@@ -1,4 +1,6 @@
-"""Groups → what is compared: the methods of a contest, each at its chosen configuration, against `none` at its own."""
+"""Groups → what is compared: the methods of a contest, each at its chosen configuration, against `none` at
+its own.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,7 @@ class Method:
     clipped: float  # share of steps
     without: bool  # among what was tried is no clipping: a level of ∞, or p = 1
     ms_per_step: float
+    skipped: int  # steps whose gradient was not finite
 
     @property
     def name(self) -> str:
@@ -92,7 +95,7 @@ class Ranking:
         parts = [group.task, group.scale, group.optimizer, group.study, self.context]
         return " · ".join(part for part in parts if part)
 
-    @property
+    @cached_property
     def in_points(self) -> bool:
         """Whether differences are told in hundredths: the metric is a share, or a correlation."""
         values = [np.zeros(0)] + [method.scores.dropna() for method in self.methods]
@@ -105,7 +108,9 @@ class Ranking:
 
     @cached_property
     def none(self) -> Method | None:
-        """What the others are compared with; of several optimizers' the one whose optimizer has the most methods."""
+        """What the others are compared with; of several optimizers' the one whose optimizer has the most
+        methods.
+        """
         methods = Counter(method.optimizer for method in self.judged)
         references = [method for method in self.judged if method.is_none]
         return max(references, key=lambda method: methods[method.optimizer], default=None)
@@ -114,7 +119,8 @@ class Ranking:
     def comparisons(self) -> dict[str, Comparison]:
         """Each method against none on the seeds they share; positive is better.
 
-        The family of Holm's correction is all of them and, in a study, the methods that were tuned but cannot be compared yet.
+        The family of Holm's correction is all of them and, in a study, the methods that were tuned but cannot
+        be compared yet.
         """
         if self.none is None:
             return {}
@@ -158,7 +164,9 @@ class Ranking:
 
 
 def rankings(group: Group) -> list[Ranking]:
-    """One for each set of settings that is neither the rule's nor the learning rate: batch sizes, for one, are not compared."""
+    """One for each set of settings that is neither the rule's nor the learning rate: batch sizes, for one,
+    are not compared.
+    """
     contexts: dict[frozenset[Any], list[Configuration]] = {}
     for configuration in group.configurations:
         contexts.setdefault(_context(configuration, group), []).append(configuration)
@@ -195,7 +203,8 @@ def _place(method: Method, group: Group) -> tuple[bool, float, float, str]:
 def _chosen(
     group: Group, configurations: Iterable[Configuration]
 ) -> list[tuple[Configuration, list[Mapping[str, Any]]]]:
-    """For each method its configuration by the rule of choice, and the settings of all that it was chosen from.
+    """For each method its configuration by the rule of choice, and the settings of all that it was chosen
+    from.
 
     In a study tuning has chosen already, and the group holds the final runs of that choice only.
     """
@@ -242,4 +251,5 @@ def _method(
         clipped=float(steps["sum"] / steps["size"]) if steps["size"] else np.nan,
         without=any(is_without_clipping(settings) for settings in tried),
         ms_per_step=float(times.median()),
+        skipped=int(runs["skipped"].fillna(0).sum()),
     )

@@ -1,4 +1,6 @@
-"""Tables → groups: the runs of one task, scale and optimizer, sorted into configurations. Runs of one differ in nothing but the seed."""
+"""Tables → groups: the runs of one task, scale and optimizer, sorted into configurations. Runs of one differ
+in nothing but the seed.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ EVALS = ["run", "step", "seconds", "split", "metric", "value"]
 
 @dataclass(frozen=True)
 class Configuration:
-    """A clipping type with its settings; `label` names those that set it apart. `finals`: final validation metric of each run in `done`.
+    """A clipping type with its settings; `label` names those that set it apart. `finals`: final validation
+    metric of each run in `done`.
 
-    Of the group's `variants` configurations of its type it is number `variant`, from 0, by level, quantile, beta, learning rate.
+    Of the group's `variants` configurations of its type it is number `variant`, from 0, by level, quantile,
+    beta, learning rate.
     """
 
     label: str
@@ -54,7 +58,9 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Group:
-    """What one set of figures shows. `configurations` stand best first by their final validation metric, those without one last."""
+    """What one set of figures shows. `configurations` stand best first by their final validation metric,
+    those without one last.
+    """
 
     task: str
     scale: str
@@ -91,7 +97,9 @@ class Group:
         return self.steps.iloc[self._rows(runs)]
 
     def _rows(self, runs: Iterable[str]) -> np.ndarray:
-        """Where these runs stand in `steps`, which holds one run after the other. Those without steps are left out."""
+        """Where these runs stand in `steps`, which holds one run after the other. Those without steps are
+        left out.
+        """
         run = self.steps["run"].cat
         codes = np.sort(run.categories.get_indexer(list(runs)))
         codes = codes[codes >= 0]
@@ -102,7 +110,9 @@ class Group:
         return np.concatenate(rows)
 
     def curve(self, column: str, *configurations: Configuration) -> pd.DataFrame:
-        """A column of `steps` against step, one column per run of these, of all by default; NaN after a run's end. (steps, runs)"""
+        """A column of `steps` against step, one column per run of these, of all by default; NaN after a run's
+        end. (steps, runs)
+        """
         steps = self.steps_of(*configurations) if configurations else self.steps
         runs = steps["run"].cat.remove_unused_categories().cat
         at, row = np.unique(steps["step"].to_numpy(), return_inverse=True)
@@ -121,7 +131,8 @@ class Group:
 
 
 def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> Iterator[Group]:
-    """Every group of a results folder, by name, or the one that holds `run`; each is read when it is asked for.
+    """Every group of a results folder, by name, or the one that holds `run`; each is read when it is asked
+    for.
 
     `apart`: all optimizers of a task and scale are one group, and each configuration is a method of its own.
     UserError where no run has finished.
@@ -134,7 +145,8 @@ def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.
     """The rows of `runs` that make each group. `run`, `apart` and UserError as in `read_groups`."""
     if not folder.is_dir():
         raise UserError(
-            f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/."
+            f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): "
+            "it holds runs/, steps/ and evals/."
         )
     runs = tables.read(folder, "runs")
     if not runs["status"].isin(["done", "diverged"]).any():
@@ -157,7 +169,8 @@ def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.
 def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     """One of the `parts`, with its steps and evaluations."""
     finished = _numbered(runs[runs["status"] != "failed"].sort_values(["started", "run"]))
-    # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further seed.
+    # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further
+    # seed.
     latest = finished.drop_duplicates(["number", "seed"], keep="last").sort_values(["seed", "run"])
     earlier = _of_earlier_choice(latest)
     left_out = {
@@ -206,7 +219,9 @@ def _numbered(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_earlier_choice(runs: pd.DataFrame) -> pd.Series:
-    """Which final runs are of another trial than tuning's winner: a study that got more trials may have chosen anew."""
+    """Which final runs are of another trial than tuning's winner: a study that got more trials may have
+    chosen anew.
+    """
     chosen = winners(runs).set_index("method")["trial"]
     final = (runs["role"] == "final") & runs["method"].isin(chosen.index)
     return final & (runs["trial"] != runs["method"].map(chosen))

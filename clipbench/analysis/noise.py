@@ -1,4 +1,6 @@
-"""Is the gradient's noise heavy-tailed? What `clipbench tails` measured, in words, from one run's rows of the table `tails`."""
+"""Is the gradient's noise heavy-tailed? What `clipbench tails` measured, in words, from one run's rows of the
+table `tails`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def samples(rows: pd.DataFrame) -> dict[int, Tail]:
         step = int(part["step"].iloc[0])
         if part["noise_norm"].max() <= ROUNDING * part["grad_norm"].max():
             raise UserError(
-                f"Step {step}: the batches have the same gradient, so there is no noise. Take a smaller batch_size."
+                f"Step {step}: the batches have the same gradient, so there is no noise. "
+                "Take a smaller batch_size."
             )
         try:
             found[step] = stats.tail(part["noise_norm"])
@@ -56,7 +59,9 @@ def provenance(rows: pd.DataFrame) -> str:
 
 
 def numbers(step: int, tail: Tail) -> str:
-    """ "step 0   skewness 1.18 (0.9 to 1.5)   ρ_mR 4.1 (2.2 to 7)   ξ 0.02 (−0.15 to 0.3)": 95 % intervals."""
+    """ "step 0   skewness 1.18 (0.9 to 1.5)   ρ_mR 4.1 (2.2 to 7)   ξ 0.02 (−0.15 to 0.3)": 95 %
+    intervals.
+    """
     skewness, rho, index = _text(tail.skewness), _text(tail.rho), _text(tail.index)
     return f"step {step}   skewness {skewness}   ρ_mR {rho}, of χ {tail.rho_chi:.2g}   ξ {index}"
 

@@ -1,4 +1,6 @@
-"""What limits a verdict, in words: how the configurations were chosen, what is wrong with the runs, what the tests cannot show."""
+"""What limits a verdict, in words: how the configurations were chosen, what is wrong with the runs, what the
+tests cannot show.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def _choice(ranking: Ranking) -> list[str]:
 
 
 def _infinity(ranking: Ranking) -> list[str]:
-    """Clipping at level ∞ is no clipping: a tuned method that could choose it and stands below none was not searched for well enough."""
+    """Clipping at level ∞ is no clipping: a tuned method that could choose it and stands below none was not
+    searched for well enough.
+    """
     tuned = []
     for method in ranking.judged:
         if method.tried > 1 and method.name in ranking.comparisons:
@@ -126,13 +130,7 @@ def _runs(ranking: Ranking) -> list[str]:
 
 def _skipped(ranking: Ranking) -> list[str]:
     """ "none 1": steps, of each method that skipped some."""
-    found = []
-    for method in ranking.judged:
-        runs = list(method.configuration.runs)
-        count = int(ranking.group.runs.loc[runs, "skipped"].fillna(0).sum())
-        if count:
-            found.append(f"{method.name} {count}")
-    return found
+    return [f"{method.name} {method.skipped}" for method in ranking.judged if method.skipped]
 
 
 def _edges(ranking: Ranking) -> list[str]:
@@ -145,7 +143,9 @@ def _edges(ranking: Ranking) -> list[str]:
 
 
 def _tests(ranking: Ranking) -> list[str]:
-    """The floor of the exact test, where no number of wins could reach .05; and that the largest of several was picked for being it."""
+    """The floor of the exact test, where no number of wins could reach .05; and that the largest of several
+    was picked for being it.
+    """
     notes = []
     comparisons = ranking.comparisons.values()
     if len(comparisons) > 1 and any(each.different for each in comparisons):

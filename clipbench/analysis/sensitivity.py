@@ -14,8 +14,8 @@ from clipbench.stats import mean_and_half
 def tried(ranking: Ranking) -> pd.DataFrame:
     """The tuning trials of a study, or else every run of the ranking, a row each.
 
-    Columns: lr, clipping_level, p_autoclip; name, the method; setting, equal for runs of a name that differ in the seed alone;
-    diverged; value, the final validation metric, NaN where it diverged.
+    Columns: lr, clipping_level, p_autoclip; name, the method; setting, equal for runs of a name that differ
+    in the seed alone; diverged; value, the final validation metric, NaN where it diverged.
     """
     group = ranking.group
     if group.tuning.empty:

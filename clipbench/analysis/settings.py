@@ -37,7 +37,9 @@ Settings = Mapping[str, Any]
 
 
 def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}. `run`: its row."""
+    """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}.
+    `run`: its row.
+    """
     found = {}
     for name in RESOLVED:
         found[name] = None if pd.isna(run[name]) else run[name]
@@ -72,7 +74,9 @@ def is_of_the_method(key: str) -> bool:
 
 
 def hyperparameters(settings: Settings) -> dict[str, Any]:
-    """{name: value} of what a method is tuned over, None among them; those of a user's own rule under their own names."""
+    """{name: value} of what a method is tuned over, None among them; those of a user's own rule under their
+    own names.
+    """
     found = {name: settings[name] for name in RESOLVED[1:]}
     for key, value in settings.items():
         if key.startswith(OWN):
@@ -81,7 +85,9 @@ def hyperparameters(settings: Settings) -> dict[str, Any]:
 
 
 def order(settings: Settings) -> list[tuple[bool, Any]]:
-    """By level, quantile, beta, learning rate, then the rest as text: what configurations of one type are sorted by."""
+    """By level, quantile, beta, learning rate, then the rest as text: what configurations of one type are
+    sorted by.
+    """
     places = []
     for name in RESOLVED[1:]:
         value = settings[name]
@@ -93,8 +99,8 @@ def order(settings: Settings) -> list[tuple[bool, Any]]:
 def label(settings: Settings, peers: Iterable[Settings], everyone: Iterable[Settings]) -> str:
     """What tells these settings from others, as "norm 0.5 lr=0.1".
 
-    The optimizer, where there are several; the type; then what differs: a clipping setting among the settings of the type (`peers`),
-    any other among all (`everyone`). Only those with the same optimizer are looked at.
+    The optimizer, where there are several; the type; then what differs: a clipping setting among the settings
+    of the type (`peers`), any other among all (`everyone`). Only those with the same optimizer are looked at.
     """
     everyone = list(everyone)
     optimizer = settings.get("optim.name")

@@ -21,7 +21,9 @@ class Reached:
 
 
 def target(ranking: Ranking) -> float | None:
-    """The mean last validation value of none's chosen trial over the tuning seeds: other runs than those judged. None outside a study."""
+    """The mean last validation value of none's chosen trial over the tuning seeds: other runs than those
+    judged. None outside a study.
+    """
     tuning = ranking.group.tuning
     if tuning.empty:
         return None

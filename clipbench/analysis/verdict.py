@@ -1,4 +1,6 @@
-"""What the numbers of a ranking allow one to say, in words. Nothing is called a difference that its seeds could not show."""
+"""What the numbers of a ranking allow one to say, in words. Nothing is called a difference that its seeds
+could not show.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from clipbench.stats import Comparison
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind`: helps, hurts, mixed, same, short, few, diverged or open; of methods set side by side ahead or behind; `notes` limit `sentence`.
+    """`kind`: helps, hurts, mixed, same, short, few, diverged or open; of methods set side by side ahead or
+    behind; `notes` limit `sentence`.
 
     `descriptive`: the methods had no equal chance to be tuned, as they have in a study.
     """

@@ -22,9 +22,11 @@ CHARACTERS = 135  # to a line of the legend, 8 of each column for its handle
 
 
 def comparison(group: Group) -> Figure:
-    """Mean over seeds with its 95 % t-interval. A run that diverged is a thin line of its own that ends in ✕, and no part of the mean.
+    """Mean over seeds with its 95 % t-interval. A run that diverged is a thin line of its own that ends in ✕,
+    and no part of the mean.
 
-    The loss is smoothed for the eye, each run before the mean: an exponential moving average over 2 % of the steps.
+    The loss is smoothed for the eye, each run before the mean: an exponential moving average over 2 % of the
+    steps.
     """
     lines = shown(group)
     configurations = [configuration for configuration, _ in lines]
@@ -75,7 +77,9 @@ def there(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:
 
 
 def _limit(ax: Axes, table: pd.DataFrame, configurations: Sequence[Configuration]) -> None:
-    """The axis fits the runs that came to an end: one that explodes, or the wide interval of two seeds, leaves the panel."""
+    """The axis fits the runs that came to an end: one that explodes, or the wide interval of two seeds,
+    leaves the panel.
+    """
     runs: list[str] = []
     for configuration in configurations:
         runs += configuration.done

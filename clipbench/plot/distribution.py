@@ -1,4 +1,6 @@
-"""How large the gradients were before clipping: density, share of steps above a norm, and how many steps were clipped."""
+"""How large the gradients were before clipping: density, share of steps above a norm, and how many steps were
+clipped.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ POINTS = 500  # of a curve, however many steps there are
 
 
 def distribution(group: Group) -> Figure:
-    """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height. b: P(‖g‖ ≥ x). All steps of all seeds, of diverged runs too.
+    """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height. b: P(‖g‖ ≥ x). All steps of all
+    seeds, of diverged runs too.
 
-    A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in
-    every share but that of steps clipped, where a step that was skipped has no part, and are named.
+    A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in every
+    share but that of steps clipped, where a step that was skipped has no part, and are named.
     """
     lines = shown(group)
     height = max(2.3, 0.75 + len(lines) * (0.36 if len(lines) <= 12 else 0.25))
@@ -83,7 +86,9 @@ def _label(ax: Axes, label: str) -> None:
 
 
 def _above(ax: Axes, norms: np.ndarray, label: str, look: Look) -> None:
-    """P(‖g‖ ≥ x) at some of the norms, closer together where they are rare; what is not finite is larger than any x."""
+    """P(‖g‖ ≥ x) at some of the norms, closer together where they are rare; what is not finite is larger than
+    any x.
+    """
     finite = np.sort(norms[np.isfinite(norms)])
     n = len(finite)
     share = 1 - np.arange(n) / max(1, len(norms))

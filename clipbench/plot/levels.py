@@ -1,4 +1,6 @@
-"""Final metric against clipping level: one panel per clipping type, because levels of different types do not compare."""
+"""Final metric against clipping level: one panel per clipping type, because levels of different types do not
+compare.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,11 @@ Looked = tuple[Configuration, Look]
 
 
 def levels(group: Group) -> Figure:
-    """Points are seeds, lines their means; the auto types stand over `p_autoclip`. The grey band is `none`: mean and 95 % t-interval.
+    """Points are seeds, lines their means; the auto types stand over `p_autoclip`. The grey band is `none`:
+    mean and 95 % t-interval.
 
-    A line joins configurations that differ in the level alone. Diverged runs are ✕ at the losing edge; an infinite level stands at
-    the right.
+    A line joins configurations that differ in the level alone. Diverged runs are ✕ at the losing edge; an
+    infinite level stands at the right.
     """
     types = list(hues(each.type for each in group.configurations))
     if "none" in types:
@@ -100,7 +103,9 @@ def _name(ax: Axes, line: list[tuple[float, Looked]]) -> None:
 
 
 def _places(ax: Axes, levels: list[float | None], setting: str) -> list[float]:
-    """Where each level stands, on an axis that names those that were run. A type without a level stands at 1."""
+    """Where each level stands, on an axis that names those that were run. A type without a level stands at
+    1.
+    """
     finite = [level for level in levels if level is not None and np.isfinite(level)]
     beyond = 3 * max(finite) if finite else 1.0  # of infinity
     names, places = {}, []

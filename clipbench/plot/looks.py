@@ -1,4 +1,6 @@
-"""The colour and the dash of each configuration and method, by its type and its place among the others of that type."""
+"""The colour and the dash of each configuration and method, by its type and its place among the others of
+that type.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Dash = str | tuple[int, tuple[float, ...]]
 
 SHOWN = 30  # configurations in one figure; the best are drawn and the title says so
 
-# Okabe and Ito's palette, its yellow darkened for white paper. A random type has its family's dash as a second cue.
+# Okabe and Ito's palette, its yellow darkened for white paper. A random type has its family's dash as a
+# second cue.
 HUES = {
     "none": "#000000",
     "norm": "#0072B2",
@@ -56,7 +59,9 @@ def shown(group: Group) -> list[tuple[Configuration, Look]]:
 
 
 def looks(group: Group) -> list[tuple[Configuration, Look]]:
-    """Every configuration of a group with its look: a hue for each type, from light to dark by level, and dashes in turn."""
+    """Every configuration of a group with its look: a hue for each type, from light to dark by level, and
+    dashes in turn.
+    """
     hue_of = hues(each.type for each in group.configurations)
     found = []
     for each in group.configurations:
@@ -66,7 +71,9 @@ def looks(group: Group) -> list[tuple[Configuration, Look]]:
 
 
 def method_looks(ranking: Ranking) -> dict[str, Look]:
-    """{method: its look}: the hue of its type, lighter for an untuned default; set side by side, that of its configuration."""
+    """{method: its look}: the hue of its type, lighter for an untuned default; set side by side, that of its
+    configuration.
+    """
     if ranking.group.apart:
         of_runs = {each.runs: look for each, look in looks(ranking.group)}
         return {method.name: of_runs[method.configuration.runs] for method in ranking.methods}
@@ -81,7 +88,9 @@ def _look_of(method: Method, hue_of: dict[str, str]) -> Look:
 
 
 def hues(types: Iterable[str]) -> dict[str, str]:
-    """A colour for each clipping type: the core types always have the same, others take theirs in order of name."""
+    """A colour for each clipping type: the core types always have the same, others take theirs in order of
+    name.
+    """
     types = set(types)
     found = {name: hue for name, hue in HUES.items() if name in types}
     for i, name in enumerate(sorted(types - set(HUES))):
@@ -108,7 +117,9 @@ def dash(name: str, variant: int) -> Dash:
 
 
 def title(group: Group, count: int) -> str:
-    """What a figure shows: how many of the group's configurations, if not all, and which runs it leaves out."""
+    """What a figure shows: how many of the group's configurations, if not all, and which runs it leaves
+    out.
+    """
     parts = [group.name]
     if count < len(group.configurations):
         parts.append(f"the best {count} of {len(group.configurations)} methods")

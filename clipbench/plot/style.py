@@ -1,4 +1,6 @@
-"""What all figures share: fonts, axes, and the marks for what has no place on an axis. Colours and dashes: looks.py."""
+"""What all figures share: fonts, axes, and the marks for what has no place on an axis. Colours and dashes:
+looks.py.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,11 @@ RC = {
 
 
 def figure(title: str, height: float, width: float = WIDTH, margins: Margins | None = None) -> Figure:
-    """An empty figure, sizes in inches, laid out by its contents, or at once by `margins`: (left, right, bottom, top).
+    """An empty figure, sizes in inches, laid out by its contents, or at once by `margins`: (left, right,
+    bottom, top).
 
-    Margins are for many panels: matplotlib needs seconds to measure them all. Fonts and lines are those of RC while that is in force.
+    Margins are for many panels: matplotlib needs seconds to measure them all. Fonts and lines are those of RC
+    while that is in force.
     """
     fig = Figure(figsize=(width, height), dpi=200, layout=None if margins else "constrained")
     FigureCanvasAgg(fig)
@@ -72,7 +76,8 @@ def grid(fig: Figure, n: int, columns: int, **spacing: Any) -> list[Axes]:
 def outer_labels(panels: Sequence[Axes], columns: int, x: bool = True) -> None:
     """Number the y axes of the first column alone and, if `x`, the x axes of the last row of each.
 
-    The caller gives all panels the same limits. Shared axes would do so too, but each asks all others where its labels may stand.
+    The caller gives all panels the same limits. Shared axes would do so too, but each asks all others where
+    its labels may stand.
     """
     for i, ax in enumerate(panels):
         if i % columns:
@@ -82,7 +87,9 @@ def outer_labels(panels: Sequence[Axes], columns: int, x: bool = True) -> None:
 
 
 def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """(the bins, from 0, that hold something; the quantiles of the values in each, shares × bins), as numpy has them, in one sort."""
+    """(the bins, from 0, that hold something; the quantiles of the values in each, shares × bins), as numpy
+    has them, in one sort.
+    """
     by_value = np.argsort(values)
     small = np.min_scalar_type(bins.max(initial=0))  # of few bins: then the sort is a radix sort
     by_bin = np.argsort(bins[by_value].astype(small), kind="stable")
@@ -115,7 +122,9 @@ def letter(ax: Axes, i: int, title: str) -> None:
 
 
 def log_if_wide(ax: Axes, axis: Literal["x", "y"], values: Any) -> None:
-    """A logarithmic axis where the values span more than a decade and a half. A zero stays on it; a negative value keeps it linear."""
+    """A logarithmic axis where the values span more than a decade and a half. A zero stays on it; a negative
+    value keeps it linear.
+    """
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     positive = finite[finite > 0]

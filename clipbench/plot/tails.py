@@ -52,7 +52,9 @@ def draw_tails(rows: pd.DataFrame, path: Path) -> Path:
 
 
 def figure(rows: pd.DataFrame) -> Figure:
-    """For each step: histogram with densities, P(‖noise‖ ≥ x) with fits, Q-Q, Hill's α over k with its band; numbers and a sentence."""
+    """For each step: histogram with densities, P(‖noise‖ ≥ x) with fits, Q-Q, Hill's α over k with its band;
+    numbers and a sentence.
+    """
     label, tails = rows["label"].iloc[0], samples(rows)
     title = f"{label}   ·   {amount(rows)}\n{provenance(rows)}"
     fig = style.figure(title, 0.65 + 2.2 * len(tails))

@@ -18,9 +18,11 @@ BINS = 120  # of steps: what a panel of this size can show
 
 
 def trajectory(group: Group) -> Figure:
-    """Median, and the range as a shade, over the steps of a bin and all seeds: grey before clipping, coloured after it.
+    """Median, and the range as a shade, over the steps of a bin and all seeds: grey before clipping, coloured
+    after it.
 
-    The range keeps every spike, which a mean would hide. ▲ marks a norm that is not finite, ✕ the end of a run that diverged.
+    The range keeps every spike, which a mean would hide. ▲ marks a norm that is not finite, ✕ the end of a
+    run that diverged.
     """
     lines = shown(group)
     longest = max(len(each.label) + 6 for each, _ in lines)

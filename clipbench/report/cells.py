@@ -29,7 +29,9 @@ class Forest:
 
 @dataclass(frozen=True)
 class Cell:
-    """`value`: what the column is sorted by, NaN for nothing; `small`: lines below the text; a forest stands in for both."""
+    """`value`: what the column is sorted by, NaN for nothing; `small`: lines below the text; a forest stands
+    in for both.
+    """
 
     value: float
     text: str = ""
@@ -48,15 +50,15 @@ EMPTY = Cell(math.nan)
 
 def columns(ranking: Ranking) -> dict[str, str]:
     """Heading → what it means."""
-    points, unit = "", ""
-    if ranking.in_points:
-        points, unit = ", points", "; a point is 0.01"
     headline = ranking.group.headline
+    gain, meaning = f"gain over {reference(ranking)}", "paired by seed, positive is better; 95 % t-interval"
+    if ranking.in_points:
+        gain, meaning = f"{gain}, points", f"{meaning}; a point is 0.01"
     found = {
         "method": "with its chosen settings",
         "n": "seeds",
         f"{split(ranking)} {headline}": "mean over seeds ± 95 % t-interval",
-        f"gain over {reference(ranking)}{points}": f"paired by seed, positive is better; 95 % t-interval{unit}",
+        gain: meaning,
         "": "the same, drawn: 0 is the line",
         "p": "paired t-test after Holm's correction",
         "exact p": "sign-flip test, uncorrected; it cannot go below 2/2ⁿ",
@@ -147,7 +149,9 @@ def _reached(ranking: Ranking, method: Method, goal: float) -> Cell:
 
 
 def forest(ranking: Ranking, found: Interval) -> Forest:
-    """On one scale for all methods of the ranking: a very wide interval is cut rather than that the others cannot be seen."""
+    """On one scale for all methods of the ranking: a very wide interval is cut rather than that the others
+    cannot be seen.
+    """
     ends, estimates = [], []
     for comparison in ranking.usable.values():
         difference = comparison.difference

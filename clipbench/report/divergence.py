@@ -42,7 +42,9 @@ def beyond(runs: pd.DataFrame, setting: str) -> float:
 def divergence(
     fig: Figure, ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, methods: Sequence[Method]
 ) -> bool:
-    """Add a row for each method, in the legend's order: how many of its runs diverged where. Whether any did; if not, nothing changes."""
+    """Add a row for each method, in the legend's order: how many of its runs diverged where. Whether any did;
+    if not, nothing changes.
+    """
     if not runs["diverged"].any():
         return False
     total = SIZE[1] + GAP + ROW * len(methods)
@@ -61,7 +63,9 @@ def divergence(
 
 
 def _row(ax: Axes, y: float, cells: list[Cell], diverged: np.ndarray, look: Look) -> None:
-    """A line over what was tried; on it a box where runs diverged, with how many of how many where there is room."""
+    """A line over what was tried; on it a box where runs diverged, with how many of how many where there is
+    room.
+    """
     place: dict[str, Any] = {"transform": ax.transAxes, "clip_on": False}
     tried: list[float] = []
     for low, high, _ in cells:

@@ -1,4 +1,6 @@
-"""Figures and page of a results folder, from its three tables alone. torch is never imported, matplotlib when something is drawn."""
+"""Figures and page of a results folder, from its three tables alone. torch is never imported, matplotlib when
+something is drawn.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,15 @@ MANY = 200  # a folder of fewer runs is drawn before a second process has starte
 
 
 def draw(results: Path, out: Path, formats: Sequence[str] = ("png",), apart: bool = False) -> list[Path]:
-    """Write `report.html` and, for each group of runs, `<task>_<scale>_<optimizer>_<figure>.<format>` into `out`; return all paths.
+    """Write `report.html` and, for each group of runs, `<task>_<scale>_<optimizer>_<figure>.<format>` into
+    `out`; return all paths.
 
-    `apart`: each configuration stands for itself, those of all optimizers in one figure, `<task>_<scale>_<figure>.<format>`.
-    A study's final runs and defaults form a group, `<task>_<scale>_<optimizer>_<study>`; its tuning runs are in the report alone.
-    `levels` is left out where no run clips. Files of `results` that cannot be read are skipped with a warning (errors.Unreadable).
-    UserError where `results` holds no finished run, `out` cannot be written or a format is not one of FORMATS.
+    `apart`: each configuration stands for itself, those of all optimizers in one figure,
+    `<task>_<scale>_<figure>.<format>`. A study's final runs and defaults form a group,
+    `<task>_<scale>_<optimizer>_<study>`; its tuning runs are in the report alone. `levels` is left out where
+    no run clips. Files of `results` that cannot be read are skipped with a warning (errors.Unreadable).
+    UserError where `results` holds no finished run, `out` cannot be written or a format is not one of
+    FORMATS.
     """
     for name in formats:
         if name not in FORMATS:
@@ -54,7 +59,9 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",), apart: boo
 
 
 def draw_run(results: Path, run: str, out: Path) -> Path:
-    """Write the comparison figure that `run` stands in, among all runs of its task, scale and optimizer, and return its path."""
+    """Write the comparison figure that `run` stands in, among all runs of its task, scale and optimizer, and
+    return its path.
+    """
     from clipbench.report.figures import write
 
     group = next(read_groups(results, run))
@@ -63,7 +70,9 @@ def draw_run(results: Path, run: str, out: Path) -> Path:
 
 
 def _aside(results: Path) -> Any:
-    """What starts other processes, where there are runs enough to be worth it; their imports begin at once, beside our reading."""
+    """What starts other processes, where there are runs enough to be worth it; their imports begin at once,
+    beside our reading.
+    """
     if WORKERS < 2 or sum(1 for _ in (results / "runs").glob("*.parquet")) < MANY:
         return None
     return starter(["clipbench.report.figures"])
@@ -72,7 +81,9 @@ def _aside(results: Path) -> Any:
 def _each(
     results: Path, groups: Sequence[pd.DataFrame], out: Path, formats: Sequence[str], side: Any, apart: bool
 ) -> Iterator[Drawn]:
-    """What `draw_group` makes of each, one after the other or, with a context that starts processes, side by side."""
+    """What `draw_group` makes of each, one after the other or, with a context that starts processes, side by
+    side.
+    """
     from clipbench.report.figures import draw_group, draw_group_aside
 
     if side is None or len(groups) < 2:

@@ -36,7 +36,9 @@ Drawn = tuple[list[Path], list[tuple[Ranking, str]]]
 
 
 def draw_group(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool) -> Drawn:
-    """Write the figures of a group's `runs`; its rankings come back without the steps that they were drawn from."""
+    """Write the figures of a group's `runs`; its rankings come back without the steps that they were drawn
+    from.
+    """
     with _no_collections():
         group = read_group(results, runs, apart)
         bare = replace(group, steps=group.steps[:0], evals=group.evals[:0])
@@ -70,7 +72,9 @@ def draw_group_aside(
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """A figure is so many objects that looking for garbage among them takes a third of the time of drawing it: look at the end."""
+    """A figure is so many objects that looking for garbage among them takes a third of the time of drawing
+    it: look at the end.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -81,7 +85,9 @@ def _no_collections() -> Iterator[None]:
 
 
 def write(group: Group, name: str, out: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """One of FIGURES in each format, as `<task>_<scale>_<optimizer>_<name>.<format>`. UserError where `out` cannot be written."""
+    """One of FIGURES in each format, as `<task>_<scale>_<optimizer>_<name>.<format>`. UserError where `out`
+    cannot be written.
+    """
     paths = [out / f"{group.stem}_{name}.{each}" for each in formats]
     with writing(out), matplotlib.rc_context(style.RC):
         figure = FIGURES[name](group)

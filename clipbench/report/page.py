@@ -1,4 +1,5 @@
-"""One self-contained page: what may be concluded, the numbers behind it, the curves, and where the runs come from.
+"""One self-contained page: what may be concluded, the numbers behind it, the curves, and where the runs come
+from.
 
 The text lies in templates/, where everything that is filled in is escaped.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -43,11 +45,13 @@ DESCRIBED = ("helps", "hurts", "ahead", "behind", "mixed", "same")
 BLOCKS: dict[str, tuple[Callable[[Ranking], Iterable[Drawing]], str]] = {
     "Training": (
         panels.curves,
-        "Mean over seeds with its 95 % t-interval; seconds are medians, evaluation left out; ✕ ends a run that diverged, no part of these.",
+        "Mean over seeds with its 95 % t-interval; seconds are medians, evaluation left out; "
+        "✕ ends a run that diverged, no part of these.",
     ),
     "Sensitivity": (
         sensitivity,
-        "Points are runs, lines are means with 95 % bands; rows on top say how many of the runs diverged where.",
+        "Points are runs, lines are means with 95 % bands; "
+        "rows on top say how many of the runs diverged where.",
     ),
     "Budget": (
         panels.budget,
@@ -190,6 +194,12 @@ def _strokes(look: Look) -> str:
 
 
 def _fill(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    """Templates by name; what is filled in is escaped, and what a template asks for must be given."""
     environment = Environment(
         loader=PackageLoader("clipbench.report"),
         autoescape=True,
@@ -200,4 +210,4 @@ def _fill(template: str, **values: Any) -> str:
     )
     environment.filters |= {"anchor": _anchor, "anchor_across": _anchor_across, "strokes": _strokes}
     environment.globals |= {"WIDTH": cells.WIDTH, "HEIGHT": cells.HEIGHT}
-    return environment.get_template(template).render(values)
+    return environment

@@ -1,4 +1,6 @@
-"""The page's small figures of one ranking: a panel each, so that a page can set them in as many columns as it is wide."""
+"""The page's small figures of one ranking: a panel each, so that a page can set them in as many columns as it
+is wide.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def _on_steps(ranking: Ranking, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def on_seconds(ranking: Ranking, values: pd.DataFrame, seconds: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Each method's runs against the median, over its seeds, of the seconds at which a step ended: one run on a busy machine moves nothing."""
+    """Each method's runs against the median, over its seeds, of the seconds at which a step ended: one run on
+    a busy machine moves nothing.
+    """
     found = {}
     for method in ranking.judged:
         own = there(values, [run for run in method.configuration.runs if run in seconds])
@@ -104,7 +108,9 @@ def on_seconds(ranking: Ranking, values: pd.DataFrame, seconds: pd.DataFrame) ->
 def _curve(
     ranking: Ranking, tables: Tables, xlabel: str, ylabel: str, raw: pd.DataFrame | None = None
 ) -> Figure:
-    """A line for each method, the best on top, over faint ones of `raw`; the axis fits the runs that came to an end."""
+    """A line for each method, the best on top, over faint ones of `raw`; the axis fits the runs that came to
+    an end.
+    """
     fig, ax = panel(xlabel, ylabel)
     values = [np.zeros(0)]
     for method in ranking.judged:
@@ -197,7 +203,9 @@ def _norms(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: Lo
 
 
 def budget(ranking: Ranking) -> Iterator[Drawing]:
-    """What tuning brought: the expected best of k trials, and thin the best so far in the order they were made."""
+    """What tuning brought: the expected best of k trials, and thin the best so far in the order they were
+    made.
+    """
     tuning, group = ranking.group.tuning, ranking.group
     if tuning.empty:
         return

@@ -1,4 +1,6 @@
-"""How much the learning rate and the level matter: a curve with a band for each method, and where runs diverge."""
+"""How much the learning rate and the level matter: a curve with a band for each method, and where runs
+diverge.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip"
 
 
 def sensitivity(ranking: Ranking) -> Iterator[Drawing]:
-    """The final validation metric over the learning rate, all methods in one panel, then over each method's level in a panel of its own."""
+    """The final validation metric over the learning rate, all methods in one panel, then over each method's
+    level in a panel of its own.
+    """
     if ranking.group.apart:  # no setting was varied with all others kept
         return
     runs, looks = tried(ranking), method_looks(ranking)
@@ -55,7 +59,9 @@ def _over_learning_rate(ranking: Ranking, runs: pd.DataFrame, looks: dict[str, L
 
 
 def _panel(ranking: Ranking, runs: pd.DataFrame, setting: str) -> tuple[Figure, Axes]:
-    """Log axes but for p_autoclip, with ∞ a little beyond the last value; the values of a grid are named, on other axes round ones."""
+    """Log axes but for p_autoclip, with ∞ a little beyond the last value; the values of a grid are named, on
+    other axes round ones.
+    """
     fig, ax = panel(NAMES[setting], f"validation {ranking.group.headline}")
     values = runs[setting].dropna()
     finite = np.sort(values[np.isfinite(values) & (values > 0)].unique())
@@ -122,7 +128,9 @@ def _line(ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, look: Lo
 
 
 def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
-    """No clipping at its best setting or, in a study, trial: its mean over seeds and, in a sweep, the interval."""
+    """No clipping at its best setting or, in a study, trial: its mean over seeds and, in a sweep, the
+    interval.
+    """
     if ranking.none is None:
         return
     none = runs[runs["name"] == ranking.none.name]

@@ -1,4 +1,6 @@
-"""The report's tables for a paper: Markdown, LaTeX (booktabs) or CSV, the last with every digit. No matplotlib, no torch."""
+"""The report's tables for a paper: Markdown, LaTeX (booktabs) or CSV, the last with every digit. No
+matplotlib, no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from clipbench.analysis.target import reached, target
 from clipbench.errors import UserError, nearest
 from clipbench.report.text import milliseconds, split
 
-CAPTION = r"Mean $\pm$ 95\,\% $t$-interval over the seeds that came to an end; gain paired by seed; $p$ after Holm's correction."
+CAPTION = (
+    r"Mean $\pm$ 95\,\% $t$-interval over the seeds that came to an end; "
+    "gain paired by seed; $p$ after Holm's correction."
+)
 MARKS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -35,7 +40,9 @@ MARKS = {
 
 
 def tables(results: Path, formats: Iterable[str], apart: bool = False) -> dict[str, str]:
-    """{format: text} of every ranking of a results folder, `apart` as in `draw`. UserError: an unknown format, or no finished run."""
+    """{format: text} of every ranking of a results folder, `apart` as in `draw`. UserError: an unknown
+    format, or no finished run.
+    """
     formats = list(formats)
     for name in formats:
         if name not in FORMATS:

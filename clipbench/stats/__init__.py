@@ -7,10 +7,12 @@ curves.py      time to a target, best so far against budget
 smoothing.py   a local mean of scattered points
 tails.py       is a sample heavy-tailed: skewness, ρ_mR, the index of the tail, Hill, fits
 
-A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks and shares count it so,
-and a mean that it takes part in does not exist, so its interval is infinite and its p is 1.
+A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks
+and shares count it so, and a mean that it takes part in does not exist, so its interval is infinite and its p
+is 1.
 
-No spread can be learned from one value, nor from values that are all equal: the interval is infinite and p is 1 there too.
+No spread can be learned from one value, nor from values that are all equal: the interval is infinite and p is
+1 there too.
 """
 
 from clipbench.stats.aggregate import (

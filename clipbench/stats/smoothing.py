@@ -10,10 +10,12 @@ from scipy import stats
 def smoothed(
     x: ArrayLike, y: ArrayLike, width: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(places, local mean, half its 95 % interval) of y over x, by local lines under a Gaussian of `width`. (40,) each; empty for n < 5.
+    """(places, local mean, half its 95 % interval) of y over x, by local lines under a Gaussian of `width`.
+    (40,) each; empty for n < 5.
 
-    With weights l at a place the mean is l·y and its error σ·‖l‖, σ² from the residuals with n − tr(2L − LLᵀ) degrees of freedom.
-    As `width` grows it becomes the least-squares line with its t-interval. Source: Cleveland and Devlin 1988, JASA 83:596.
+    With weights l at a place the mean is l·y and its error σ·‖l‖, σ² from the residuals with n − tr(2L − LLᵀ)
+    degrees of freedom. As `width` grows it becomes the least-squares line with its t-interval. Source:
+    Cleveland and Devlin 1988, JASA 83:596.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 5 or np.ptp(x) == 0:

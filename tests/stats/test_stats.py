@@ -355,3 +355,14 @@ def test_expected_best_with_diverged_trials_and_many():
     found = stats.expected_best(many)
     assert found[0] == pytest.approx(many.mean())
     assert found[-1] == pytest.approx(many.max())
+
+
+def test_a_wide_local_line_is_the_least_squares_line():
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(size=12), rng.normal(size=12)
+    at, mean, half = stats.smoothed(x, y, width=1e4)
+    line = scipy_stats.linregress(x, y)
+    np.testing.assert_allclose(mean, line.intercept + line.slope * at, atol=1e-6)
+    sigma = np.sqrt(np.sum((y - line.intercept - line.slope * x) ** 2) / 10)
+    error = sigma * np.sqrt(1 / 12 + (at - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2))
+    np.testing.assert_allclose(half, scipy_stats.t.ppf(0.975, 10) * error, rtol=1e-5)
