@@ -154,7 +154,9 @@ def candidate(what, seeds=3, diverged=0, value=0.5):
 
 
 def test_the_rule_of_choice():
-    """Complete ones only; fewest diverged; then the value; one without a value last among equals; then the order given."""
+    """Complete ones only; fewest diverged; then the value; one without a value last among equals; then the
+    order given.
+    """
     given = [
         candidate("lacks a seed", seeds=2, value=0.99),
         candidate("diverged", diverged=1, value=0.9),

@@ -1,7 +1,7 @@
 """A folder of the version before is read as that version read it: same verdicts, same numbers, same table.
 
-`verdicts.json` and `expected_table.md` were written by that version. The words "a picture" became "descriptive only" since: they
-stand in notes, which are not compared.
+`verdicts.json` and `expected_table.md` were written by that version. The words "a picture" became
+"descriptive only" since: they stand in notes, which are not compared.
 """
 
 import json

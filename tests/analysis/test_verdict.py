@@ -18,8 +18,9 @@ def test_a_difference_is_told_with_its_interval_and_n(tmp_path):
     low, high = interval(BETTER)
     gain = 100 * np.mean(np.subtract(BETTER, NONE))
     assert kind == "helps"
-    expected = f"Clipping helps: auto +{gain:.1f} points of accuracy over none, 95 % interval {100 * low:.1f} to {100 * high:.1f}, n=5."
-    assert sentence == expected
+    difference = f"auto +{gain:.1f} points of accuracy over none"
+    ends = f"{100 * low:.1f} to {100 * high:.1f}"
+    assert sentence == f"Clipping helps: {difference}, 95 % interval {ends}, n=5."
 
 
 def test_a_loss_and_a_mixture_are_told(tmp_path):
@@ -146,8 +147,9 @@ def test_tuning_and_final_runs_are_never_mixed(tmp_path):
     assert "so the search was too small" in verdict.sentence
     assert "Check at ∞ failed: norm lost to none" in " ".join(verdict.notes)
     tuned = stats.ttest_1samp(0.1 - 0.001 * np.arange(5), 0).confidence_interval(0.95)
-    told = f"+9.8 points of accuracy from its defaults (95 % interval {100 * tuned.low:.1f} to {100 * tuned.high:.1f}, n=5"
-    assert told in " ".join(verdict.notes)
+    ends = f"{100 * tuned.low:.1f} to {100 * tuned.high:.1f}"
+    gain = f"+9.8 points of accuracy from its defaults (95 % interval {ends}, n=5"
+    assert gain in " ".join(verdict.notes)
     assert facts(found)["seeds"] == "final 1, 2, 3, 4, 5; tuning 0"
     best = dict(panels.budget(found))
     (figure,) = best.values()
@@ -217,7 +219,9 @@ def test_unequal_budgets_are_descriptive_only(tmp_path):
     [("diverged", np.inf, "failed: norm"), ("done", 5.0, "Without such a trial")],
 )
 def test_the_check_at_infinity_looks_at_what_was_tried(tmp_path, status, level, expected):
-    """A tuned method that diverges where none does has lost; one that never had the choice of no clipping owes nothing."""
+    """A tuned method that diverges where none does has lost; one that never had the choice of no clipping
+    owes nothing.
+    """
     for trial in range(2):
         write(tmp_path, "none", 0, 0.5, lr=0.1 + trial, role="tune", trial=trial)
         write(

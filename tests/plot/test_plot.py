@@ -1,4 +1,6 @@
-"""The figures show what the tables say: means and intervals as scipy has them, nothing averaged that differs, nothing left out unsaid."""
+"""The figures show what the tables say: means and intervals as scipy has them, nothing averaged that differs,
+nothing left out unsaid.
+"""
 
 import json
 

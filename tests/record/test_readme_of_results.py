@@ -23,8 +23,8 @@ def test_the_table_of_columns_is_the_definition(table):
     section = PAGE.read_text(encoding="utf-8").split(f"\n## {table}: ")[1].split("\n## ")[0]
     (found,) = re.findall(r"^\|.*?\|$(?=\n\n|\n?\Z)", section, re.MULTILINE | re.DOTALL)
     expected = markdown(table)
-    advice = f"the table of columns under '## {table}:' in results/README.md is not what clipbench/record/rows.py says."
-    assert found == expected, f"{advice} Put this in its place:\n\n{expected}\n"
+    where = f"The table under '## {table}:' in results/README.md is not what clipbench/record/rows.py says."
+    assert found == expected, f"{where} Put this in its place:\n\n{expected}\n"
 
 
 def test_every_table_has_its_section():

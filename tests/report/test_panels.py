@@ -100,7 +100,9 @@ def test_the_level_panel_shows_the_best_trial_of_none_by_its_mean_over_seeds(tmp
 
 
 def test_time_to_target_counts_a_miss_as_infinite(tmp_path):
-    """The target is none's validation in tuning, .49; a run rises to its test value in equal parts at steps 4, 8, …, 40."""
+    """The target is none's validation in tuning, .49; a run rises to its test value in equal parts at steps
+    4, 8, …, 40.
+    """
     for name in ("none", "norm"):
         write(tmp_path, name, 0, 0.5, level=None if name == "none" else 1.0, role="tune", trial=0)
     for seed, value in enumerate([0.6, 0.7, 0.65, 0.48, 0.9]):

@@ -18,8 +18,8 @@ from clipbench.analysis.verdict import judge
 from clipbench.cli.main import main
 from clipbench.errors import Unreadable
 from clipbench.record import tables
-from clipbench.report.draw import draw
 from clipbench.report.cells import Cell
+from clipbench.report.draw import draw
 from clipbench.report.page import Page, _environment
 from clipbench.report.table import tables as report_tables
 

@@ -1,4 +1,6 @@
-"""Statistics against scipy, statsmodels and examples worked by others; what a handful of seeds cannot show is said, never guessed."""
+"""Statistics against scipy, statsmodels and examples worked by others; what a handful of seeds cannot show is
+said, never guessed.
+"""
 
 import itertools
 import math
@@ -15,7 +17,8 @@ from clipbench import stats
 # Student 1908, table of additional hours of sleep under two drugs, the same ten patients.
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-# Darwin's crossed and self-fertilised maize: differences in eighths of an inch, as Fisher gives them (1935, section 17).
+# Darwin's crossed and self-fertilised maize: differences in eighths of an inch, as Fisher gives them (1935,
+# section 17).
 MAIZE = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
 
 INFINITE = (-math.inf, math.inf)
@@ -155,7 +158,9 @@ def test_a_share_has_clopper_and_pearsons_interval():
 
 
 def test_median_interval_takes_the_order_statistics_of_the_tables():
-    """Conover's table of the binomial: 95 % needs the 1st and 6th of 6, 2nd and 9th of 10, 6th and 15th of 20."""
+    """Conover's table of the binomial: 95 % needs the 1st and 6th of 6, 2nd and 9th of 10, 6th and 15th of
+    20.
+    """
     for n, low, high in ((6, 1, 6), (10, 2, 9), (15, 4, 12), (20, 6, 15)):
         assert ends(stats.median_interval(np.arange(1.0, n + 1))) == (low, high)
     assert ends(stats.median_interval([1, 2, 3, 4, 5])) == INFINITE
