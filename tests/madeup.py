@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy import stats
 
 from clipbench.analysis.comparison import rankings
@@ -14,6 +16,16 @@ STEPS = 12
 NONE = [0.500, 0.520, 0.510, 0.490, 0.505]
 BETTER = [0.530, 0.553, 0.545, 0.519, 0.534]
 OTHERS = {"role": None, "trial": None, "higher": True, "optim": "sgd", "skipped": 0}
+
+
+def write_table(folder, table, run, rows):
+    """As `clipbench.record.tables.write_rows`, without its care for the disk: that is most of the time of
+    many small files.
+    """
+    path = folder / table / f"{run}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"run": run, **row} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows, tables.SCHEMAS[table]), path)
 
 
 def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy", **more):
@@ -70,9 +82,9 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
     }
     if status == "done":
         row |= {"final": test - 0.01, "final_test": test}
-    tables.write_rows(folder, "steps", run, steps)
-    tables.write_rows(folder, "evals", run, evals)
-    tables.write_rows(folder, "runs", run, [row])
+    write_table(folder, "steps", run, steps)
+    write_table(folder, "evals", run, evals)
+    write_table(folder, "runs", run, [row])
 
 
 def write_methods(folder, methods, **more):

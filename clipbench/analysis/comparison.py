@@ -126,9 +126,10 @@ class Ranking:
             return {}
         pairs = {}
         for method in self.judged:
-            both = pd.concat([method.scores, self.none.scores], axis=1, join="inner") * self.sign
-            if method is not self.none and len(both):
-                pairs[method.name] = both.to_numpy().T
+            seeds = method.scores.index.intersection(self.none.scores.index)
+            if method is not self.none and len(seeds):
+                ours, none = method.scores.loc[seeds], self.none.scores.loc[seeds]
+                pairs[method.name] = self.sign * ours.to_numpy(), self.sign * none.to_numpy()
         p_values = [stats.paired_t(ours, none) for ours, none in pairs.values()]
         adjusted = stats.holm(p_values + [1.0] * len(self.missing))
         found = {}

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from madeup import ranking_of, study
+from madeup import ranking_of, study, write_table
 from scipy import stats
 
 from clipbench.analysis.comparison import rankings
@@ -18,7 +18,6 @@ from clipbench.plot.distribution import distribution
 from clipbench.plot.levels import levels
 from clipbench.plot.looks import HUES, looks, method_looks, shade
 from clipbench.plot.trajectory import trajectory
-from clipbench.record import tables
 from clipbench.report.draw import draw
 
 STEPS = 40
@@ -88,9 +87,9 @@ def write(
         "started": f"{seed:03d}",
         "config": json.dumps(settings),
     }
-    tables.write_rows(folder, "steps", run, steps)
-    tables.write_rows(folder, "evals", run, evals)
-    tables.write_rows(folder, "runs", run, [row])
+    write_table(folder, "steps", run, steps)
+    write_table(folder, "evals", run, evals)
+    write_table(folder, "runs", run, [row])
 
 
 def only(folder):

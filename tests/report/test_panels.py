@@ -4,10 +4,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from madeup import BETTER, NONE, STEPS, ranking_of, write, write_methods
+from madeup import BETTER, NONE, STEPS, ranking_of, write, write_methods, write_table
 
 from clipbench.analysis.target import reached, target
-from clipbench.record import tables
 from clipbench.report import panels
 from clipbench.report.draw import draw
 from clipbench.report.page import part_of
@@ -47,7 +46,7 @@ def test_a_skipped_step_has_no_part_in_what_clipping_did(tmp_path):
             {"grad_norm": 2.0, "clipped_norm": 2.0, "clip_factor": 1.0},
         ]
         rows = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms[i > 6]} for i in range(1, STEPS + 1)]
-        tables.write_rows(tmp_path, "steps", run, rows)
+        write_table(tmp_path, "steps", run, rows)
     for _, figure in panels.clipping(ranking_of(tmp_path)):
         expected = {"clip factor": 1.0, "steps clipped, %": 0.0, "gradient norm": 2.0}[
             figure.axes[0].get_ylabel()
@@ -149,7 +148,7 @@ def test_thousands_of_steps_are_thinned(tmp_path):
         found = write_methods(tmp_path, {"none": NONE[:1]})
         norms = {"grad_norm": 1.0, "clipped_norm": 1.0, "clip_factor": 1.0}
         steps = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms} for i in range(1, 5001)]
-        tables.write_rows(tmp_path, "steps", found.methods[0].configuration.runs[0], steps)
+        write_table(tmp_path, "steps", found.methods[0].configuration.runs[0], steps)
         figure = dict(panels.curves(ranking_of(tmp_path)))[
             "training loss, smoothed, against step: faint, as it was"
         ]

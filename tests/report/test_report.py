@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from madeup import BETTER, NONE, interval, ranking_of, study, write, write_methods
+from madeup import BETTER, NONE, interval, ranking_of, study, write, write_methods, write_table
 from scipy import stats
 
 from clipbench.analysis.comparison import rankings
@@ -196,7 +196,7 @@ def test_no_test_value_is_said(tmp_path):
     for path in (tmp_path / "runs").iterdir():
         row = tables.read(tmp_path, "runs", runs=[path.stem]).drop(columns="run").to_dict("records")[0]
         row = {key: None if value != value else value for key, value in row.items()} | {"final_test": None}
-        tables.write_rows(tmp_path, "runs", path.stem, [row])
+        write_table(tmp_path, "runs", path.stem, [row])
     verdict = judge(ranking_of(tmp_path))
     assert "validation stands in for it" in " ".join(verdict.notes)
 
