@@ -1,6 +1,8 @@
-"""How long `clipbench plot` takes, and how much memory: 1 000 made-up runs × 2 000 steps, drawn in a fresh process.
+"""How long `clipbench plot` takes, and how much memory.
 
-python scripts/bench_plot.py [--runs 1000] [--steps 2000] [--folder DIR]        a folder that is there is drawn again, not made again
+python scripts/bench_plot.py [--runs 1000] [--steps 2000] [--folder DIR]
+
+Made-up runs are drawn in a fresh process. A folder that is there is drawn again, not made again.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 
 from clipbench.record import tables
@@ -40,14 +44,16 @@ EVALS = 20  # of each run
 
 def settings(runs: int) -> Iterator[tuple[str, str, float | None, int]]:
     """(task, type, level, seed): 25 methods on each of four tasks, and as many seeds as it takes."""
-    methods = [("none", None), *((name, level) for name in TYPES for level in LEVELS)]
-    places = [(task, name, level) for task in TASKS for name, level in methods]
+    methods: list[tuple[str, float | None]] = [("none", None), *product(TYPES, LEVELS)]
+    places = [(task, *method) for task, method in product(TASKS, methods)]
     for i in range(runs):
         yield *places[i % len(places)], i // len(places)
 
 
 def write_run(folder: Path, task: str, name: str, level: float | None, seed: int, steps: int) -> None:
-    """A loss that falls under noise, norms with spikes, a metric that saturates; each method with a gain of its own, each run with luck."""
+    """A loss that falls under noise, norms with spikes, a metric that saturates; each method with a gain of
+    its own, each run with luck.
+    """
     rng = np.random.default_rng([seed, *f"{task} {name} {level}".encode()])
     headline, limit = TASKS[task]
     run = f"r{rng.bytes(6).hex()}"
@@ -57,6 +63,8 @@ def write_run(folder: Path, task: str, name: str, level: float | None, seed: int
     norm = np.exp(0.6 * rng.normal(size=steps)) * (1 + 3 * np.exp(-4 * t))
     factor = np.minimum(1, (level or np.inf) / norm)
     columns = {
+        "step": np.arange(1, steps + 1),
+        "lr": np.full(steps, 1e-3),
         "loss": loss,
         "grad_norm": norm,
         "clipped_norm": norm * factor,
@@ -64,31 +72,23 @@ def write_run(folder: Path, task: str, name: str, level: float | None, seed: int
         "seconds": 40 * t,
         "epoch": 5 * t,
     }
-    lists = {key: values.tolist() for key, values in columns.items()}
-    tables.write_rows(
-        folder,
-        "steps",
-        run,
-        ({"step": i + 1, "lr": 1e-3, **{k: v[i] for k, v in lists.items()}} for i in range(steps)),
-    )
+    tables.write_rows(folder, "steps", run, pd.DataFrame(columns).to_dict("records"))
+    tables.write_rows(folder, "evals", run, _evals(steps, headline, limit + gain, rng))
+    row = _row(task, name, level, seed, steps, headline, float(limit + gain), rng)
+    tables.write_rows(folder, "runs", run, [row])
+
+
+def _evals(steps: int, headline: str, limit: float, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Of a metric that comes near `limit`."""
     at = np.linspace(0, steps, EVALS + 1).astype(int)
-    curve = (limit + gain) * (1 - np.exp(-5 * at / steps))
-    rows = [
-        {
-            "step": int(step),
-            "seconds": 40.0 * step / steps,
-            "split": split,
-            "metric": metric,
-            "value": float(value + 0.004 * rng.normal()),
-        }
-        for step, value in zip(at, curve, strict=True)
-        for split in ("train", "val")
-        for metric in (headline, "loss")
-    ]
-    tables.write_rows(folder, "evals", run, rows)
-    tables.write_rows(
-        folder, "runs", run, [_row(task, name, level, seed, steps, headline, float(limit + gain), rng)]
-    )
+    curve = limit * (1 - np.exp(-5 * at / steps))
+    rows = []
+    for (step, value), split, metric in product(
+        zip(at, curve, strict=True), ("train", "val"), (headline, "loss")
+    ):
+        row = {"step": int(step), "seconds": 40.0 * step / steps, "split": split, "metric": metric}
+        rows.append({**row, "value": float(value + 0.004 * rng.normal())})
+    return rows
 
 
 def _row(
@@ -125,7 +125,9 @@ def _row(
 
 
 def measure(folder: Path, out: Path) -> tuple[float, float]:
-    """Seconds of `clipbench plot` in a process of its own, and the most MB that it and the processes it starts held at once."""
+    """Seconds of `clipbench plot` in a process of its own, and the most MB that it and the processes it
+    starts held at once.
+    """
     start, most = time.perf_counter(), 0
     command = [sys.executable, "-m", "clipbench", "plot", str(folder), "--out", str(out)]
     with psutil.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -160,20 +162,14 @@ def main() -> None:
                 write_run(folder, *place, options.steps)
         files = len(list((folder / "runs").glob("*.parquet")))
         size = sum(path.stat().st_size for path in folder.rglob("*.parquet")) / 1e6
-        rows = [
-            (*measure(folder, Path(temporary) / "figures"), (Path(temporary) / "figures" / "report.html"))
-            for _ in range(3)
-        ]
-        seconds, memory, page = min(rows)
-        print(
-            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; the fastest of three\n"
-        )
-        print(
-            "| runs | steps | tables, MB | seconds | peak memory, MB | report, MB |\n|---|---|---|---|---|---|"
-        )
-        print(
-            f"| {files} | {options.steps} | {size:.0f} | {seconds:.1f} | {memory:.0f} | {page.stat().st_size / 1e6:.1f} |"
-        )
+        out = Path(temporary) / "figures"
+        seconds, memory = min(measure(folder, out) for _ in range(3))
+        page = (out / "report.html").stat().st_size / 1e6
+        python = platform.python_version()
+        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {python}; the fastest of three\n")
+        print("| runs | steps | tables, MB | seconds | peak memory, MB | report, MB |")
+        print("|---|---|---|---|---|---|")
+        print(f"| {files} | {options.steps} | {size:.0f} | {seconds:.1f} | {memory:.0f} | {page:.1f} |")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy import stats
 
-from clipbench.analysis.comparison import sections
+from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.analysis.verdict import judge
 from clipbench.record import tables
@@ -14,6 +16,16 @@ STEPS = 12
 NONE = [0.500, 0.520, 0.510, 0.490, 0.505]
 BETTER = [0.530, 0.553, 0.545, 0.519, 0.534]
 OTHERS = {"role": None, "trial": None, "higher": True, "optim": "sgd", "skipped": 0}
+
+
+def write_table(folder, table, run, rows):
+    """As `clipbench.record.tables.write_rows`, without its care for the disk: that is most of the time of
+    many small files.
+    """
+    path = folder / table / f"{run}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"run": run, **row} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows, tables.SCHEMAS[table]), path)
 
 
 def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy", **more):
@@ -70,27 +82,27 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
     }
     if status == "done":
         row |= {"final": test - 0.01, "final_test": test}
-    tables.write_rows(folder, "steps", run, steps)
-    tables.write_rows(folder, "evals", run, evals)
-    tables.write_rows(folder, "runs", run, [row])
+    write_table(folder, "steps", run, steps)
+    write_table(folder, "evals", run, evals)
+    write_table(folder, "runs", run, [row])
 
 
-def write_arms(folder, arms, **more):
+def write_methods(folder, methods, **more):
     """{method: test values by seed, None where the run diverged}."""
-    for name, values in arms.items():
+    for name, values in methods.items():
         for seed, value in enumerate(values):
             write(folder, name, seed, value, "done" if value is not None else "diverged", **more)
-    return section(folder)
+    return ranking_of(folder)
 
 
-def section(folder):
+def ranking_of(folder):
     (group,) = read_groups(folder)
-    (found,) = sections(group)
+    (found,) = rankings(group)
     return found
 
 
-def told(folder, arms, **more):
-    verdict = judge(write_arms(folder, arms, **more))
+def told(folder, methods, **more):
+    verdict = judge(write_methods(folder, methods, **more))
     return verdict.kind, verdict.sentence, " ".join(verdict.notes)
 
 
@@ -109,4 +121,4 @@ def study(folder):
         write(folder, "none", seed + 1, value, role="final", trial=1)
         write(folder, "norm", seed + 1, value - 0.03 - 0.001 * seed, level=2.0, role="final", trial=1)
         write(folder, "none", seed + 1, value - 0.1 + 0.001 * seed, lr=0.5, role="default")
-    return section(folder)
+    return ranking_of(folder)

@@ -1,1 +1,14 @@
-"""Tables → findings: methods, what was chosen, how they compare, what may be said. No torch, no matplotlib, no colours."""
+"""Tables → findings. No torch, no matplotlib, no colours; nothing is printed.
+
+choice.py          the one rule of choice; what tuning chose; what lies at the edge of a space
+settings.py        what defines a run, and the words for it
+groups.py          the runs of one task, scale and optimizer, sorted into configurations
+comparison.py      methods, each at its chosen configuration, compared with none at its own
+verdict.py         what may be said of that, in a sentence
+notes.py           what limits it
+amounts.py         differences as text
+sensitivity.py     what was tried, and what is best where
+target.py          when runs reached what none reached in tuning
+across.py          several tasks on one scale
+noise.py           what `clipbench tails` measured, in words
+"""

@@ -1,103 +1,148 @@
-"""What tuning chose, from the table `runs` alone: one fixed rule, the same for every method."""
+"""The one rule by which settings are chosen, and what tuning chose by it: from the table `runs` alone, the
+same for every method.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from clipbench.record.rows import NO_CLIPPING
+from clipbench.record.rows import CLIP_KEYS, NO_CLIPPING
 
-ARENA = ["study", "task", "scale", "optimizer"]  # methods are compared within one of these
+CONTEST = ["study", "task", "scale", "optimizer"]  # methods are compared within one of these
+TRIALS = [*CONTEST, "method", "trial", "value", "diverged", "seeds", "hyperparameters", "place"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting that may be chosen: how many seeds it has, how many of them diverged, and the mean validation
+    value of the others.
+
+    `what`: the setting itself, whatever the caller takes for it.
+    """
+
+    what: Any
+    seeds: int
+    diverged: int
+    value: float
+
+
+def best_first(candidates: Iterable[Candidate], higher_is_better: bool) -> list[Candidate]:
+    """The rule of choice: fewest diverged runs, then the best mean validation value, then the order given.
+
+    One with fewer seeds than others is left out: its mean is luck. One without a value is the last among
+    equals.
+    """
+    candidates = list(candidates)
+    most = max((each.seeds for each in candidates), default=0)
+    complete = [each for each in candidates if each.seeds == most]
+    sign = -1 if higher_is_better else 1
+
+    def place(each: Candidate) -> tuple[int, float]:
+        return each.diverged, math.inf if math.isnan(each.value) else sign * each.value
+
+    return sorted(complete, key=place)
 
 
 def trials(runs: pd.DataFrame) -> pd.DataFrame:
     """The tuning trials of all studies in `runs`, best first within each method.
 
-    One row for each study, task, scale, optimizer, method and trial, with: value, the mean over the tuning seeds of the last
-    validation value; diverged, how many of its runs did; seeds; numbers, {name: value} of what was drawn; place, from 1 for the
-    winner.
+    One row for each study, task, scale, optimizer, method and trial, with: value, the mean over the tuning
+    seeds of the last validation value; diverged, how many of its runs did; seeds; hyperparameters, {name:
+    value} of what was drawn; place, from 1 for the winner.
 
-    A trial with fewer diverged runs is better, then one with the better value, then the one with the smaller number. A run that
-    failed is no result: a trial that lacks a run that others have has no place (it is left out).
+    A trial with fewer diverged runs is better, then one with the better value, then the one with the smaller
+    number. A run that failed is no result: a trial that lacks a run that others have has no place (it is left
+    out).
     """
     tuned = runs[(runs["role"] == "tune") & (runs["status"] != "failed")]
-    tuned = tuned.sort_values(["started", "run"]).drop_duplicates(
-        [*ARENA, "method", "trial", "seed"], keep="last"
-    )
-    rows = [
-        {**dict(zip([*ARENA, "method"], key, strict=True)), **row, "place": place}
-        for key, part in tuned.groupby([*ARENA, "method"], dropna=False, sort=False)
-        for place, row in enumerate(_ranked(part), 1)
-    ]
-    columns = [*ARENA, "method", "trial", "value", "diverged", "seeds", "numbers", "place"]
-    return pd.DataFrame(rows, columns=columns)
+    tuned = tuned.sort_values(["started", "run"])
+    tuned = tuned.drop_duplicates([*CONTEST, "method", "trial", "seed"], keep="last")
+    rows = []
+    for key, part in tuned.groupby([*CONTEST, "method"], dropna=False, sort=False):
+        where = dict(zip([*CONTEST, "method"], key, strict=True))
+        for place, each in enumerate(_ranked(part), 1):
+            row = {"value": each.value, "diverged": each.diverged, "seeds": each.seeds, "place": place}
+            rows.append(where | each.what | row)
+    return pd.DataFrame(rows, columns=TRIALS)
 
 
-def _ranked(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for trial, part in runs.groupby("trial"):
+def _ranked(runs: pd.DataFrame) -> list[Candidate]:
+    """The trials of one method, best first."""
+    candidates = []
+    for _, part in runs.groupby("trial"):  # by number
         ended = part[(part["status"] == "done") & part["final"].notna()]
         value = float(ended["final"].mean()) if len(ended) else math.nan
-        numbers = _numbers(part.iloc[0].to_dict())
-        rows.append(
-            {
-                "trial": int(trial),
-                "value": value,
-                "diverged": len(part) - len(ended),
-                "seeds": len(part),
-                "numbers": numbers,
-            }
-        )  # type: ignore[call-overload]
-    seeds = max(row["seeds"] for row in rows)
-    sign = -1 if runs["higher_is_better"].iloc[0] else 1
-    complete = [row for row in rows if row["seeds"] == seeds]
-    return sorted(
-        complete,
-        key=lambda row: (
-            row["diverged"],
-            0.0 if math.isnan(row["value"]) else sign * row["value"],
-            row["trial"],
-        ),
-    )
+        first = part.iloc[0].to_dict()
+        what = {"trial": int(first["trial"]), "hyperparameters": _hyperparameters(first)}
+        candidates.append(Candidate(what, len(part), len(part) - len(ended), value))
+    return best_first(candidates, bool(runs["higher_is_better"].iloc[0]))
 
 
-def _numbers(run: Mapping[str, Any]) -> dict[str, float]:
-    """The learning rate and the numbers of a run's rule; those of a user's own rule stand in `config` only."""
-    named = {
-        name: run[name] for name in ("lr", "clipping_level", "p_autoclip", "beta") if pd.notna(run[name])
-    }
-    clip = json.loads(run["config"] or "{}").get("optim", {}).get("clip") or {}
-    return {name: float(value) for name, value in (*named.items(), *clip.items()) if _is_number(value)}
+def _hyperparameters(run: Mapping[str, Any]) -> dict[str, float]:
+    """The learning rate and the hyperparameters of a run's rule; those of a user's own rule stand in `config`
+    only.
+    """
+    found = {}
+    for name in ("lr", *CLIP_KEYS[1:]):
+        if pd.notna(run[name]):
+            found[name] = run[name]
+    optim = json.loads(run["config"] or "{}").get("optim", {})
+    found.update(optim.get("clip") or {})
+    return {name: float(value) for name, value in found.items() if is_number(value)}
 
 
-def _is_number(value: Any) -> bool:
-    return (isinstance(value, (int, float)) and not isinstance(value, bool)) or value == "inf"
+def is_number(value: Any) -> bool:
+    """Whether a setting is a number. In the tables an infinite one is the text "inf"."""
+    if isinstance(value, str):
+        return value == "inf"
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def winners(runs: pd.DataFrame) -> pd.DataFrame:
-    """The first of each method's `trials`, with `trials`, how many there were, and `edge`, {name: "lowest" or "highest"}.
+    """The first of each method's `trials`, with `trials`, how many there were, and `edge`, {name: "lowest" or
+    "highest"}.
 
-    A number is at the edge when no trial was drawn beyond it: the best may lie outside the space. ∞ and p = 1 are no edge.
+    A hyperparameter is at the edge when no trial was drawn beyond it: the best may lie outside the space. ∞
+    and p = 1 are no edge.
     """
     every = trials(runs)
     best = every[every["place"] == 1].drop(columns="place").reset_index(drop=True)
-    together = [
-        every[(every[[*ARENA, "method"]] == row[[*ARENA, "method"]]).all(axis=1)]
-        for _, row in best.iterrows()
-    ]
-    edges = [dict(_edges(row, part["numbers"])) for row, part in zip(best["numbers"], together, strict=True)]
-    return best.assign(trials=[len(part) for part in together], edge=edges)
+    counts, edges = [], []
+    for _, row in best.iterrows():
+        same = (every[[*CONTEST, "method"]] == row[[*CONTEST, "method"]]).all(axis=1)
+        tried = list(every.loc[same, "hyperparameters"])
+        found = {}
+        for name, value in row["hyperparameters"].items():
+            side = edge(name, value, [each.get(name) for each in tried])
+            if side:
+                found[name] = side
+        counts.append(len(tried))
+        edges.append(found)
+    return best.assign(trials=counts, edge=edges)
 
 
-def _edges(numbers: Mapping[str, float], tried: pd.Series) -> Iterator[tuple[str, str]]:
-    for name, value in numbers.items():
-        values = [each[name] for each in tried if name in each]
-        if len(set(values)) > 1 and value != NO_CLIPPING.get(name):
-            if value == min(values):
-                yield name, "lowest"
-            elif value == max(values):
-                yield name, "highest"
+def edge(name: str, value: Any, tried: Iterable[Any]) -> str:
+    """ "lowest" or "highest" where nothing was tried beyond `value` on that side; else "".
+
+    "" too for what is not a number, where all that was tried is equal, and for the values of no clipping, ∞
+    and p = 1: beyond these there is nothing. What is not a number in `tried` is passed over.
+    """
+    if not is_number(value) or float(value) == NO_CLIPPING.get(name):
+        return ""
+    values = {float(each) for each in tried if is_number(each)}
+    if len(values) < 2:
+        return ""
+    if float(value) == min(values):
+        return "lowest"
+    return "highest" if float(value) == max(values) else ""
+
+
+def is_without_clipping(settings: Mapping[str, Any]) -> bool:
+    """Whether these settings leave every gradient alone: a level of ∞, or p = 1."""
+    return any(settings.get(key) == value for key, value in NO_CLIPPING.items())

@@ -1,10 +1,11 @@
-"""Tables → groups: the runs of one task, scale and optimizer, sorted into methods. Runs of a method differ in nothing but the seed."""
+"""Tables → groups: the runs of one task, scale and optimizer, sorted into configurations. Runs of one differ
+in nothing but the seed.
+"""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,47 +13,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy import stats
 
 from clipbench.analysis.choice import winners
+from clipbench.analysis.settings import Settings, label, order, settings_of
 from clipbench.errors import UserError
-from clipbench.plot import style
 from clipbench.record import tables
 
-RESOLVED = (
-    "clipping_type",
-    "clipping_level",
-    "p_autoclip",
-    "beta",
-    "lr",
-)  # columns of `runs`: null where the type has no use for it
-APART = {
-    "seed",
-    "device",
-    "threads",
-    "results",
-    "checkpoint_every",
-    "task.name",
-    "task.device",
-    "task.workers",
-}
-"""What may differ among the runs of a method."""
-SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
-
-Settings = Mapping[str, Any]
+STEPS = ["step", "seconds", "loss", "grad_norm", "clipped_norm", "clip_factor"]
+EVALS = ["run", "step", "seconds", "split", "metric", "value"]
 
 
 @dataclass(frozen=True)
-class Method:
-    """A clipping type with its settings; `label` names those that set it apart. `finals`: final validation metric of each run in `done`."""
+class Configuration:
+    """A clipping type with its settings; `label` names those that set it apart. `finals`: final validation
+    metric of each run in `done`.
+
+    Of the group's `variants` configurations of its type it is number `variant`, from 0, by level, quantile,
+    beta, learning rate.
+    """
 
     label: str
     settings: Settings
     done: tuple[str, ...]
     diverged: tuple[str, ...]
     finals: np.ndarray  # (len(done),)
-    colour: str
-    dash: style.Dash
+    variant: int
+    variants: int
     name: str  # the type, or what a study calls the method
     role: str  # in a study "final" or "default", else ""
 
@@ -72,56 +58,62 @@ class Method:
 
 @dataclass(frozen=True)
 class Group:
-    """What one set of figures shows. `methods` stand best first by their final validation metric, those without one last."""
+    """What one set of figures shows. `configurations` stand best first by their final validation metric,
+    those without one last.
+    """
 
     task: str
     scale: str
     optimizer: str
     headline: str
-    methods: tuple[Method, ...]
+    configurations: tuple[Configuration, ...]
     steps: pd.DataFrame
     evals: pd.DataFrame
     higher_is_better: bool
-    notes: tuple[str, ...]  # which runs are not drawn
+    notes: tuple[str, ...]  # which runs are left out
     study: str  # "" outside one
-    runs: pd.DataFrame  # of the methods, by run
+    runs: pd.DataFrame  # of the configurations, by run
     tuning: pd.DataFrame  # a study's trials, by run: never drawn or judged together with the others
     failed: pd.DataFrame
-    apart: bool  # each setting stands for itself, with those of other optimizers
+    apart: bool  # each configuration stands for itself, with those of other optimizers
+
+    @property
+    def name(self) -> str:
+        """Task, scale, optimizer and study, as far as there is one."""
+        parts = [self.task, self.scale, self.optimizer, self.study]
+        return " ".join(part for part in parts if part)
 
     @property
     def stem(self) -> str:
-        return re.sub(
-            r"[^\w.-]+", "-", "_".join(filter(None, [self.task, self.scale, self.optimizer, self.study]))
-        )
+        """The same as the beginning of a file's name."""
+        parts = [self.task, self.scale, self.optimizer, self.study]
+        return re.sub(r"[^\w.-]+", "-", "_".join(part for part in parts if part))
 
-    def title(self, methods: int) -> str:
-        """What the figure shows, how many of the methods, and which runs it leaves out."""
-        cut = [f"the best {methods} of {len(self.methods)} methods"] * (methods < len(self.methods))
-        return "   ·   ".join(
-            [" ".join(filter(None, [self.task, self.scale, self.optimizer, self.study])), *cut, *self.notes]
-        )
-
-    @property
-    def shown(self) -> tuple[Method, ...]:
-        """The methods that have a line or a panel of their own."""
-        return self.methods[: style.MOST]
-
-    def steps_of(self, *methods: Method) -> pd.DataFrame:
-        return self.steps.iloc[self._rows([run for method in methods for run in method.runs])]
+    def steps_of(self, *configurations: Configuration) -> pd.DataFrame:
+        """The rows of `steps` of their runs, one run after the other."""
+        runs: list[str] = []
+        for configuration in configurations:
+            runs += configuration.runs
+        return self.steps.iloc[self._rows(runs)]
 
     def _rows(self, runs: Iterable[str]) -> np.ndarray:
-        """Where these runs stand in `steps`, which holds one run after the other. Those without steps are left out."""
+        """Where these runs stand in `steps`, which holds one run after the other. Those without steps are
+        left out.
+        """
         run = self.steps["run"].cat
         codes = np.sort(run.categories.get_indexer(list(runs)))
-        ends = np.searchsorted(run.codes, [codes, codes + 1])
-        return np.concatenate(
-            [np.arange(start, end) for start, end in ends.T[codes >= 0]] or [np.zeros(0, int)]
-        )
+        codes = codes[codes >= 0]
+        starts, ends = np.searchsorted(run.codes, [codes, codes + 1])
+        rows = [np.zeros(0, int)]
+        for start, end in zip(starts, ends, strict=True):
+            rows.append(np.arange(start, end))
+        return np.concatenate(rows)
 
-    def curve(self, column: str, *methods: Method) -> pd.DataFrame:
-        """A column of `steps` against step, one column per run of the methods, of all by default; NaN after a run's end. (steps, runs)"""
-        steps = self.steps_of(*methods) if methods else self.steps
+    def curve(self, column: str, *configurations: Configuration) -> pd.DataFrame:
+        """A column of `steps` against step, one column per run of these, of all by default; NaN after a run's
+        end. (steps, runs)
+        """
+        steps = self.steps_of(*configurations) if configurations else self.steps
         runs = steps["run"].cat.remove_unused_categories().cat
         at, row = np.unique(steps["step"].to_numpy(), return_inverse=True)
         table = np.full((len(at), len(runs.categories)), np.nan)
@@ -130,14 +122,19 @@ class Group:
 
     def metric(self, split: str) -> pd.DataFrame:
         """The headline metric against step, one column per run. (evaluations, runs)"""
-        rows = self.evals[(self.evals["metric"] == self.headline) & (self.evals["split"] == split)]
+        rows = self.evals_of(split)
         return rows.pivot(index="step", columns="run", values="value")
+
+    def evals_of(self, split: str) -> pd.DataFrame:
+        """The rows of `evals` that hold the headline metric of a split."""
+        return self.evals[(self.evals["metric"] == self.headline) & (self.evals["split"] == split)]
 
 
 def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> Iterator[Group]:
-    """Every group of a results folder, by name, or the one that holds `run`; each is read when it is asked for.
+    """Every group of a results folder, by name, or the one that holds `run`; each is read when it is asked
+    for.
 
-    `apart`: all optimizers of a task and scale are one group, and each setting is a method of its own.
+    `apart`: all optimizers of a task and scale are one group, and each configuration is a method of its own.
     UserError where no run has finished.
     """
     for runs in parts(folder, run, apart):
@@ -145,44 +142,35 @@ def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> It
 
 
 def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.DataFrame]:
-    """The rows of `runs` that make each group."""
+    """The rows of `runs` that make each group. `run`, `apart` and UserError as in `read_groups`."""
     if not folder.is_dir():
         raise UserError(
-            f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): it holds runs/, steps/ and evals/."
+            f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): "
+            "it holds runs/, steps/ and evals/."
         )
     runs = tables.read(folder, "runs")
     if not runs["status"].isin(["done", "diverged"]).any():
         failed = f" (failed: {len(runs)})" if len(runs) else ""
-        raise UserError(
-            f"{folder} holds no finished run{failed}. Train one first: clipbench run results={folder}"
-        )
+        advice = f"Train one first: clipbench run results={folder}"
+        raise UserError(f"{folder} holds no finished run{failed}. {advice}")
     runs = runs.fillna({"scale": "", "study": "", "role": "", "method": ""})
     tuning = runs["role"] == "tune"
     if tuning[runs["run"] == run].any():  # one is asked for: then its kind stands by itself
         runs = runs[tuning].assign(study=runs["study"] + " tuning", role="")
-    groups = [part for _, part in runs.groupby(["task", "scale", *["optimizer"] * (not apart), "study"])]
-    return [
-        part
-        for part in groups
-        if (part["status"] != "failed").any() and (run is None or run in set(part["run"]))
-    ]
+    keys = ["task", "scale", "study"] if apart else ["task", "scale", "optimizer", "study"]
+    found = []
+    for _, part in runs.groupby(keys):
+        asked = run is None or run in set(part["run"])
+        if asked and (part["status"] != "failed").any():
+            found.append(part)
+    return found
 
 
 def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     """One of the `parts`, with its steps and evaluations."""
-    finished = runs[runs["status"] != "failed"].sort_values(["started", "run"])
-    settings = [_settings(row) for row in finished.to_dict("records")]
-    number: dict[frozenset, int] = {}
-    keys = [
-        frozenset([*each.items(), *row.items()])
-        for each, row in zip(
-            settings, finished[["role", "method", "trial"]].fillna(-1).to_dict("records"), strict=True
-        )
-    ]
-    finished = finished.assign(
-        settings=settings, number=[number.setdefault(key, len(number)) for key in keys]
-    )
-    # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further seed.
+    finished = _numbered(runs[runs["status"] != "failed"].sort_values(["started", "run"]))
+    # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further
+    # seed.
     latest = finished.drop_duplicates(["number", "seed"], keep="last").sort_values(["seed", "run"])
     earlier = _of_earlier_choice(latest)
     left_out = {
@@ -192,128 +180,85 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     }
     latest = latest[~earlier]
     tuned = latest["role"] == "tune"
+    shown = latest[~tuned]
     first = latest.iloc[0]
-    best = -1 if first["higher_is_better"] else 1
-    methods = sorted(
-        _methods(latest[~tuned], apart),
-        key=lambda method: (np.isnan(method.final), best * np.nan_to_num(method.final), method.label),
-    )
+    sign = -1 if first["higher_is_better"] else 1
+
+    def place(configuration: Configuration) -> tuple[bool, float, str]:
+        final = configuration.final
+        return bool(np.isnan(final)), sign * float(np.nan_to_num(final)), configuration.label
+
     return Group(
         task=first["task"],
         scale=first["scale"],
         optimizer="" if apart else first["optimizer"],
         headline=first["headline"],
-        methods=tuple(methods),
-        steps=_steps(folder, latest[~tuned]["run"]),
-        evals=tables.read(
-            folder, "evals", ["run", "step", "seconds", "split", "metric", "value"], latest[~tuned]["run"]
-        ),
+        configurations=tuple(sorted(_configurations(shown, apart), key=place)),
+        steps=_steps(folder, shown["run"]),
+        evals=tables.read(folder, "evals", EVALS, shown["run"]),
         higher_is_better=bool(first["higher_is_better"]),
         notes=tuple(f"runs left out: {count} {why}" for why, count in left_out.items() if count),
         study=first["study"],
-        runs=latest[~tuned].set_index("run"),
+        runs=shown.set_index("run"),
         tuning=latest[tuned].set_index("run"),
         failed=runs[runs["status"] == "failed"].set_index("run"),
         apart=apart,
     )
 
 
+def _numbered(runs: pd.DataFrame) -> pd.DataFrame:
+    """With `settings`, and `number`: the same for runs that differ in nothing but the seed."""
+    settings, numbers = [], []
+    known: dict[frozenset[Any], int] = {}
+    places = runs[["role", "method", "trial"]].fillna(-1).to_dict("records")
+    for row, place in zip(runs.to_dict("records"), places, strict=True):
+        found = settings_of(row)
+        settings.append(found)
+        numbers.append(known.setdefault(frozenset([*found.items(), *place.items()]), len(known)))
+    return runs.assign(settings=settings, number=numbers)
+
+
 def _of_earlier_choice(runs: pd.DataFrame) -> pd.Series:
-    """Which final runs are of another trial than tuning's winner: a study that got more trials may have chosen anew."""
+    """Which final runs are of another trial than tuning's winner: a study that got more trials may have
+    chosen anew.
+    """
     chosen = winners(runs).set_index("method")["trial"]
-    return (
-        (runs["role"] == "final")
-        & runs["method"].isin(chosen.index)
-        & (runs["trial"] != runs["method"].map(chosen))
-    )
+    final = (runs["role"] == "final") & runs["method"].isin(chosen.index)
+    return final & (runs["trial"] != runs["method"].map(chosen))
 
 
 def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
     """Only what is drawn, with `run` as a category: as text it would be most of the memory."""
-    columns = ["step", "seconds", "loss", "grad_norm", "clipped_norm", "clip_factor"]
-    parts = dict(tables.read_parts(folder, "steps", columns, runs))
-    empty = pa.schema([tables.SCHEMAS["steps"].field(name) for name in columns]).empty_table()
-    names = pd.Categorical.from_codes(
-        np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()]), list(parts)
-    )
-    return pa.concat_tables([empty, *parts.values()]).to_pandas().assign(run=names)
+    found = dict(tables.read_parts(folder, "steps", STEPS, runs))
+    schema = pa.schema([tables.SCHEMAS["steps"].field(name) for name in STEPS])
+    lengths = [len(part) for part in found.values()]
+    codes = np.repeat(np.arange(len(found)), lengths)
+    steps = pa.concat_tables([schema.empty_table(), *found.values()]).to_pandas()
+    return steps.assign(run=pd.Categorical.from_codes(codes, list(found)))
 
 
-def _methods(runs: pd.DataFrame, apart: bool) -> Iterator[Method]:
-    kinds = dict(zip(runs["number"], runs["settings"], strict=True))
-    hues = style.hues({kind["clipping_type"] for kind in kinds.values()})
-    for name, hue in hues.items():
-        peers = {number: kind for number, kind in kinds.items() if kind["clipping_type"] == name}
-        for variant, number in enumerate(sorted(peers, key=lambda number: _order(kinds[number]))):
-            rows, kind = runs[runs["number"] == number], kinds[number]
-            done = rows[rows["status"] == "done"]
+def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:
+    kinds: dict[int, Settings] = dict(zip(runs["number"], runs["settings"], strict=True))
+    types: dict[str, list[int]] = {}
+    for number, settings in kinds.items():
+        types.setdefault(settings["clipping_type"], []).append(number)
+    for numbers in types.values():
+        peers = [kinds[number] for number in numbers]
+        for variant, number in enumerate(sorted(numbers, key=lambda number: order(kinds[number]))):
+            rows = runs[runs["number"] == number]
+            done, diverged = (rows[rows["status"] == status] for status in ("done", "diverged"))
             role, method = rows["role"].iloc[0], rows["method"].iloc[0]
-            label = _label(kind, peers.values(), kinds.values()) + " (default)" * (role == "default")
-            yield Method(
-                label=label,
-                settings=kind,
+            text = label(kinds[number], peers, kinds.values())
+            if role == "default":
+                text += " (default)"
+            yield Configuration(
+                label=text,
+                settings=kinds[number],
                 done=tuple(done["run"]),
-                diverged=tuple(rows[rows["status"] == "diverged"]["run"]),
+                diverged=tuple(diverged["run"]),
                 finals=done["final"].to_numpy(float),
-                colour=style.shade(hue, variant, len(peers)),
-                dash=style.dash(name, variant),
-                name=label if apart else method or name,
+                variant=variant,
+                variants=len(numbers),
+                name=text if apart else method or kinds[number]["clipping_type"],
                 role=role,
             )
-
-
-def _settings(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}."""
-    resolved = {name: None if pd.isna(run[name]) else run[name] for name in RESOLVED}
-    hidden = APART | {f"optim.{name}" for name in RESOLVED}
-    config = dict(_flat(json.loads(run["config"] or "{}")))
-    idle = ("task.lr.", "sweep.", "tag.") + ("restart.",) * ("restart.first" not in config)
-    return resolved | {
-        key: value for key, value in config.items() if key not in hidden and not key.startswith(idle)
-    }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif (
-            value is not None and value is not False
-        ):  # as if it were not there: an earlier version may not have had the key
-            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
-
-
-def _order(settings: Settings) -> list[tuple[bool, Any]]:
-    """By level, quantile, beta, learning rate, then the rest as text: the order of a type's shades."""
-    numbers = [settings[name] for name in RESOLVED[1:]]
-    rest = sorted((key, str(value)) for key, value in settings.items() if key not in RESOLVED)
-    return [(value is not None, value or 0) for value in numbers] + [(True, str(rest))]
-
-
-def _label(settings: Settings, peers: Iterable[Settings], everyone: Iterable[Settings]) -> str:
-    """The optimizer, where there are several; the type; what differs: a clipping setting among the type's runs, any other among all."""
-    optimizer = settings.get("optim.name")
-    several = any(rival.get("optim.name") != optimizer for rival in everyone)
-    peers, everyone = (
-        [rival for rival in rivals if rival.get("optim.name") == optimizer] for rivals in (peers, everyone)
-    )
-    words = [str(optimizer)] * several + [settings["clipping_type"]]
-    for key, value in settings.items():
-        rivals = peers if key in RESOLVED[1:4] or key.startswith("optim.clip.") else everyone
-        if value is not None and key != "clipping_type" and any(rival.get(key) != value for rival in rivals):
-            symbol = SYMBOLS.get(key, key.rpartition(".")[2] + "=")
-            words.append(
-                f"{symbol}{value:g}".replace("inf", "∞") if isinstance(value, float) else f"{symbol}{value}"
-            )
-    return " ".join(dict.fromkeys(words))  # batch_size and task.batch_size are one
-
-
-def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over seeds and half the width of its 95 % t-interval, NaN for a single seed. (…, seeds) → (…), (…)
-
-    A NaN in one seed is a NaN in the mean and shows as a gap; leaving that seed out would show as a jump.
-    """
-    n = values.shape[-1]
-    if n == 1:
-        return values[..., 0], np.full(values.shape[:-1], np.nan)
-    return values.mean(-1), stats.t.ppf(0.975, n - 1) * values.std(-1, ddof=1) / np.sqrt(n)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from clipbench import stats
 from clipbench.analysis.choice import winners
-from clipbench.analysis.comparison import Arm, Section
+from clipbench.analysis.comparison import Method, Ranking
 from clipbench.stats import Interval
 
 
@@ -19,24 +20,28 @@ class Reached:
     count: int
 
 
-def target(section: Section) -> float | None:
-    """The mean last validation value of none's chosen trial over the tuning seeds: other runs than those judged. None outside a study."""
-    tuning = section.group.tuning
-    if tuning.empty or (best := winners(tuning[tuning["method"] == "none"])).empty:
+def target(ranking: Ranking) -> float | None:
+    """The mean last validation value of none's chosen trial over the tuning seeds: other runs than those
+    judged. None outside a study.
+    """
+    tuning = ranking.group.tuning
+    if tuning.empty:
+        return None
+    best = winners(tuning[tuning["method"] == "none"])
+    if best.empty:
         return None
     value = float(best["value"].iloc[0])
-    return value if value == value else None
+    return None if math.isnan(value) else value
 
 
-def reached(section: Section, arm: Arm, value: float) -> Reached:
+def reached(ranking: Ranking, method: Method, value: float) -> Reached:
     """Evaluations are not timed; a run that missed or diverged before counts as ∞."""
-    group = section.group
-    rows = group.evals[(group.evals["metric"] == group.headline) & (group.evals["split"] == "val")]
-    parts = [rows[rows["run"] == run].sort_values("step") for run in arm.method.runs]
-    steps, seconds = (
-        stats.time_to_target([(part[axis], part["value"]) for part in parts], value, group.higher_is_better)
-        for axis in ("step", "seconds")
-    )
-    return Reached(
-        stats.median_interval(steps), stats.median_interval(seconds), int((steps < float("inf")).sum())
-    )
+    group = ranking.group
+    rows = group.evals_of("val")
+    parts = [rows[rows["run"] == run].sort_values("step") for run in method.configuration.runs]
+    times = {}
+    for axis in ("step", "seconds"):
+        curves = [(part[axis], part["value"]) for part in parts]
+        times[axis] = stats.time_to_target(curves, value, group.higher_is_better)
+    steps, seconds = stats.median_interval(times["step"]), stats.median_interval(times["seconds"])
+    return Reached(steps, seconds, int((times["step"] < math.inf).sum()))

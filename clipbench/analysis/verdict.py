@@ -1,337 +1,153 @@
-"""What the numbers of a section allow one to say, in words. Nothing is called a difference that its seeds could not show."""
+"""What the numbers of a ranking allow one to say, in words. Nothing is called a difference that its seeds
+could not show.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
-from clipbench.analysis.comparison import Arm, Section
-from clipbench.stats import Comparison, Interval, paired_interval, sign_flip_floor
-
-FEWEST = 3  # pairs of seeds: an interval from two is wider than anything one would call a result
+from clipbench.analysis.amounts import difference, listed, p_value, told
+from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.notes import FEWEST, divergences, notes_on, runs_diverged
+from clipbench.stats import Comparison
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind`: helps, hurts, mixed, same, short, few, diverged or open; of arms set side by side ahead or behind; `notes` limit `sentence`.
+    """`kind`: helps, hurts, mixed, same, short, few, diverged or open; of methods set side by side ahead or
+    behind; `notes` limit `sentence`.
 
-    `picture`: the methods had no equal chance to be tuned, as they have in a study.
+    `descriptive`: the methods had no equal chance to be tuned, as they have in a study.
     """
 
     kind: str
     sentence: str
     notes: tuple[str, ...]
-    picture: bool
+    descriptive: bool
 
 
-def judge(section: Section) -> Verdict:
-    kind, sentence = _verdict(section)
-    return Verdict(kind, sentence, tuple(_notes(section)), not section.equal_budget)
+def judge(ranking: Ranking) -> Verdict:
+    """The verdict on a ranking's methods, from their final runs alone."""
+    kind, sentence = _impossible(ranking) or _compared(ranking)
+    return Verdict(kind, sentence, tuple(notes_on(ranking)), not ranking.equal_budget)
 
 
-def _verdict(section: Section) -> tuple[str, str]:
-    none, judged = section.none, section.judged
+def _impossible(ranking: Ranking) -> tuple[str, str] | None:
+    """Kind and sentence where there is nothing to compare; None where there is."""
+    none, judged = ranking.none, ranking.judged
     if not judged:
-        return (
-            "open",
-            "No verdict yet: only tuning runs are there. The same `clipbench study` goes on with the final ones.",
-        )
-    lower = (
-        "Tune over smaller learning rates: study.space.lr=…"
-        if section.group.study
-        else "Lower the learning rate."
-    )
-    if all(arm.diverged == arm.n for arm in judged):
-        return "diverged", f"No verdict: {'every run' if len(judged) > 1 else 'each run'} diverged. {lower}"
+        start = "No verdict yet: only tuning runs are there."
+        return "open", f"{start} The same `clipbench study` goes on with the final ones."
+    if all(method.diverged == method.n for method in judged):
+        every = "every run" if len(judged) > 1 else "each run"
+        return "diverged", f"No verdict: {every} diverged. {_advice(ranking)}"
     if none is None:
-        return (
-            "open",
-            "No verdict: there is no run without clipping to compare with. Add optim.clipping_type=none.",
-        )
+        start = "No verdict: there is no run without clipping to compare with."
+        return "open", f"{start} Add optim.clipping_type=none."
     if none.diverged == none.n:
-        ended = [
-            f"{arm.name} finished {arm.n - arm.diverged} of {arm.n}" for arm in judged if arm is not none
-        ]
+        return "diverged", _without_reference(none, judged)
+    if not ranking.comparisons:
+        alone = "No clipped run has a seed in common with none"
+        if len(judged) == 1:
+            alone = "There is no clipped run"
+        return "open", f"No verdict: {alone} to compare with none."
+    if not ranking.usable:
+        diverged = divergences(ranking)
+        if not diverged:
+            return "open", f"No verdict: the runs have no {ranking.group.headline} that is a number."
         return (
             "diverged",
-            f"Without clipping {_of(none)} diverged, so there is no mean to compare with; {_list(ended)}.",
+            f"No verdict: {listed(diverged)}, so no mean difference exists. {_advice(ranking)}",
         )
-    if not section.comparisons:
-        alone = (
-            "There is no clipped run" if len(judged) == 1 else "No clipped run has a seed in common with none"
-        )
-        return "open", f"No verdict: {alone} to compare with none."
-    if not any(np.isfinite(each.difference.estimate) for each in section.comparisons.values()):
-        if not (diverged := _divergences(section)):
-            return "open", f"No verdict: the runs have no {section.group.headline} that is a number."
-        return "diverged", f"No verdict: {_list(diverged)}, so no mean difference exists. {lower}"
-    return _compared(section)
+    return None
 
 
-def _compared(section: Section) -> tuple[str, str]:
-    usable = {
-        name: each for name, each in section.comparisons.items() if np.isfinite(each.difference.estimate)
-    }
+def _advice(ranking: Ranking) -> str:
+    if ranking.group.study:
+        return "Tune over smaller learning rates: study.space.lr=…"
+    return "Lower the learning rate."
+
+
+def _without_reference(none: Method, judged: tuple[Method, ...]) -> str:
+    ended = []
+    for method in judged:
+        if method is not none:
+            ended.append(f"{method.name} finished {method.n - method.diverged} of {method.n}")
+    lost = f"Without clipping {runs_diverged(none)} diverged, so there is no mean to compare with"
+    return f"{lost}; {listed(ended)}."
+
+
+def _compared(ranking: Ranking) -> tuple[str, str]:
+    usable = ranking.usable
     n = max(each.difference.n for each in usable.values())
-    best = max(usable, key=lambda name: usable[name].difference.estimate)
     if n < FEWEST:
+        best = max(usable, key=lambda name: usable[name].difference.estimate)
         seeds = "One seed shows" if n == 1 else f"{n} seeds show"
-        return (
-            "few",
-            f"Too few seeds for a verdict. {seeds} {best} at {difference(section, usable[best].difference)} (n={n}).",
-        )
-    sure = {
-        name: each.difference
-        for name, each in usable.items()
-        if each.different and each.difference.n >= FEWEST
-    }
-    idle = {arm.name for arm in section.judged if arm.clipped == 0 and not section.group.apart}
-    up = sorted(
-        (name for name in sure if sure[name].estimate > 0 and name not in idle),
-        key=lambda name: -sure[name].estimate,
-    )
-    down = sorted((name for name in sure if sure[name].estimate < 0), key=lambda name: sure[name].estimate)
-    if not up and not down:
-        return "same", _no_difference(section, usable, [name for name in sure if name in idle])
-    return _difference(section, usable, up, down)
+        found = difference(ranking, usable[best].difference)
+        return "few", f"Too few seeds for a verdict. {seeds} {best} at {found} (n={n})."
+    sure = {}
+    for name, each in usable.items():
+        if each.different and each.difference.n >= FEWEST:
+            sure[name] = each.difference.estimate
+    idle = set()  # a method that clipped no step is no help of clipping
+    if not ranking.group.apart:
+        idle = {method.name for method in ranking.judged if method.clipped == 0}
+    up = [name for name, gain in sure.items() if gain > 0 and name not in idle]
+    down = [name for name, gain in sure.items() if gain < 0]
+    up.sort(key=lambda name: -sure[name])
+    down.sort(key=lambda name: sure[name])
+    if up or down:
+        return _difference(ranking, up, down)
+    return "same", _no_difference(ranking, [name for name in sure if name in idle])
 
 
-def _difference(
-    section: Section, usable: dict[str, Comparison], up: list[str], down: list[str]
-) -> tuple[str, str]:
+def _difference(ranking: Ranking, up: list[str], down: list[str]) -> tuple[str, str]:
     """The first of each side in full, the others in short."""
-    told = [_told(section, names[0], usable[names[0]]) for names in (up, down) if names]
-    rest = ", ".join(
-        f"{name} {difference(section, usable[name].difference, short=True)}" for name in (*up[1:], *down[1:])
-    )
-    also = f" Also: {rest}." if rest else ""
-    if section.group.apart:
-        assert section.none
-        where = "Ahead of" if not down else "Behind" if not up else "Ahead of and behind"
-        return (
-            "ahead" if not down else "behind" if not up else "mixed"
-        ), f"{where} {section.none.name}: {'; '.join(told)}.{also}"
+    usable = ranking.usable
+    full = [told(ranking, names[0], usable[names[0]]) for names in (up, down) if names]
+    rest = []
+    for name in up[1:] + down[1:]:
+        rest.append(f"{name} {difference(ranking, usable[name].difference, short=True)}")
+    also = f" Also: {', '.join(rest)}." if rest else ""
+    if ranking.group.apart:
+        return _side_by_side(ranking, up, down, f"{'; '.join(full)}.{also}")
     if up and down:
-        return "mixed", f"It depends on how one clips: {'; '.join(told)}.{also}"
-    if down and section.equal_budget and set(down) <= {arm.name for arm in section.judged if arm.without}:
-        return (
-            "short",
-            f"No verdict on clipping: {told[0]}, but no clipping was among its choices, so the search was too small.{also}",
-        )
-    where = "C" if section.equal_budget else "In these runs c"
-    return ("helps" if up else "hurts"), f"{where}lipping {'helps' if up else 'hurts'}: {told[0]}.{also}"
+        return "mixed", f"It depends on how one clips: {'; '.join(full)}.{also}"
+    free = {method.name for method in ranking.judged if method.without}
+    if down and ranking.equal_budget and set(down) <= free:
+        why = "but no clipping was among its choices, so the search was too small."
+        return "short", f"No verdict on clipping: {full[0]}, {why}{also}"
+    clipping = "Clipping" if ranking.equal_budget else "In these runs clipping"
+    kind = "helps" if up else "hurts"
+    return kind, f"{clipping} {kind}: {full[0]}.{also}"
 
 
-def _no_difference(section: Section, usable: dict[str, Comparison], idle: list[str]) -> str:
-    far = idle[0] if idle else max(usable, key=lambda name: abs(usable[name].difference.estimate))
-    found = usable[far].difference
+def _side_by_side(ranking: Ranking, up: list[str], down: list[str], found: str) -> tuple[str, str]:
+    """Of methods that stand as they are, those of several optimizers."""
+    assert ranking.none
+    kind, where = "mixed", "Ahead of and behind"
+    if not down:
+        kind, where = "ahead", "Ahead of"
+    elif not up:
+        kind, where = "behind", "Behind"
+    return kind, f"{where} {ranking.none.name}: {found}"
+
+
+def _no_difference(ranking: Ranking, idle: list[str]) -> str:
+    """`idle`: what differs surely, but did not clip."""
+    usable: dict[str, Comparison] = ranking.usable
     if idle:
-        return (
-            f"No difference that clipping made: {_told(section, far, usable[far])}, without clipping a step."
-        )
-    told = "" if found.estimate == 0 else f" The largest is {_told(section, far, usable[far])}"
-    if told and 0 not in found:
-        count = len(section.comparisons) + len(section.missing)
-        told += f"; p={p_value(usable[far].adjusted)}" + (
-            f" after Holm's correction for {count} comparisons" if count > 1 else ""
-        )
-    return f"No difference that {found.n} seeds could show." + told + "." * bool(told)
-
-
-def _told(section: Section, name: str, comparison: Comparison) -> str:
-    """ "auto +3.1 points of mcc over none, 95 % interval 1.2 to 5.0, n=5"."""
-    found = comparison.difference
-    ends = (
-        f"{amount(section, found.low, found)} to {amount(section, found.high, found)}"
-        if np.isfinite(found.low)
-        else "without bounds"
-    )
-    return f"{name} {difference(section, found)}, 95 % interval {ends}, n={found.n}"
-
-
-def difference(section: Section, found: Interval, short: bool = False) -> str:
-    """ "+3.1 points of mcc over none", or "0.210 perplexity worse than none" where less is better."""
-    headline = section.group.headline
-    unit = f"points of {headline}" if section.in_points else headline
-    if section.sign < 0:
-        value = amount(section, abs(found.estimate), found)
-        return f"{value} {unit} {'better' if found.estimate >= 0 else 'worse'} than {reference(section)}"
-    value = amount(section, found.estimate, found, signed=True)
-    return value if short else f"{value} {unit} over {reference(section)}"
-
-
-def reference(section: Section) -> str:
-    return section.none.name if section.none else "none"
-
-
-def amount(section: Section, value: float, found: Interval, signed: bool = False) -> str:
-    """A difference in points or in the metric's own unit, to what its interval allows, with a real minus."""
-    if not math.isfinite(value):
-        return "−∞" if value < 0 else "∞"
-    scale = 100 if section.in_points else 1
-    size = scale * (found.half if math.isfinite(found.half) else abs(found.estimate))
-    first = -math.floor(math.log10(size)) if size else 0  # the decimal that its first digit stands at
-    digits = max(1, min(first, 4)) if section.in_points else max(0, min(first + 1, 8))
-    while digits < 8 and any(
-        end and math.isfinite(end) and round(scale * end, digits) == 0 for end in (found.low, found.high)
-    ):
-        digits += 1  # an interval that leaves out 0 must not seem to touch it
-    text = f"{scale * value:.{digits}f}"
-    if float(text) == 0:
-        return text.lstrip("-")
-    return ("+" * (signed and value > 0) + text).replace("-", "−")
-
-
-def p_value(p: float) -> str:
-    return "<.001" if p < 0.001 else f"{p:.3f}"[1:] if p < 0.0995 else f"{p:.2f}".removeprefix("0")
-
-
-def _of(arm: Arm) -> str:
-    return f"{arm.diverged} of {arm.n} runs"
-
-
-def _divergences(section: Section) -> list[str]:
-    return [f"{arm.name} diverged in {_of(arm)}" for arm in section.judged if arm.diverged]
-
-
-def _list(words: list[str]) -> str:
-    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
-
-
-def _notes(section: Section) -> list[str]:
-    return [*_choice(section), *_runs(section), *_tests(section)]
-
-
-def _choice(section: Section) -> list[str]:
-    """How the settings were chosen, and what that allows."""
-    tried = {arm.tried for arm in section.judged}
-    budget = (
-        f"{min(tried, default=0)} to {max(tried, default=0)}"
-        if len(tried) > 1
-        else f"{max(tried, default=0)}"
-    )
-    if section.equal_budget:
-        return [*_infinity(section), *_tuning(section)]
-    if section.group.study:
-        words = f"A picture, not a verdict: the methods had {budget} trials, and more trials find better settings."
-        return [
-            f"{words} The same `clipbench study` with one study.trials for all evens that out.",
-            *_infinity(section),
-        ]
-    if section.none is None or len(section.judged) < 2:
-        return []
-    words = (
-        "One learning rate for all: a picture, not a verdict."
-        if len(section.learning_rates) == 1
-        else "A picture, not a verdict."
-    )
-    if tried != {1}:
-        words += (
-            f" Each method stands at its best by validation on the same seeds, of {budget} settings a method"
-        )
-        words += "; that favours whoever had more." if len(tried) > 1 else "."
-    return [words + " clipbench study tunes all alike and judges on fresh seeds."]
-
-
-def _infinity(section: Section) -> list[str]:
-    """Clipping at level ∞ is no clipping: a tuned method that could choose it and stands below none was not searched for well enough."""
-    tuned = [arm for arm in section.judged if arm.tried > 1 and arm.name in section.comparisons]
-    free = [arm for arm in tuned if arm.without]
-    none_diverged = section.none.diverged if section.none else 0
-    lost = [
-        arm.name
-        for arm in free
-        if section.comparisons[arm.name].difference.high < 0 or arm.diverged > none_diverged
-    ]
-    bound = [arm.name for arm in tuned if not arm.without]
-    aside = f" Without such a trial: {_list(bound)}." if bound else ""
-    if lost:
-        which = (
-            "its 95 % interval leaves out 0"
-            if len(lost) == 1
-            else "their 95 % intervals, each by itself, leave out 0"
-        )
-        which += ", or more of its runs diverged" if len(lost) == 1 else ", or more of their runs diverged"
-        return [
-            f"Check at ∞ failed: {_list(lost)} lost to none ({which}), though among the trials was no clipping, level ∞ or p=1. "
-            f"The search was too small.{aside}"
-        ]
-    if free:
-        return [
-            f"Check at ∞ passed: no method that could choose no clipping, level ∞ or p=1, lost to none.{aside}"
-        ]
-    return [f"No check at ∞: no trial was without clipping.{aside}"] if tuned else []
-
-
-def _tuning(section: Section) -> list[str]:
-    """What tuning brought to none: a measure for what clipping brings."""
-    default = next(
-        (arm for arm in section.arms if arm.method.role == "default" and arm.method.type == "none"), None
-    )
-    if section.none is None or default is None or default.diverged or section.none.diverged:
-        return []
-    both = pd.concat([section.none.scores, default.scores], axis=1, join="inner").dropna() * section.sign
-    if len(both) < FEWEST:
-        return []
-    found = paired_interval(*both.to_numpy().T)
-    gain = f"{amount(section, found.estimate, found, signed=True)} {'points of ' * section.in_points}{section.group.headline}"
-    ends = f"{amount(section, found.low, found)} to {amount(section, found.high, found)}"
-    return [
-        f"For scale: tuning alone moved none by {gain} from its defaults (95 % interval {ends}, n={found.n}; positive is better)."
-    ]
-
-
-def _runs(section: Section) -> list[str]:
-    notes = []
-    if section.split == "val" and section.arms:
-        notes.append("These runs have no test value: validation stands in for it.")
-    usable = any(np.isfinite(each.difference.estimate) for each in section.comparisons.values())
-    if usable and (diverged := _divergences(section)):
-        notes.append(
-            f"{_list(diverged)[0].upper()}{_list(diverged)[1:]}: no mean difference exists there, and no p."
-        )
-    if section.missing:
-        notes.append(
-            f"Not compared: {_list(list(section.missing))}, without a final run so far; Holm's correction counts them."
-        )
-    skipped = {
-        arm.name: section.group.runs.loc[list(arm.method.runs), "skipped"].fillna(0).sum()
-        for arm in section.judged
-    }
-    if told := [f"{name} {int(count)}" for name, count in skipped.items() if count]:
-        notes.append(f"Steps skipped for a gradient that was not finite: {', '.join(told)}.")
-    if len({arm.n for arm in section.judged}) > 1:
-        notes.append(
-            "The methods have unequal numbers of seeds; each is compared with none on those they share."
-        )
-    if len(section.group.failed):
-        notes.append(
-            f"{len(section.group.failed)} failed and {'is' if len(section.group.failed) == 1 else 'are'} left out: see below."
-        )
-    if edges := [
-        f"{arm.name} ({', '.join(arm.edges).replace('clipping_level', 'level')})"
-        for arm in section.judged
-        if arm.edges
-    ]:
-        notes.append(f"At the edge of what was tried, so that the best may lie beyond: {', '.join(edges)}.")
-    return notes
-
-
-def _tests(section: Section) -> list[str]:
-    """The floor of the exact test, where no number of wins could reach .05; and that the largest of several was picked for being it."""
-    notes = []
-    if sum(each.different for each in section.comparisons.values()) and len(section.comparisons) > 1:
-        notes.append(
-            f"The largest of {len(section.comparisons)} differences is on average larger seen than it is."
-        )
-    counts = {
-        each.difference.n for each in section.comparisons.values() if np.isfinite(each.difference.estimate)
-    }
-    if counts and (n := max(counts)) >= FEWEST and (floor := sign_flip_floor(n)) > 0.05:
-        notes.append(
-            f"p is of the paired t-test and takes the differences for normal; the exact sign-flip test cannot go below {floor:g} at n={n}."
-        )
-    return notes
+        largest = told(ranking, idle[0], usable[idle[0]])
+        return f"No difference that clipping made: {largest}, without clipping a step."
+    far = max(usable, key=lambda name: abs(usable[name].difference.estimate))
+    found = usable[far].difference
+    sentence = f"No difference that {found.n} seeds could show."
+    if found.estimate == 0:
+        return sentence
+    sentence += f" The largest is {told(ranking, far, usable[far])}"
+    if 0 not in found:
+        sentence += f"; p={p_value(usable[far].adjusted)}"
+        count = len(ranking.comparisons) + len(ranking.missing)
+        if count > 1:
+            sentence += f" after Holm's correction for {count} comparisons"
+    return sentence + "."

@@ -1,7 +1,8 @@
-"""Loss, training metric and validation metric against step: one line per method."""
+"""Loss, training metric and validation metric against step: one line per configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,25 +11,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clipbench.analysis.groups import Group, Method, mean_interval
+from clipbench.analysis.groups import Configuration, Group
 from clipbench.plot import style
+from clipbench.plot.looks import Look, shown, title
+from clipbench.stats import mean_and_half
 
 POINTS = 500  # of a line: a panel is 450 pixels wide
-BANDS = 12  # methods; more bands than that would hide the lines
+BANDS = 12  # configurations; more bands than that would hide the lines
+CHARACTERS = 135  # to a line of the legend, 8 of each column for its handle
 
 
 def comparison(group: Group) -> Figure:
-    """Mean over seeds with its 95 % t-interval. A run that diverged is a thin line of its own that ends in ✕, and no part of the mean.
+    """Mean over seeds with its 95 % t-interval. A run that diverged is a thin line of its own that ends in ✕,
+    and no part of the mean.
 
-    The loss is smoothed for the eye, each run before the mean: an exponential moving average over 2 % of the steps.
+    The loss is smoothed for the eye, each run before the mean: an exponential moving average over 2 % of the
+    steps.
     """
-    methods = group.shown
-    counts = {len(method.done) for method in methods}
-    entries = [_entry(method, n=len(counts) > 1) for method in methods]
-    columns = min(
-        3, max(1, 135 // (max(map(len, entries)) + 8))
-    )  # 135 characters to a line, 8 of each column for its handle
-    fig = style.figure(group.title(len(methods)), 2.4 + 0.125 * -(-len(methods) // columns))
+    lines = shown(group)
+    configurations = [configuration for configuration, _ in lines]
+    counts = {len(configuration.done) for configuration in configurations}
+    entries = [_entry(configuration, n=len(counts) > 1) for configuration in configurations]
+    longest = max(map(len, entries))
+    columns = min(3, max(1, CHARACTERS // (longest + 8)))
+    rows = -(-len(lines) // columns)
+    fig = style.figure(title(group, len(lines)), 2.4 + 0.125 * rows)
     panels = {
         "training loss, smoothed": thinned(smooth(group.curve("loss"))),
         f"training {group.headline}": group.metric("train"),
@@ -37,13 +44,13 @@ def comparison(group: Group) -> Figure:
     for i, (ax, (name, table)) in enumerate(zip(fig.subplots(1, 3), panels.items(), strict=True)):
         style.letter(ax, i, name)
         ax.set_xlabel("step")
-        _limit(ax, table, methods)
-        for method in methods:
-            _draw(ax, table, method, band=len(methods) <= BANDS)
+        _limit(ax, table, configurations)
+        for configuration, look in lines:
+            _draw(ax, table, configuration, look, band=len(lines) <= BANDS)
     fig.legend(
-        [Line2D([], [], color=method.colour, linestyle=method.dash) for method in methods],
+        [Line2D([], [], **look.line) for _, look in lines],
         entries,
-        title=_explanation(group, counts),
+        title=_explanation(group, configurations, counts),
         loc="outside lower center",
         ncols=columns,
         alignment="left",
@@ -59,54 +66,71 @@ def smooth(loss: pd.DataFrame) -> pd.DataFrame:
 
 def thinned(table: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
     """At most `points` rows at even distance, the first and the last among them."""
-    return (
-        table
-        if len(table) <= points
-        else table.iloc[np.linspace(0, len(table) - 1, points).round().astype(int)]
-    )
+    if len(table) <= points:
+        return table
+    return table.iloc[np.linspace(0, len(table) - 1, points).round().astype(int)]
 
 
-def _limit(ax: Axes, table: pd.DataFrame, methods: tuple[Method, ...]) -> None:
-    """The axis fits the runs that came to an end: one that explodes, or the wide interval of two seeds, leaves the panel."""
-    done = table[[run for method in methods for run in method.done if run in table]]
+def there(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:
+    """Those of `runs` that have a column."""
+    return table[[run for run in runs if run in table]]
+
+
+def _limit(ax: Axes, table: pd.DataFrame, configurations: Sequence[Configuration]) -> None:
+    """The axis fits the runs that came to an end: one that explodes, or the wide interval of two seeds,
+    leaves the panel.
+    """
+    runs: list[str] = []
+    for configuration in configurations:
+        runs += configuration.done
+    done = there(table, runs)
     values = (table if done.empty else done).to_numpy(float)
     style.log_if_wide(ax, "y", values)
     style.fit(ax, values)
 
 
-def _draw(ax: Axes, table: pd.DataFrame, method: Method, band: bool) -> None:
-    look: dict[str, Any] = {
-        "color": method.colour,
-        "linestyle": method.dash,
-        "marker": "." if len(table) <= 25 else "",
-        "markersize": 3,
-    }
-    done = table[[run for run in method.done if run in table]]
+def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Look, band: bool) -> None:
+    marker = "." if len(table) <= 25 else ""
+    line: dict[str, Any] = {**look.line, "marker": marker, "markersize": 3}
+    done = there(table, configuration.done)
     if not done.empty:
-        mean, half = mean_interval(done.to_numpy(float))
-        ax.plot(done.index, mean, label=method.label, **look)
+        mean, half = mean_and_half(done.to_numpy(float))
+        ax.plot(done.index, mean, label=configuration.label, **line)
         if band and done.shape[1] > 1:
-            ax.fill_between(
-                done.index, mean - half, mean + half, color=method.colour, alpha=0.12, linewidth=0
-            )
-    for run in method.diverged:
-        if run in table and len(line := table[run].dropna()):
-            ax.plot(line.index, line, linewidth=0.5, **look | {"marker": ""})
-            style.cross(ax, line.index[-1], line.iloc[-1], method.colour)
+            low, high = mean - half, mean + half
+            ax.fill_between(done.index, low, high, color=look.colour, alpha=0.12, linewidth=0)
+    line["marker"] = ""
+    for run in there(table, configuration.diverged):
+        values = table[run].dropna()
+        if len(values):
+            ax.plot(values.index, values, linewidth=0.5, **line)
+            style.cross(ax, values.index[-1], values.iloc[-1], look.colour)
 
 
-def _entry(method: Method, n: bool) -> str:
-    mean, half = mean_interval(method.finals) if len(method.finals) else (np.nan, np.nan)
-    result = style.number(float(mean)) + ("" if np.isnan(half) else f" ± {style.number(float(half))}")
-    counts = [f"n={len(method.done)}"] * n + [f"{len(method.diverged)}✕"] * bool(method.diverged)
-    return "   ".join([method.label, result, *counts])
+def _entry(configuration: Configuration, n: bool) -> str:
+    """ "norm 0.5   0.713 ± 0.012   n=5   1✕"; `n`: whether to say how many seeds."""
+    result = "–"
+    if len(configuration.finals):
+        mean, half = mean_and_half(configuration.finals)
+        result = style.number(float(mean))
+        if not np.isnan(half):
+            result += f" ± {style.number(float(half))}"
+    parts = [configuration.label, result]
+    if n:
+        parts.append(f"n={len(configuration.done)}")
+    if configuration.diverged:
+        parts.append(f"{len(configuration.diverged)}✕")
+    return "   ".join(parts)
 
 
-def _explanation(group: Group, counts: set[int]) -> str:
-    spread = "" if counts <= {0, 1} else "mean ± 95 % t-interval"
-    n = f"n={min(counts)}" if len(counts) == 1 else ""
-    diverged = "✕ diverged, not in the mean" if any(method.diverged for method in group.shown) else ""
-    bands = f"no bands for more than {BANDS} methods" if len(group.shown) > BANDS else ""
-    return ", ".join(
-        filter(None, [f"final validation {group.headline}, best first", spread, n, diverged, bands])
-    )
+def _explanation(group: Group, configurations: Sequence[Configuration], counts: set[int]) -> str:
+    parts = [f"final validation {group.headline}, best first"]
+    if not counts <= {0, 1}:
+        parts.append("mean ± 95 % t-interval")
+    if len(counts) == 1:
+        parts.append(f"n={min(counts)}")
+    if any(configuration.diverged for configuration in configurations):
+        parts.append("✕ diverged, not in the mean")
+    if len(configurations) > BANDS:
+        parts.append(f"no bands for more than {BANDS} methods")
+    return ", ".join(parts)

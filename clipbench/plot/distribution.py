@@ -1,4 +1,6 @@
-"""How large the gradients were before clipping: density, share of steps above a norm, and how many steps were clipped."""
+"""How large the gradients were before clipping: density, share of steps above a norm, and how many steps were
+clipped.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from clipbench.analysis.groups import Group, Method
+from clipbench.analysis.groups import Group
 from clipbench.plot import style
+from clipbench.plot.looks import Look, shown, title
 from clipbench.record.rows import is_clipped
 
 LONGEST = 40  # characters of a label
@@ -17,32 +20,29 @@ POINTS = 500  # of a curve, however many steps there are
 
 
 def distribution(group: Group) -> Figure:
-    """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height. b: P(‖g‖ ≥ x). All steps of all seeds, of diverged runs too.
+    """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height. b: P(‖g‖ ≥ x). All steps of all
+    seeds, of diverged runs too.
 
-    A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in
-    every share but that of steps clipped, where a step that was skipped has no part, and are named.
+    A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in every
+    share but that of steps clipped, where a step that was skipped has no part, and are named.
     """
-    methods = group.shown
-    height = max(2.3, 0.75 + len(methods) * (0.36 if len(methods) <= 12 else 0.25))
-    margin = 0.25 + 0.055 * min(LONGEST, max(len(method.label) for method in methods))  # inches
-    fig = style.figure(group.title(len(methods)), height, margins=(margin, 0.1, 0.4, 0.42))
-    left = fig.add_gridspec(len(methods), 1, right=4.2 / style.WIDTH, hspace=0.25)
+    lines = shown(group)
+    height = max(2.3, 0.75 + len(lines) * (0.36 if len(lines) <= 12 else 0.25))
+    longest = max(len(each.label) for each, _ in lines)
+    margin = 0.25 + 0.055 * min(LONGEST, longest)  # inches
+    fig = style.figure(title(group, len(lines)), height, margins=(margin, 0.1, 0.4, 0.42))
+    left = fig.add_gridspec(len(lines), 1, right=4.2 / style.WIDTH, hspace=0.25)
     rows = left.subplots(squeeze=False).ravel()
     above = fig.add_subplot(fig.add_gridspec(1, 1, left=5.5 / style.WIDTH)[0])
-    parts = [group.steps_of(method) for method in methods]
+    parts = [group.steps_of(each) for each, _ in lines]
     edges = _edges(pd.concat(parts)["grad_norm"])
-    for ax, method, steps in zip(rows, methods, parts, strict=True):
+    for ax, (each, look), steps in zip(rows, lines, parts, strict=True):
         norms = steps["grad_norm"].to_numpy(float)
-        _density(ax, norms, edges, method)
-        ax.text(
-            1.01,
-            0.5,
-            _words(norms, steps["clip_factor"]),
-            transform=ax.transAxes,
-            va="center",
-            linespacing=1.1,
-        )
-        _above(above, norms, method)
+        _density(ax, norms, edges, look)
+        _label(ax, each.label)
+        counts = _counts(norms, steps["clip_factor"])
+        ax.text(1.01, 0.5, counts, transform=ax.transAxes, va="center", linespacing=1.1)
+        _above(above, norms, each.label, look)
     style.letter(rows[0], 0, "density of the norms")
     for ax in rows[:-1]:
         ax.minorticks_off()
@@ -56,48 +56,56 @@ def distribution(group: Group) -> Figure:
 
 
 def _edges(norms: pd.Series) -> np.ndarray:
-    """Sixty bins of equal width in log₁₀ over every method's norms. (61,)"""
+    """Sixty bins of equal width in log₁₀ over the norms of all configurations. (61,)"""
     positive = norms[np.isfinite(norms) & (norms > 0)].astype(float)
-    low, high = (np.log10(positive.min()), np.log10(positive.max())) if len(positive) else (0.0, 0.0)
+    low, high = 0.0, 0.0
+    if len(positive):
+        low, high = np.log10(positive.min()), np.log10(positive.max())
     margin = 0.02 * (high - low) or 0.5
     return np.linspace(low - margin, high + margin, 61)
 
 
-def _density(ax: Axes, norms: np.ndarray, edges: np.ndarray, method: Method) -> None:
+def _density(ax: Axes, norms: np.ndarray, edges: np.ndarray, look: Look) -> None:
     logs = np.log10(norms[np.isfinite(norms) & (norms > 0)])
     if len(logs):
-        ax.stairs(
-            np.histogram(logs, edges, density=True)[0], 10**edges, fill=True, color=method.colour, alpha=0.3
-        )
+        heights, _ = np.histogram(logs, edges, density=True)
+        ax.stairs(heights, 10**edges, fill=True, color=look.colour, alpha=0.3)
     if len(logs) > 1 and np.ptp(logs) > 1e-6:  # the kernel of a constant has no width
         x = np.linspace(edges[0], edges[-1], 300)
-        sample = np.sort(logs)[np.linspace(0, len(logs) - 1, min(len(logs), POINTS)).astype(int)]
-        ax.plot(
-            10**x,
-            stats.gaussian_kde(sample, len(logs) ** -0.2)(x),
-            color=method.colour,
-            linestyle=method.dash,
-        )
+        some = np.linspace(0, len(logs) - 1, min(len(logs), POINTS)).astype(int)
+        kernel = stats.gaussian_kde(np.sort(logs)[some], len(logs) ** -0.2)
+        ax.plot(10**x, kernel(x), **look.line)
     ax.set(xscale="log", xlim=tuple(10 ** edges[[0, -1]]), ylim=(0, None), yticks=[])
     ax.spines["left"].set_visible(False)
-    label = method.label if len(method.label) <= LONGEST else method.label[: LONGEST - 1] + "…"
+
+
+def _label(ax: Axes, label: str) -> None:
+    if len(label) > LONGEST:
+        label = label[: LONGEST - 1] + "…"
     ax.set_ylabel(label, rotation=0, ha="right", va="center")
 
 
-def _above(ax: Axes, norms: np.ndarray, method: Method) -> None:
+def _above(ax: Axes, norms: np.ndarray, label: str, look: Look) -> None:
+    """P(‖g‖ ≥ x) at some of the norms, closer together where they are rare; what is not finite is larger than
+    any x.
+    """
     finite = np.sort(norms[np.isfinite(norms)])
-    share = 1 - np.arange(len(finite)) / max(1, len(norms))  # what is not finite is larger than any x
-    from_top = np.unique(np.geomspace(1, max(1, len(finite)), POINTS).astype(int))
-    kept = len(finite) - from_top[from_top <= len(finite)]
-    ax.plot(finite[kept], share[kept], color=method.colour, linestyle=method.dash, label=method.label)
+    n = len(finite)
+    share = 1 - np.arange(n) / max(1, len(norms))
+    from_top = np.unique(np.geomspace(1, max(1, n), POINTS).astype(int))
+    some = n - from_top[from_top <= n]
+    ax.plot(finite[some], share[some], label=label, **look.line)
 
 
-def _words(norms: np.ndarray, clip_factor: pd.Series) -> str:
+def _counts(norms: np.ndarray, clip_factor: pd.Series) -> str:
+    """The share of steps clipped, then how many norms have no place on the axis, a line each."""
     if not len(norms):
         return "no steps"
-    made = clip_factor[np.isfinite(norms)]
-    words = [f"{100 * is_clipped(made).mean():.1f} % clipped"] if len(made) else []
+    lines = []
+    counted = clip_factor[np.isfinite(norms)]
+    if len(counted):
+        lines.append(f"{100 * is_clipped(counted).mean():.1f} % clipped")
     for name, odd in {"zero": norms == 0, "not finite": ~np.isfinite(norms)}.items():
         if odd.any():
-            words.append(f"{odd.sum()} {name}")
-    return "\n".join(words)
+            lines.append(f"{odd.sum()} {name}")
+    return "\n".join(lines)

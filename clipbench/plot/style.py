@@ -1,46 +1,23 @@
-"""What all figures share: fonts, colours, axes, and the marks for what has no place on an axis."""
+"""What all figures share: fonts, axes, and the marks for what has no place on an axis. Colours and dashes:
+looks.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from string import ascii_lowercase
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 Margins = tuple[float, float, float, float]
-Dash = str | tuple[int, tuple[float, ...]]
 
 WIDTH = 7.2  # inches: two columns of a paper
-MOST = 30  # methods in one figure; the best are drawn and the title says so
 GREY = "#8c8c8c"
-
-# Okabe and Ito's palette, its yellow darkened for white paper. A random type has its family's dash as a second cue.
-HUES = {
-    "none": "#000000",
-    "norm": "#0072B2",
-    "linear_rand_norm": "#56B4E9",
-    "quadratic_rand_norm": "#5B3FA0",
-    "layer_wise": "#009E73",
-    "coordinate_wise": "#A6A11A",
-    "auto": "#D55E00",
-    "linear_rand_auto": "#E69F00",
-    "quadratic_rand_auto": "#CC79A7",
-    "value": "#6B7F2A",
-    "normalize": "#7A4A1E",
-    "zclip": "#882255",
-    "adagc": "#4C5FD7",
-    "agc": "#2F8F8F",
-    "uclip": "#B8475A",
-    "block_rms": "#5A6570",
-}
-OTHER_HUES = ("#9A6324", "#3A7D44", "#A3468C", "#808000", "#3D5A98", "#C0504D")
-DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 
 RC = {
     "font.family": "DejaVu Sans",
@@ -70,16 +47,20 @@ RC = {
 
 
 def figure(title: str, height: float, width: float = WIDTH, margins: Margins | None = None) -> Figure:
-    """An empty figure, sizes in inches, laid out by its contents, or at once by `margins`: (left, right, bottom, top).
+    """An empty figure, sizes in inches, laid out by its contents, or at once by `margins`: (left, right,
+    bottom, top).
 
-    Margins are for many panels: matplotlib needs seconds to measure them all. Fonts and lines are those of RC while that is in force.
+    Margins are for many panels: matplotlib needs seconds to measure them all. Fonts and lines are those of RC
+    while that is in force.
     """
     fig = Figure(figsize=(width, height), dpi=200, layout=None if margins else "constrained")
     FigureCanvasAgg(fig)
     if margins:
         left, right, bottom, top = margins
         fig.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
-    fig.suptitle(title, x=0.005, ha="left", **({"y": 1 - 0.05 / height, "va": "top"} if margins else {}))
+        fig.suptitle(title, x=0.005, ha="left", y=1 - 0.05 / height, va="top")
+    else:
+        fig.suptitle(title, x=0.005, ha="left")
     return fig
 
 
@@ -95,7 +76,8 @@ def grid(fig: Figure, n: int, columns: int, **spacing: Any) -> list[Axes]:
 def outer_labels(panels: Sequence[Axes], columns: int, x: bool = True) -> None:
     """Number the y axes of the first column alone and, if `x`, the x axes of the last row of each.
 
-    The caller gives all panels the same limits. Shared axes would do so too, but each asks all others where its labels may stand.
+    The caller gives all panels the same limits. Shared axes would do so too, but each asks all others where
+    its labels may stand.
     """
     for i, ax in enumerate(panels):
         if i % columns:
@@ -105,25 +87,28 @@ def outer_labels(panels: Sequence[Axes], columns: int, x: bool = True) -> None:
 
 
 def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """(the bins, from 0, that hold something; the quantiles of the values in each, shares × bins), as numpy has them, in one sort."""
-    order = np.argsort(values)
-    order = order[
-        np.argsort(bins[order].astype(np.min_scalar_type(bins.max(initial=0))), kind="stable")
-    ]  # few bins: a radix sort
+    """(the bins, from 0, that hold something; the quantiles of the values in each, shares × bins), as numpy
+    has them, in one sort.
+    """
+    by_value = np.argsort(values)
+    small = np.min_scalar_type(bins.max(initial=0))  # of few bins: then the sort is a radix sort
+    by_bin = np.argsort(bins[by_value].astype(small), kind="stable")
+    order = by_value[by_bin]
+    ranked = values[order]
     filled, start, count = np.unique(bins[order], return_index=True, return_counts=True)
     place = np.asarray(shares)[:, None] * (count - 1)
     low, part = np.floor(place).astype(int), place % 1
-    ranked = values[order]
-    return filled, (1 - part) * ranked[start + low] + part * ranked[start + np.minimum(low + 1, count - 1)]
+    high = np.minimum(low + 1, count - 1)
+    return filled, (1 - part) * ranked[start + low] + part * ranked[start + high]
 
 
 def letter(ax: Axes, i: int, title: str) -> None:
     """Title a panel "a  title"; after z comes aa."""
-    name = (ascii_lowercase[i // 26 - 1] if i >= 26 else "") + ascii_lowercase[i % 26]
-    for x, text, weight in (
-        (0, name, "bold"),
-        (3 + 4.5 * len(name), title, "normal"),
-    ):  # as math in one text it would take far longer
+    name = ascii_lowercase[i % 26]
+    if i >= 26:
+        name = ascii_lowercase[i // 26 - 1] + name
+    # Two texts: as math in one it would take far longer.
+    for x, text, weight in ((0, name, "bold"), (3 + 4.5 * len(name), title, "normal")):
         ax.annotate(
             text,
             (0, 1),
@@ -136,36 +121,20 @@ def letter(ax: Axes, i: int, title: str) -> None:
         )
 
 
-def hues(types: Iterable[str]) -> dict[str, str]:
-    """A colour for each clipping type: the core types always have the same, others take theirs in order of name."""
-    others = sorted(set(types) - set(HUES))
-    return {name: HUES[name] for name in HUES if name in set(types)} | {
-        name: OTHER_HUES[i % len(OTHER_HUES)] for i, name in enumerate(others)
-    }
-
-
-def shade(hue: str, i: int, n: int) -> str:
-    """The i-th of n variants of a hue, from light to dark."""
-    if n == 1:
-        return hue
-    tilt = 2 * i / (n - 1) - 1  # -1: half way to white, 1: half way to black
-    return to_hex((1 - abs(tilt) / 2) * np.array(to_rgb(hue)) + abs(tilt) / 2 * (tilt < 0))
-
-
-def dash(name: str, variant: int) -> Dash:
-    family = 1 if name.startswith("linear_rand") else 2 if name.startswith("quadratic_rand") else 0
-    return DASHES[(family + variant) % len(DASHES)]
-
-
 def log_if_wide(ax: Axes, axis: Literal["x", "y"], values: Any) -> None:
-    """A logarithmic axis where the values span more than a decade and a half. A zero stays on it; a negative value keeps it linear."""
+    """A logarithmic axis where the values span more than a decade and a half. A zero stays on it; a negative
+    value keeps it linear.
+    """
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     positive = finite[finite > 0]
     if len(positive) == 0 or finite.min() < 0 or positive.max() < 30 * positive.min():
         return
     scale = ax.set_xscale if axis == "x" else ax.set_yscale
-    scale("log") if len(positive) == len(finite) else scale("symlog", linthresh=positive.min())
+    if len(positive) == len(finite):
+        scale("log")
+    else:
+        scale("symlog", linthresh=positive.min())
 
 
 def cross(ax: Axes, x: float, y: float, colour: str) -> None:
@@ -186,15 +155,19 @@ def cross(ax: Axes, x: float, y: float, colour: str) -> None:
 
 
 def number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    if np.isnan(value):
+        return "–"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def fit(ax: Axes, values: Any) -> None:
     """y limits around the finite values, with a margin that follows the axis' scale."""
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
-    if len(finite):
-        transform = ax.yaxis.get_transform()
-        low, high = transform.transform(np.array([finite.min(), finite.max()]))
-        margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        ax.set_ylim(*transform.inverted().transform(np.array([low - margin, high + margin])))
+    if len(finite) == 0:
+        return
+    transform = ax.yaxis.get_transform()
+    low, high = transform.transform(np.array([finite.min(), finite.max()]))
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    ends = transform.inverted().transform(np.array([low - margin, high + margin]))
+    ax.set_ylim(*ends)

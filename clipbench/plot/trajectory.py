@@ -1,6 +1,8 @@
-"""Gradient norm before and after clipping over time: one panel per method."""
+"""Gradient norm before and after clipping over time: one panel per configuration."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,82 +10,88 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clipbench.analysis.groups import Group, Method
+from clipbench.analysis.groups import Configuration, Group
 from clipbench.plot import style
+from clipbench.plot.looks import Look, shown, title
 
 BINS = 120  # of steps: what a panel of this size can show
 
 
 def trajectory(group: Group) -> Figure:
-    """Median, and the range as a shade, over the steps of a bin and all seeds: grey before clipping, coloured after it.
+    """Median, and the range as a shade, over the steps of a bin and all seeds: grey before clipping, coloured
+    after it.
 
-    The range keeps every spike, which a mean would hide. ▲ marks a norm that is not finite, ✕ the end of a run that diverged.
+    The range keeps every spike, which a mean would hide. ▲ marks a norm that is not finite, ✕ the end of a
+    run that diverged.
     """
-    methods = group.shown
-    columns = min(
-        5 if len(methods) > 9 else 3, max(1, 125 // max(len(method.label) + 6 for method in methods))
-    )
-    rows = -(-len(methods) // columns)
-    fig = style.figure(group.title(len(methods)), 0.85 + 1.15 * rows, margins=(0.5, 0.1, 0.55, 0.42))
-    panels = style.grid(fig, len(methods), columns, hspace=0.32, wspace=0.1)
-    every = group.steps_of(*methods)
+    lines = shown(group)
+    longest = max(len(each.label) + 6 for each, _ in lines)
+    columns = min(5 if len(lines) > 9 else 3, max(1, 125 // longest))
+    height = 0.85 + 1.15 * -(-len(lines) // columns)
+    fig = style.figure(title(group, len(lines)), height, margins=(0.5, 0.1, 0.55, 0.42))
+    panels = style.grid(fig, len(lines), columns, hspace=0.32, wspace=0.1)
+    every = group.steps_of(*(each for each, _ in lines))
     ends = _ends(every)
     last = int(every["step"].max()) if len(every) else 1
     width = -(-(last + 1) // BINS)
-    for i, (ax, method) in enumerate(zip(panels, methods, strict=True)):
-        style.letter(ax, i, method.label)
+    for i, (ax, (each, look)) in enumerate(zip(panels, lines, strict=True)):
+        style.letter(ax, i, each.label)
         style.log_if_wide(ax, "y", ends)
         style.fit(ax, ends)
         ax.set_xlim(-0.04 * last, 1.04 * last)
         ax.minorticks_off()  # thirty panels of them would take longer than all the rest
-        steps = group.steps_of(method)
+        steps = group.steps_of(each)
         _range(ax, steps, "grad_norm", width, style.GREY)
-        _range(ax, steps, "clipped_norm", width, method.colour)
-        _marks(ax, steps, method)
+        _range(ax, steps, "clipped_norm", width, look.colour)
+        _marks(ax, steps, each, look)
     style.outer_labels(panels, columns)
     for ax in panels[-columns:]:
         ax.set_xlabel("step")
     fig.supylabel("gradient norm", x=0.005, fontsize=6.5)
+    _legend(fig, lines, every)
+    return fig
+
+
+def _legend(fig: Figure, lines: list[tuple[Configuration, Look]], steps: pd.DataFrame) -> None:
+    _, first = lines[0]
     handles = {
         "before clipping": Line2D([], [], color=style.GREY),
-        "after clipping, in the method's colour": Line2D([], [], color=methods[0].colour),
+        "after clipping, in the method's colour": Line2D([], [], color=first.colour),
     }
-    if not np.isfinite(every["grad_norm"]).all():
+    if not np.isfinite(steps["grad_norm"]).all():
         handles["norm not finite"] = Line2D([], [], marker="^", markersize=2.5, color="black", linestyle="")
-    if any(method.diverged for method in methods):
+    if any(each.diverged for each, _ in lines):
         handles["diverged"] = Line2D([], [], marker="X", markersize=4, color="black", linestyle="")
     fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=4)
-    return fig
 
 
 def _ends(steps: pd.DataFrame) -> np.ndarray:
     """The least positive, the least and the largest finite norm: what an axis must hold."""
     norms = steps[["grad_norm", "clipped_norm"]].to_numpy()
     finite = norms[np.isfinite(norms)].astype(float)
-    positive = finite[finite > 0]
-    return np.array(
-        [part for values in (positive, finite) if len(values) for part in (values.min(), values.max())]
-    )
+    ends: list[float] = []
+    for values in (finite[finite > 0], finite):
+        if len(values):
+            ends += [values.min(), values.max()]
+    return np.array(ends)
 
 
 def _range(ax: Axes, steps: pd.DataFrame, column: str, width: int, colour: str) -> None:
     norms, values = steps["grad_norm"].to_numpy(float), steps[column].to_numpy(float)
     finite = np.isfinite(norms) & np.isfinite(values)
-    bins, (low, middle, high) = style.binned(
-        steps["step"].to_numpy()[finite] // width, values[finite], (0, 0.5, 1)
-    )
-    x = (bins + 0.5) * width - 0.5
+    bins = steps["step"].to_numpy()[finite] // width
+    filled, (low, middle, high) = style.binned(bins, values[finite], (0, 0.5, 1))
+    x = (filled + 0.5) * width - 0.5
     ax.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
     ax.plot(x, middle, color=colour, label=column)
 
 
-def _marks(ax: Axes, steps: pd.DataFrame, method: Method) -> None:
+def _marks(ax: Axes, steps: pd.DataFrame, configuration: Configuration, look: Look) -> None:
     top = ax.get_ylim()[1]
     odd = steps["step"][~np.isfinite(steps["grad_norm"])]
     if len(odd):
-        ax.plot(
-            odd, np.full(len(odd), top), "^", markersize=2.5, markeredgewidth=0, color="black", clip_on=False
-        )
-    ends = steps[steps["run"].isin(method.diverged)].groupby("run", observed=True).last()
+        mark: dict[str, Any] = {"markersize": 2.5, "markeredgewidth": 0, "color": "black", "clip_on": False}
+        ax.plot(odd, np.full(len(odd), top), "^", **mark)
+    ends = steps[steps["run"].isin(configuration.diverged)].groupby("run", observed=True).last()
     for step, norm in zip(ends["step"], ends["grad_norm"], strict=True):
-        style.cross(ax, step, norm, method.colour)
+        style.cross(ax, step, norm, look.colour)

@@ -1,1 +1,12 @@
-"""Findings → page, tables for a paper, and the figures' files."""
+"""Findings → page, tables for a paper, and the figures' files.
+
+draw.py          a results folder → its figures and page, side by side where there are many runs
+figures.py       one group → its figures' files and its part of the page
+page.py          the page: templates/ filled in
+cells.py         a row of its table
+provenance.py    where the runs come from
+panels.py        the page's small figures; over settings: sensitivity.py, divergence.py; over tasks: across.py
+svg.py           a figure as text for the page
+table.py         the same tables for a paper: Markdown, LaTeX, CSV; no matplotlib
+text.py          numbers and names as both tables print them
+"""

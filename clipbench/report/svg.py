@@ -12,7 +12,9 @@ FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-se
 
 
 def data_uri(figure: Figure) -> str:
-    """For the `src` of an image, between double quotes. Escaped by the character, which is a quarter shorter than base64."""
+    """For the `src` of an image, between double quotes. Escaped by the character, which is a quarter shorter
+    than base64.
+    """
     return "data:image/svg+xml," + quote(text(figure), safe=" =:/,;'()!*-._~@&+?$[]|^`{}")
 
 

@@ -4,12 +4,15 @@ interval.py    an estimate with its interval and n: mean, median, share
 paired.py      two methods at the same seeds; a family of methods against none
 aggregate.py   several tasks on one scale: bootstrap, interquartile mean, optimality gap, profiles
 curves.py      time to a target, best so far against budget
+smoothing.py   a local mean of scattered points
 tails.py       is a sample heavy-tailed: skewness, ρ_mR, the index of the tail, Hill, fits
 
-A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks and shares count it so,
-and a mean that it takes part in does not exist, so its interval is infinite and its p is 1.
+A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks
+and shares count it so, and a mean that it takes part in does not exist, so its interval is infinite and its p
+is 1.
 
-No spread can be learned from one value, nor from values that are all equal: the interval is infinite and p is 1 there too.
+No spread can be learned from one value, nor from values that are all equal: the interval is infinite and p is
+1 there too.
 """
 
 from clipbench.stats.aggregate import (
@@ -23,7 +26,7 @@ from clipbench.stats.aggregate import (
     stratified_bootstrap,
 )
 from clipbench.stats.curves import best_so_far, expected_best, time_to_target
-from clipbench.stats.interval import Interval, median_interval, share_interval, t_interval
+from clipbench.stats.interval import Interval, mean_and_half, median_interval, share_interval, t_interval
 from clipbench.stats.paired import (
     Comparison,
     compare,
@@ -35,6 +38,7 @@ from clipbench.stats.paired import (
     sign_flip,
     sign_flip_floor,
 )
+from clipbench.stats.smoothing import smoothed
 from clipbench.stats.tails import Tail, hill, rho_mr, skewness, tail, tail_fit, tail_index
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "hill",
     "holm",
     "interquartile_mean",
+    "mean_and_half",
     "median",
     "median_interval",
     "optimality_gap",
@@ -63,6 +68,7 @@ __all__ = [
     "sign_flip",
     "sign_flip_floor",
     "skewness",
+    "smoothed",
     "stratified_bootstrap",
     "t_interval",
     "tail",

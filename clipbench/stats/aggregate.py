@@ -1,6 +1,8 @@
-"""Several tasks on one scale. `Scores` maps each task to its values, one row per seed; greater is better, 0 is none and 1 the best seen.
+"""Several tasks on one scale. `Scores` maps each task to its values, one row per seed; greater is better, 0
+is none and 1 the best seen.
 
-Tasks count by their number of values where values are pooled (interquartile mean, optimality gap): give each as many seeds.
+Tasks count by their number of values where values are pooled (interquartile mean, optimality gap): give each
+as many seeds.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ REPEATS = 2000
 
 @dataclass(frozen=True)
 class Band:
-    """An estimate with pointwise interval at each of `at`. (k,) each; `n`: the fewest values behind a task's part."""
+    """An estimate with pointwise interval at each of `at`. (k,) each; `n`: the fewest values behind a task's
+    part.
+    """
 
     at: np.ndarray
     estimate: np.ndarray
@@ -34,7 +38,9 @@ class Band:
 
 
 def scaled(score: ArrayLike, none: float, best: float) -> np.ndarray:
-    """(score − none)/(best − none): no clipping is 0, the best seen is 1, lower-is-better metrics too. NaN where they are equal."""
+    """(score − none)/(best − none): no clipping is 0, the best seen is 1, lower-is-better metrics too. NaN
+    where they are equal.
+    """
     span = best - none
     if not math.isfinite(span) or span == 0:
         return np.full(np.shape(score), np.nan)
@@ -42,7 +48,8 @@ def scaled(score: ArrayLike, none: float, best: float) -> np.ndarray:
 
 
 def interquartile_mean(scores: Scores) -> float:
-    """Mean of the pooled values without the ⌊n/4⌋ lowest and highest: rliable's, scipy's trim_mean(…, 0.25). NaN counts as −inf.
+    """Mean of the pooled values without the ⌊n/4⌋ lowest and highest: rliable's, scipy's trim_mean(…, 0.25).
+    NaN counts as −inf.
 
     Source: Agarwal et al. 2021 (arXiv 2108.13264), section 4.3.
     """
@@ -59,7 +66,8 @@ def median(scores: Scores) -> float:
 
 
 def optimality_gap(scores: Scores, target: float = 1.0) -> float:
-    """target − mean of min(score, target) over the pooled values: how far from the target, with no credit beyond it. NaN counts as −inf.
+    """target − mean of min(score, target) over the pooled values: how far from the target, with no credit
+    beyond it. NaN counts as −inf.
 
     Source: Agarwal et al. 2021, section 4.3.
     """
@@ -73,30 +81,42 @@ def stratified_bootstrap(
     repeats: int = REPEATS,
     level: float = 0.95,
 ) -> Interval:
-    """`statistic(scores)` with the interval of its values over resamples: seeds drawn with replacement within each task, rows as a whole.
+    """`statistic(scores)` with the interval of its values over resamples: seeds drawn with replacement within
+    each task, rows as a whole.
 
-    So methods that stand side by side in a task's columns stay paired: {task: (seeds, methods)} and a statistic of the columns.
-    The percentiles are expanded for few seeds: from n = 3 on 95 % covers some 92 to 95 % for means (an optimality gap: 90 at n = 3), where
-    plain percentiles cover 83. n is the fewest seeds of a task, and with one the interval is infinite. The tasks are fixed: nothing is
-    said on tasks that were not run.
+    So methods that stand side by side in a task's columns stay paired: {task: (seeds, methods)} and a
+    statistic of the columns. The percentiles are expanded for few seeds: from n = 3 on 95 % covers some 92 to
+    95 % for means (an optimality gap: 90 at n = 3), where plain percentiles cover 83. n is the fewest seeds
+    of a task, and with one the interval is infinite. The tasks are fixed: nothing is said on tasks that were
+    not run.
     Source: Agarwal et al. 2021, section 4.1; Hesterberg 2014 (arXiv 1411.5279), section 4.
     """
-    estimate, low, high, n = bootstrap(scores, lambda part: np.array([statistic(part)]), rng, repeats, level)
+
+    def as_array(part: Arrays) -> np.ndarray:
+        return np.array([statistic(part)])
+
+    estimate, low, high, n = bootstrap(scores, as_array, rng, repeats, level)
     return Interval(float(estimate[0]), float(low[0]), float(high[0]), n)
 
 
 def bootstrap_probability(
     a: Scores, b: Scores, rng: np.random.Generator, repeats: int = REPEATS, level: float = 0.95
 ) -> Interval:
-    """Mean over tasks of P(A > B) + ½·P(A = B), each over all pairs of seeds; a's and b's seeds are resampled together (they are paired).
+    """Mean over tasks of P(A > B) + ½·P(A = B), each over all pairs of seeds; a's and b's seeds are resampled
+    together (they are paired).
 
     Source: Agarwal et al. 2021, section 4.3, "probability of improvement".
     """
-    both = {task: np.stack([_filled(a[task]), _filled(b[task])], axis=1) for task in a}
+    both = {}
+    for task in a:
+        both[task] = np.stack([_filled(a[task]), _filled(b[task])], axis=1)
 
     def statistic(scores: Arrays) -> float:
-        pairs = [(part[:, 0, None], part[:, 1]) for part in scores.values()]
-        return float(np.mean([np.mean((x > y) + 0.5 * (x == y)) for x, y in pairs]))
+        shares = []
+        for part in scores.values():
+            x, y = part[:, 0, None], part[:, 1]
+            shares.append(np.mean((x > y) + 0.5 * (x == y)))
+        return float(np.mean(shares))
 
     return stratified_bootstrap(both, statistic, rng, repeats, level)
 
@@ -108,14 +128,16 @@ def performance_profile(
     repeats: int = REPEATS,
     level: float = 0.95,
 ) -> Band:
-    """Mean over tasks of the share of runs above each threshold, with a pointwise band of the stratified bootstrap. NaN is above none.
+    """Mean over tasks of the share of runs above each threshold, with a pointwise band of the stratified
+    bootstrap. NaN is above none.
 
     Source: Agarwal et al. 2021, section 4.2; Dolan and Moré 2002.
     """
     at = np.asarray(thresholds, float)
 
     def shares(part: Arrays) -> np.ndarray:
-        return np.mean([(_filled(values)[:, None] > at).mean(0) for values in part.values()], axis=0)
+        above = [_filled(values)[:, None] > at for values in part.values()]
+        return np.mean([each.mean(0) for each in above], axis=0)
 
     return Band(at, *bootstrap(scores, shares, rng, repeats, level))
 
@@ -127,25 +149,30 @@ def bootstrap(
     repeats: int,
     level: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """(estimate, low, high, n): `stratified_bootstrap` of a statistic with several values. (k,), (k,), (k,)"""
+    """(estimate, low, high, n): `stratified_bootstrap` of a statistic with several values. (k,), (k,),
+    (k,)
+    """
     check_level(level)
     parts = {task: np.asarray(values, float) for task, values in scores.items()}
     if not parts or any(part.ndim == 0 or len(part) == 0 for part in parts.values()):
-        raise ValueError(
-            f"Each task needs at least one value, got { ({task: part.shape for task, part in parts.items()}) }."
-        )
+        shapes = {task: part.shape for task, part in parts.items()}
+        raise ValueError(f"Each task needs at least one value, got {shapes}.")
     estimate = statistic(parts)
-    n, free = min(map(len, parts.values())), sum(len(part) - 1 for part in parts.values())
+    sizes = [len(part) for part in parts.values()]
+    n, free = min(sizes), sum(sizes) - len(sizes)
     if n == 1:
-        return estimate, np.full(estimate.shape, -math.inf), np.full(estimate.shape, math.inf), 1
-    drawn = [
-        statistic({task: part[rng.integers(len(part), size=len(part))] for task, part in parts.items()})
-        for _ in range(repeats)
-    ]
-    tail = float(special.ndtr(math.sqrt(n / (n - 1)) * special.stdtrit(free, (1 - level) / 2)))
-    low, high = np.quantile(
-        drawn, [tail, 1 - tail], axis=0, method="inverted_cdf"
-    )  # no mean of −inf and a number
+        infinite = np.full(estimate.shape, math.inf)
+        return estimate, -infinite, infinite, 1
+    drawn = []
+    for _ in range(repeats):
+        resample = {}
+        for task, part in parts.items():
+            resample[task] = part[rng.integers(len(part), size=len(part))]
+        drawn.append(statistic(resample))
+    wider = math.sqrt(n / (n - 1)) * special.stdtrit(free, (1 - level) / 2)
+    tail = float(special.ndtr(wider))
+    # The inverted distribution function takes no mean of −inf and a number.
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="inverted_cdf")
     return estimate, low, high, n
 
 
@@ -159,10 +186,6 @@ def _pooled(scores: Scores) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-    return (
-        float(values.mean())
-        if np.isfinite(values).all()
-        else -math.inf
-        if (values == -math.inf).any()
-        else math.inf
-    )
+    if np.isfinite(values).all():
+        return float(values.mean())
+    return -math.inf if (values == -math.inf).any() else math.inf

@@ -15,10 +15,12 @@ from clipbench.stats.interval import vector
 def time_to_target(
     curves: Iterable[tuple[ArrayLike, ArrayLike]], target: float, higher_is_better: bool = True
 ) -> np.ndarray:
-    """The first x, in steps or in seconds, at which each curve (x, values) is at the target or beyond; inf where it never is. (curves,)
+    """The first x, in steps or in seconds, at which each curve (x, values) is at the target or beyond; inf
+    where it never is. (curves,)
 
-    A run that missed it or diverged is inf, never left out; NaN reaches nothing. Values between evaluations are not made up.
-    Take targets from other runs than those judged. Source: Dahl et al. 2023 (AlgoPerf, arXiv 2306.07179), section 4.
+    A run that missed it or diverged is inf, never left out; NaN reaches nothing. Values between evaluations
+    are not made up. Take targets from other runs than those judged. Source: Dahl et al. 2023 (AlgoPerf, arXiv
+    2306.07179), section 4.
     """
     sign = 1.0 if higher_is_better else -1.0
     times = []
@@ -30,16 +32,21 @@ def time_to_target(
 
 
 def best_so_far(trials: ArrayLike, higher_is_better: bool = True) -> np.ndarray:
-    """The best of the first k trials, k = 1 … n, in the order they were made. NaN while all of them diverged. (n,)"""
+    """The best of the first k trials, k = 1 … n, in the order they were made. NaN while all of them diverged.
+    (n,)
+    """
     best = np.fmax if higher_is_better else np.fmin
     return best.accumulate(vector(trials))
 
 
 def expected_best(trials: ArrayLike, higher_is_better: bool = True) -> np.ndarray:
-    """E[best of k of these n trials drawn without replacement], k = 1 … n: Σ_i v_(i)·C(i−1, k−1)/C(n, k). (n,)
+    """E[best of k of these n trials drawn without replacement], k = 1 … n: Σ_i v_(i)·C(i−1, k−1)/C(n, k).
+    (n,)
 
-    It shows a budget without the luck of the order. A trial that diverged counts as the worst value seen; NaN where all did.
-    Source: Dodge et al. 2019 (arXiv 1909.03004), with the unbiased form of Tang et al. 2020 (arXiv 2004.14355).
+    It shows a budget without the luck of the order. A trial that diverged counts as the worst value seen; NaN
+    where all did.
+    Source: Dodge et al. 2019 (arXiv 1909.03004), with the unbiased form of Tang et al. 2020 (arXiv
+    2004.14355).
     """
     v = vector(trials) * (1 if higher_is_better else -1)
     n = len(v)

@@ -14,7 +14,9 @@ SAME = 1e-12  # relative to the size of the values: differences below are roundi
 
 @dataclass(frozen=True)
 class Interval:
-    """`estimate` from `n` values, and the ends of its interval: −inf and inf where n values cannot give one."""
+    """`estimate` from `n` values, and the ends of its interval: −inf and inf where n values cannot give
+    one.
+    """
 
     estimate: float
     low: float
@@ -33,7 +35,8 @@ class Interval:
 def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """mean ± t_{(1+level)/2, n−1}·s/√n. Covers at its rate for normal values, at any n from 2.
 
-    Infinite for one value, for equal values and where one is not finite; the mean of the latter is NaN. ValueError for none.
+    Infinite for one value, for equal values and where one is not finite; the mean of the latter is NaN.
+    ValueError for none.
     Source: Student 1908; any textbook.
     """
     x = vector(values)
@@ -46,8 +49,23 @@ def mean_interval(x: np.ndarray, size: float, level: float) -> Interval:
     if not np.isfinite(x).all():
         return Interval(math.nan, -math.inf, math.inf, len(x))
     mean, error = float(x.mean()), standard_error(x, size)
-    half = math.inf if error == 0 else float(special.stdtrit(len(x) - 1, (1 + level) / 2)) * error
+    half = math.inf
+    if error:
+        half = float(special.stdtrit(len(x) - 1, (1 + level) / 2)) * error
     return Interval(mean, mean - half, mean + half, len(x))
+
+
+def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the last axis, the seeds, and half the width of its 95 % t-interval, NaN for a single seed.
+    (…, seeds) → (…), (…)
+
+    A NaN in one seed is a NaN in the mean and shows as a gap; leaving that seed out would show as a jump.
+    """
+    n = values.shape[-1]
+    if n == 1:
+        return values[..., 0], np.full(values.shape[:-1], np.nan)
+    half = stats.t.ppf(0.975, n - 1) * values.std(-1, ddof=1) / np.sqrt(n)
+    return values.mean(-1), half
 
 
 def standard_error(x: np.ndarray, size: float) -> float:
@@ -58,13 +76,17 @@ def standard_error(x: np.ndarray, size: float) -> float:
 
 
 def median_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """The median and the narrowest symmetric pair of order statistics that covers it at least at `level`, whatever the distribution.
+    """The median and the narrowest symmetric pair of order statistics that covers it at least at `level`,
+    whatever the distribution.
 
-    inf is a value like others (a target that was never reached), NaN counts as inf. Both ends are infinite where no pair is wide enough:
-    for n < 6 at 0.95. The median of an even n is the upper of the two in the middle if the lower is infinite or they differ by it.
-    Source: Conover, Practical Nonparametric Statistics, section 3.2: P(X_(k) ≤ m ≤ X_(n+1−k)) ≥ 1 − 2·P(B < k), B ~ Bin(n, ½).
+    inf is a value like others (a target that was never reached), NaN counts as inf. Both ends are infinite
+    where no pair is wide enough: for n < 6 at 0.95. The median of an even n is the upper of the two in the
+    middle if the lower is infinite or they differ by it.
+    Source: Conover, Practical Nonparametric Statistics, section 3.2: P(X_(k) ≤ m ≤ X_(n+1−k)) ≥ 1 − 2·P(B <
+    k), B ~ Bin(n, ½).
     """
-    x = np.sort(np.where(np.isnan(v := vector(values)), math.inf, v))
+    x = vector(values)
+    x = np.sort(np.where(np.isnan(x), math.inf, x))
     check_level(level)
     n = len(x)
     low, high = x[(n - 1) // 2], x[n // 2]
@@ -78,7 +100,9 @@ def median_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def share_interval(count: int, n: int, level: float = 0.95) -> Interval:
-    """count/n with the interval of Clopper and Pearson (Biometrika 1934): covers at least at `level` for any share and n."""
+    """count/n with the interval of Clopper and Pearson (Biometrika 1934): covers at least at `level` for any
+    share and n.
+    """
     if not 0 <= count <= n or n < 1:
         raise ValueError(f"A share is of at least one: got {count} of {n}.")
     check_level(level)

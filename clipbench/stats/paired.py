@@ -1,4 +1,6 @@
-"""Two methods at the same seeds, and a family of methods against one. Greater is better: negate a metric where lower is."""
+"""Two methods at the same seeds, and a family of methods against one. Greater is better: negate a metric
+where lower is.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ REPEATS = 20_000  # random flips beyond that
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against the reference. `adjusted` is `p` of the paired t-test after Holm over the whole family; `sign_p` is not adjusted."""
+    """A method against the reference. `adjusted` is `p` of the paired t-test after Holm over the whole
+    family; `sign_p` is not adjusted.
+    """
 
     difference: Interval
     p: float
@@ -37,24 +41,25 @@ class Comparison:
 def compare(
     reference: ArrayLike, methods: Mapping[str, ArrayLike], level: float = 0.95
 ) -> dict[str, Comparison]:
-    """Each method − the reference; the i-th values of all are from the same seed. The family is `methods`: to be named before it is run.
+    """Each method − the reference; the i-th values of all are from the same seed. The family is `methods`: to
+    be named before it is run.
 
     Source: paired t-tests under Holm 1979; calibrated by scripts/calibrate.py.
     """
-    p_values = {name: paired_t(values, reference) for name, values in methods.items()}
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return {
-        name: Comparison(
+    p_values = [paired_t(values, reference) for values in methods.values()]
+    found = {}
+    for (name, values), p, adjusted in zip(methods.items(), p_values, holm(p_values), strict=True):
+        ours, theirs = _pair(values, reference)
+        found[name] = Comparison(
             difference=paired_interval(values, reference, level),
-            p=p_values[name],
-            adjusted=float(adjusted[name]),
-            sign_p=sign_flip(np.subtract(*_pair(values, reference))),
+            p=p,
+            adjusted=float(adjusted),
+            sign_p=sign_flip(ours - theirs),
             improvement=probability_of_improvement(values, reference, level),
             correlation=seed_correlation(values, reference, level),
             level=level,
         )
-        for name, values in methods.items()
-    }
+    return found
 
 
 def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
@@ -65,18 +70,26 @@ def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval
 
 
 def paired_t(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p of the paired t-test: t = mean(a − b)/(s/√n), n − 1 degrees of freedom. 1 where there is no t."""
+    """Two-sided p of the paired t-test: t = mean(a − b)/(s/√n), n − 1 degrees of freedom. 1 where there is no
+    t.
+    """
     x, y = _pair(a, b)
     difference = x - y
-    if not np.isfinite(difference).all() or (error := standard_error(difference, _size(x, y))) == 0:
+    if not np.isfinite(difference).all():
         return 1.0
-    return float(2 * special.stdtr(len(x) - 1, -abs(difference.mean()) / error))
+    error = standard_error(difference, _size(x, y))
+    if error == 0:
+        return 1.0
+    t = difference.mean() / error
+    return float(2 * special.stdtr(len(x) - 1, -abs(t)))
 
 
 def sign_flip(differences: ArrayLike, rng: np.random.Generator | None = None) -> float:
-    """Two-sided p: the share of all 2ⁿ choices of signs whose |sum| is at least the one seen. Exact for differences symmetric about 0.
+    """Two-sided p: the share of all 2ⁿ choices of signs whose |sum| is at least the one seen. Exact for
+    differences symmetric about 0.
 
-    All choices up to n = 16; beyond, 20 000 drawn from `rng` (seed 0), the one seen among them. 1 where a difference is not finite.
+    All choices up to n = 16; beyond, 20 000 drawn from `rng` (seed 0), the one seen among them. 1 where a
+    difference is not finite.
     Source: Fisher, The Design of Experiments, 1935, section 21; Phipson and Smyth 2010 for the + 1.
     """
     x = vector(differences)
@@ -95,14 +108,18 @@ def sign_flip(differences: ArrayLike, rng: np.random.Generator | None = None) ->
 
 
 def sign_flip_floor(n: int) -> float:
-    """2/2ⁿ: the least p that n differences can have. 0.25 for n = 3, 0.0625 for n = 5, so below 0.05 from n = 6 on."""
+    """2/2ⁿ: the least p that n differences can have. 0.25 for n = 3, 0.0625 for n = 5, so below 0.05 from n =
+    6 on.
+    """
     return 2.0 ** (1 - n)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Adjusted p, in the order given: with p_(1) ≤ … ≤ p_(m), max over j ≤ i of (m − j + 1)·p_(j), at most 1. NaN counts as 1. (m,)
+    """Adjusted p, in the order given: with p_(1) ≤ … ≤ p_(m), max over j ≤ i of (m − j + 1)·p_(j), at most 1.
+    NaN counts as 1. (m,)
 
-    The chance of any false call in the family is at most α when p ≤ α is called. Source: Holm 1979, Scand. J. Statist. 6.
+    The chance of any false call in the family is at most α when p ≤ α is called. Source: Holm 1979, Scand. J.
+    Statist. 6.
     """
     p = np.asarray(p_values, float)
     if ((p < 0) | (p > 1)).any():
@@ -115,12 +132,14 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
-    """P(A > B) + ½·P(A = B) over all pairs (a_i, b_j), with the interval of Newcombe's method 5; n is the smaller number of values.
+    """P(A > B) + ½·P(A = B) over all pairs (a_i, b_j), with the interval of Newcombe's method 5; n is the
+    smaller number of values.
 
-    NaN loses to any value and ties with NaN. The interval takes a and b for independent; where seeds are paired it is too wide rather
-    than too narrow. Three independent values a side cover ½ at 90 %: all above and all below are 2 of 20 orders. It is never of zero
-    width, also where all a are above all b.
-    Source: Mann and Whitney 1947; Agarwal et al. 2021 (rliable), section 4.3; Newcombe 2006, Statist. Med. 25:559.
+    NaN loses to any value and ties with NaN. The interval takes a and b for independent; where seeds are
+    paired it is too wide rather than too narrow. Three independent values a side cover ½ at 90 %: all above
+    and all below are 2 of 20 orders. It is never of zero width, also where all a are above all b.
+    Source: Mann and Whitney 1947; Agarwal et al. 2021 (rliable), section 4.3; Newcombe 2006, Statist. Med.
+    25:559.
     """
     x, y = (np.where(np.isnan(v), -math.inf, v) for v in (vector(a), vector(b)))
     check_level(level)
@@ -129,7 +148,9 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) 
     z = float(special.ndtri((1 + level) / 2))
 
     def excess(p: float) -> float:
-        """|p − share| − z·standard error under p, (Hanley and McNeil 1982) with both sample sizes set to their mean less 1."""
+        """|p − share| − z·standard error under p, (Hanley and McNeil 1982) with both sample sizes set to
+        their mean less 1.
+        """
         more = (m + n) / 2 - 1
         variance = p * (1 - p) * (1 + more * ((1 - p) / (2 - p) + p / (1 + p))) / (m * n)
         return abs(p - share) - z * math.sqrt(variance)
@@ -142,7 +163,8 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) 
 
 
 def seed_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
-    """Pearson's r between paired seeds with Fisher's interval, tanh(artanh r ± z/√(n−3)); (−1, 1) for n ≤ 3. What pairing gains: 1 − r.
+    """Pearson's r between paired seeds with Fisher's interval, tanh(artanh r ± z/√(n−3)); (−1, 1) for n ≤ 3.
+    What pairing gains: 1 − r.
 
     NaN with (−1, 1) where there is none: one pair, equal values on a side, a value that is not finite.
     Source: Fisher 1921, Metron 1.
@@ -166,9 +188,11 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     x, y = vector(a), vector(b)
     if len(x) != len(y):
         raise ValueError(
-            f"Pairs need as many values on both sides, got {len(x)} and {len(y)}. The i-th of each must be of the same seed."
+            f"Pairs need as many values on both sides, got {len(x)} and {len(y)}. "
+            "The i-th of each must be of the same seed."
         )
-    return tuple(np.where(np.isfinite(v), v, math.nan) for v in (x, y))  # type: ignore[return-value]  # inf − inf would warn
+    # NaN for what is not finite: inf − inf would warn.
+    return np.where(np.isfinite(x), x, math.nan), np.where(np.isfinite(y), y, math.nan)
 
 
 def _size(x: np.ndarray, y: np.ndarray) -> float:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from madeup import BETTER, NONE, interval, section, study, told, write, write_arms
+from madeup import BETTER, NONE, interval, ranking_of, study, told, write, write_methods
 from scipy import stats
 
-from clipbench.analysis.comparison import sections
+from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.analysis.verdict import judge
 from clipbench.report import panels
@@ -18,8 +18,9 @@ def test_a_difference_is_told_with_its_interval_and_n(tmp_path):
     low, high = interval(BETTER)
     gain = 100 * np.mean(np.subtract(BETTER, NONE))
     assert kind == "helps"
-    expected = f"Clipping helps: auto +{gain:.1f} points of accuracy over none, 95 % interval {100 * low:.1f} to {100 * high:.1f}, n=5."
-    assert sentence == expected
+    difference = f"auto +{gain:.1f} points of accuracy over none"
+    ends = f"{100 * low:.1f} to {100 * high:.1f}"
+    assert sentence == f"Clipping helps: {difference}, 95 % interval {ends}, n=5."
 
 
 def test_a_loss_and_a_mixture_are_told(tmp_path):
@@ -102,36 +103,39 @@ def test_nothing_to_compare_with(tmp_path):
     )
 
 
-def test_a_sweep_is_a_picture(tmp_path):
+def test_a_sweep_is_descriptive_only(tmp_path):
     kind, sentence, notes = told(tmp_path, {"none": NONE, "auto": BETTER})
     assert kind == "helps"
     assert sentence.startswith("In these runs clipping helps")
-    assert "One learning rate for all: a picture, not a verdict." in notes
-    write_arms(tmp_path, {"none": NONE}, lr=0.2)
-    assert "1 to 2 settings a method" in " ".join(judge(section(tmp_path)).notes)
+    assert "One learning rate for all: descriptive only, not a verdict." in notes
+    write_methods(tmp_path, {"none": NONE}, lr=0.2)
+    assert "1 to 2 settings a method" in " ".join(judge(ranking_of(tmp_path)).notes)
 
 
 def test_each_method_stands_at_its_best_by_validation_against_none_at_its_own(tmp_path):
-    write_arms(tmp_path, {"none": NONE, "auto": BETTER}, lr=0.1)
-    write_arms(tmp_path, {"none": [0.6] * 5, "auto": [0.4] * 5}, lr=0.01)
-    found = section(tmp_path)
-    assert {arm.name: arm.method.settings["lr"] for arm in found.arms} == {"none": 0.01, "auto": 0.1}
+    write_methods(tmp_path, {"none": NONE, "auto": BETTER}, lr=0.1)
+    write_methods(tmp_path, {"none": [0.6] * 5, "auto": [0.4] * 5}, lr=0.01)
+    found = ranking_of(tmp_path)
+    assert {method.name: method.configuration.settings["lr"] for method in found.methods} == {
+        "none": 0.01,
+        "auto": 0.1,
+    }
     assert found.comparisons["auto"].difference.estimate == pytest.approx(np.mean(BETTER) - 0.6)
-    assert {arm.name: arm.edges for arm in found.arms} == {"none": ("lr",), "auto": ("lr",)}
+    assert {method.name: method.edges for method in found.methods} == {"none": ("lr",), "auto": ("lr",)}
 
 
 def test_other_settings_are_not_compared(tmp_path):
-    write_arms(tmp_path / "r", {"none": NONE, "auto": BETTER}, batch_size=16)
+    write_methods(tmp_path / "r", {"none": NONE, "auto": BETTER}, batch_size=16)
     for name, values in {"none": NONE, "auto": BETTER}.items():
         for seed, value in enumerate(values):
             write(tmp_path / "r", name, seed, value, batch_size=64)
     (group,) = read_groups(tmp_path / "r")
-    assert {found.context for found in sections(group)} == {"batch_size=16", "batch_size=64"}
+    assert {found.context for found in rankings(group)} == {"batch_size=16", "batch_size=64"}
 
 
 def test_tuning_and_final_runs_are_never_mixed(tmp_path):
     found = study(tmp_path)
-    assert {arm.name: (arm.n, arm.tried) for arm in found.arms} == {
+    assert {method.name: (method.n, method.tried) for method in found.methods} == {
         "none": (5, 5),
         "norm": (5, 5),
         "none (default)": (5, 1),
@@ -143,8 +147,9 @@ def test_tuning_and_final_runs_are_never_mixed(tmp_path):
     assert "so the search was too small" in verdict.sentence
     assert "Check at ∞ failed: norm lost to none" in " ".join(verdict.notes)
     tuned = stats.ttest_1samp(0.1 - 0.001 * np.arange(5), 0).confidence_interval(0.95)
-    told = f"+9.8 points of accuracy from its defaults (95 % interval {100 * tuned.low:.1f} to {100 * tuned.high:.1f}, n=5"
-    assert told in " ".join(verdict.notes)
+    ends = f"{100 * tuned.low:.1f} to {100 * tuned.high:.1f}"
+    gain = f"+9.8 points of accuracy from its defaults (95 % interval {ends}, n=5"
+    assert gain in " ".join(verdict.notes)
     assert facts(found)["seeds"] == "final 1, 2, 3, 4, 5; tuning 0"
     best = dict(panels.budget(found))
     (figure,) = best.values()
@@ -174,8 +179,8 @@ def test_what_an_earlier_smaller_tuning_chose_is_left_out(tmp_path):
                 role="final",
                 trial=trial,
             )
-    found = section(tmp_path)
-    assert {arm.name: arm.method.settings["lr"] for arm in found.arms} == pytest.approx(
+    found = ranking_of(tmp_path)
+    assert {method.name: method.configuration.settings["lr"] for method in found.methods} == pytest.approx(
         {"none": 0.3, "norm": 0.3}
     )
     assert found.none.score.estimate == pytest.approx(np.mean(NONE))
@@ -190,13 +195,13 @@ def test_a_method_whose_final_runs_failed_still_counts_for_holm(tmp_path):
         write(tmp_path, "none", seed + 1, value, role="final", trial=0)
         write(tmp_path, "norm", seed + 1, value + gains[seed], role="final", trial=0)
         write(tmp_path, "auto", seed + 1, None, "failed", role="final", trial=0)
-    found = section(tmp_path)
+    found = ranking_of(tmp_path)
     alone = stats.ttest_rel(np.add(NONE, gains), NONE).pvalue
     assert found.comparisons["norm"].adjusted == pytest.approx(2 * alone)
     assert "Not compared: auto" in " ".join(judge(found).notes)
 
 
-def test_unequal_budgets_are_a_picture(tmp_path):
+def test_unequal_budgets_are_descriptive_only(tmp_path):
     for trial in range(4):
         write(tmp_path, "none", 0, 0.5, lr=0.1 + trial, role="tune", trial=trial)
         if trial < 2:
@@ -204,8 +209,8 @@ def test_unequal_budgets_are_a_picture(tmp_path):
     for seed, value in enumerate(NONE):
         write(tmp_path, "none", seed + 1, value, role="final", trial=0)
         write(tmp_path, "norm", seed + 1, BETTER[seed], level=1.0, role="final", trial=0)
-    verdict = judge(section(tmp_path))
-    assert verdict.picture
+    verdict = judge(ranking_of(tmp_path))
+    assert verdict.descriptive
     assert "the methods had 2 to 4 trials" in " ".join(verdict.notes)
 
 
@@ -214,7 +219,9 @@ def test_unequal_budgets_are_a_picture(tmp_path):
     [("diverged", np.inf, "failed: norm"), ("done", 5.0, "Without such a trial")],
 )
 def test_the_check_at_infinity_looks_at_what_was_tried(tmp_path, status, level, expected):
-    """A tuned method that diverges where none does has lost; one that never had the choice of no clipping owes nothing."""
+    """A tuned method that diverges where none does has lost; one that never had the choice of no clipping
+    owes nothing.
+    """
     for trial in range(2):
         write(tmp_path, "none", 0, 0.5, lr=0.1 + trial, role="tune", trial=trial)
         write(
@@ -236,14 +243,14 @@ def test_the_check_at_infinity_looks_at_what_was_tried(tmp_path, status, level, 
             role="final",
             trial=0,
         )
-    assert expected in " ".join(judge(section(tmp_path)).notes)
+    assert expected in " ".join(judge(ranking_of(tmp_path)).notes)
 
 
 def test_a_method_that_clipped_no_step_is_no_help_of_clipping(tmp_path):
     for seed, value in enumerate(NONE):
         write(tmp_path, "none", seed, value, role="final")
         write(tmp_path, "norm", seed, BETTER[seed], level=np.inf, lr=0.3, role="final")
-    verdict = judge(section(tmp_path))
+    verdict = judge(ranking_of(tmp_path))
     assert verdict.kind == "same"
     assert "without clipping a step" in verdict.sentence
 
@@ -253,16 +260,16 @@ def test_runs_without_a_number_are_named_as_that(tmp_path):
     assert sentence == "No verdict: the runs have no accuracy that is a number."
 
 
-def test_arms_of_several_optimizers_stand_side_by_side(tmp_path):
-    """A published figure's arms: three levels, plain SGD and Adam, each as it stands."""
+def test_methods_of_several_optimizers_stand_side_by_side(tmp_path):
+    """A published figure's methods: three levels, plain SGD and Adam, each as it stands."""
     for seed, value in enumerate(NONE):
         for level in (1.0, 2.0, 3.0):
             write(tmp_path, "norm", seed, value + 0.001 * level * (seed % 2), level=level)
         write(tmp_path, "none", seed, value)
         write(tmp_path, "none", seed, BETTER[seed], optim="adam", lr=0.01)
     (group,) = read_groups(tmp_path, apart=True)
-    (found,) = sections(group)
-    assert {arm.name for arm in found.arms} == {
+    (found,) = rankings(group)
+    assert {method.name for method in found.methods} == {
         "sgd none",
         "adam none",
         "sgd norm 1",
@@ -271,7 +278,7 @@ def test_arms_of_several_optimizers_stand_side_by_side(tmp_path):
     }
     assert found.none.name == "sgd none"
     verdict = judge(found)
-    assert (verdict.kind, verdict.picture) == ("ahead", True)
+    assert (verdict.kind, verdict.descriptive) == ("ahead", True)
     assert verdict.sentence.startswith("Ahead of sgd none: adam none +3.1 points of accuracy over sgd none")
     names = [path.name for path in draw(tmp_path, tmp_path / "out", apart=True)]
     assert "toy_mini_comparison.png" in names
@@ -281,8 +288,8 @@ def test_arms_of_several_optimizers_stand_side_by_side(tmp_path):
 def test_skipped_steps_are_not_clipped_and_are_told(tmp_path):
     write(tmp_path, "none", 0, 0.5, skipped=1)
     write(tmp_path, "norm", 0, 0.5)
-    found = section(tmp_path)
-    assert {arm.name: arm.clipped for arm in found.arms} == {"none": 0.0, "norm": 1.0}
+    found = ranking_of(tmp_path)
+    assert {method.name: method.clipped for method in found.methods} == {"none": 0.0, "norm": 1.0}
     assert "Steps skipped for a gradient that was not finite: none 1." in judge(found).notes
 
 

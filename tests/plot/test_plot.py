@@ -1,20 +1,23 @@
-"""The figures show what the tables say: means and intervals as scipy has them, nothing averaged that differs, nothing left out unsaid."""
+"""The figures show what the tables say: means and intervals as scipy has them, nothing averaged that differs,
+nothing left out unsaid.
+"""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from madeup import ranking_of, study, write_table
 from scipy import stats
 
+from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.errors import Unreadable, UserError
+from clipbench.plot import style
 from clipbench.plot.comparison import comparison
 from clipbench.plot.distribution import distribution
 from clipbench.plot.levels import levels
+from clipbench.plot.looks import HUES, looks, method_looks, shade
 from clipbench.plot.trajectory import trajectory
-from clipbench.record import tables
 from clipbench.report.draw import draw
 
 STEPS = 40
@@ -84,9 +87,9 @@ def write(
         "started": f"{seed:03d}",
         "config": json.dumps(settings),
     }
-    tables.write_rows(folder, "steps", run, steps)
-    tables.write_rows(folder, "evals", run, evals)
-    tables.write_rows(folder, "runs", run, [row])
+    write_table(folder, "steps", run, steps)
+    write_table(folder, "evals", run, evals)
+    write_table(folder, "runs", run, [row])
 
 
 def only(folder):
@@ -95,7 +98,7 @@ def only(folder):
 
 
 def labels(group):
-    return [method.label for method in group.methods]
+    return [method.label for method in group.configurations]
 
 
 def legend(figure):
@@ -170,7 +173,7 @@ def test_settings_that_differ_are_not_seeds(tmp_path):
     write(tmp_path, 2, lr=0.01, momentum=0.5)
     group = only(tmp_path)
     assert sorted(labels(group)) == ["norm lr=0.01", "norm lr=0.01 momentum=0.5", "norm lr=0.1"]
-    assert {method.label: len(method.done) for method in group.methods}["norm lr=0.1"] == 2
+    assert {method.label: len(method.done) for method in group.configurations}["norm lr=0.1"] == 2
 
 
 def test_a_level_that_the_type_ignores_makes_no_method(tmp_path):
@@ -196,7 +199,7 @@ def test_failed_runs_are_left_out_in_words(tmp_path):
     write(tmp_path, 0)
     write(tmp_path, 1, status="failed")
     group = only(tmp_path)
-    assert len(group.methods[0].runs) == 1
+    assert len(group.configurations[0].runs) == 1
     for figure in (comparison, levels, distribution, trajectory):
         assert "runs left out: 1 failed" in figure(group).get_suptitle()
 
@@ -247,7 +250,7 @@ def test_a_method_keeps_its_colour(tmp_path):
     for level in (0.5, 1.0, 2.0):
         write(tmp_path, level=level, final=level / 4)
     group = only(tmp_path)
-    colours = {method.label: method.colour for method in group.methods}
+    colours = {configuration.label: look.colour for configuration, look in looks(group)}
     assert len(set(colours.values())) == 3
     drawn = {line.get_label(): line.get_color() for line in comparison(group).axes[0].lines}
     tails = {line.get_label(): line.get_color() for line in distribution(group).axes[-1].lines}
@@ -298,14 +301,38 @@ def test_out_that_is_a_file(tmp_path):
         draw(tmp_path, tmp_path / "taken")
 
 
-def test_torch_is_never_imported(tmp_path):
-    write(tmp_path)
-    code = "import sys, pathlib, clipbench.report.draw as p; p.draw(*map(pathlib.Path, sys.argv[1:])); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "clipbench.record.tables" in done.stdout.split()
-    assert not {"torch", "matplotlib.pyplot"} & set(done.stdout.split())
+def test_a_default_is_a_lighter_shade_and_random_types_have_dashes(tmp_path):
+    study(tmp_path)
+    ranking = ranking_of(tmp_path)
+    colours = {name: look.colour for name, look in method_looks(ranking).items()}
+    assert colours == {
+        "none": HUES["none"],
+        "norm": HUES["norm"],
+        "none (default)": "#808080",  # half way from black to white
+    }
+    assert shade("#000000", 2, 3) == "#000000"
+    assert shade("#ffffff", 2, 3) == "#808080"
+    dashes = [method_look.dash for method_look in method_looks(ranking).values()]
+    assert dashes == ["-"] * 3
+
+
+def test_set_side_by_side_a_method_looks_like_its_configuration(tmp_path):
+    for level in (1.0, 2.0):
+        write(tmp_path, level=level)
+    write(tmp_path, clipping_type="linear_rand_norm", level=1.0)
+    (group,) = read_groups(tmp_path, apart=True)
+    (ranking,) = rankings(group)
+    expected = {configuration.label: look for configuration, look in looks(group)}
+    assert method_looks(ranking) == expected
+    assert len(set(expected.values())) == 3
+    assert expected["norm 1"].dash == "-" != expected["norm 2"].dash
+    assert expected["linear_rand_norm"].dash != "-"
+
+
+def test_quantiles_of_bins_are_numpys():
+    rng = np.random.default_rng(0)
+    bins, values = rng.integers(0, 7, 500) * 2, rng.normal(size=500)
+    at, quantiles = style.binned(bins, values, (0, 0.1, 0.5, 1))
+    assert list(at) == sorted(set(bins))
+    expected = [[np.quantile(values[bins == each], share) for each in at] for share in (0, 0.1, 0.5, 1)]
+    np.testing.assert_allclose(quantiles, expected)

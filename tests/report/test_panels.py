@@ -4,19 +4,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from madeup import BETTER, NONE, STEPS, section, write, write_arms
-from scipy import stats
+from madeup import BETTER, NONE, STEPS, ranking_of, write, write_methods, write_table
 
-from clipbench.analysis.comparison import sections
-from clipbench.analysis.groups import read_groups
 from clipbench.analysis.target import reached, target
-from clipbench.plot import style
-from clipbench.record import tables
 from clipbench.report import panels
-from clipbench.report.across import across
 from clipbench.report.draw import draw
 from clipbench.report.page import part_of
-from clipbench.report.sensitivity import sensitivity, smoothed
+from clipbench.report.sensitivity import sensitivity
 
 
 def test_where_runs_diverge_is_shaded_and_counted_for_each_method(tmp_path):
@@ -25,7 +19,7 @@ def test_where_runs_diverge_is_shaded_and_counted_for_each_method(tmp_path):
         for name, lost in {"none": none, "norm": norm}.items():
             for seed in range(3):
                 write(tmp_path, name, seed, 0.5 + 0.01 * seed, "diverged" if seed < lost else "done", lr=lr)
-    (name, figure), *_ = sensitivity(section(tmp_path))
+    (name, figure), *_ = sensitivity(ranking_of(tmp_path))
     assert name.startswith("learning rate")
     (ax,) = figure.axes
     places = ax.transData + ax.transAxes.inverted()
@@ -45,15 +39,15 @@ def test_where_runs_diverge_is_shaded_and_counted_for_each_method(tmp_path):
 
 
 def test_a_skipped_step_has_no_part_in_what_clipping_did(tmp_path):
-    found = write_arms(tmp_path, {"none": NONE, "norm": BETTER})
+    found = write_methods(tmp_path, {"none": NONE, "norm": BETTER})
     for run in found.group.runs.index[found.group.runs["clipping_type"] == "norm"]:
         norms = [
             {"grad_norm": np.inf, "clipped_norm": 0.0, "clip_factor": 0.0},
             {"grad_norm": 2.0, "clipped_norm": 2.0, "clip_factor": 1.0},
         ]
         rows = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms[i > 6]} for i in range(1, STEPS + 1)]
-        tables.write_rows(tmp_path, "steps", run, rows)
-    for _, figure in panels.clipping(section(tmp_path)):
+        write_table(tmp_path, "steps", run, rows)
+    for _, figure in panels.clipping(ranking_of(tmp_path)):
         expected = {"clip factor": 1.0, "steps clipped, %": 0.0, "gradient norm": 2.0}[
             figure.axes[0].get_ylabel()
         ]
@@ -69,7 +63,7 @@ def test_a_lucky_survivor_is_not_the_best_other_setting(tmp_path):
             write(tmp_path, "norm", seed, 0.51, level=1.0, lr=lr)
             write(tmp_path, "norm", seed, 0.91, "done" if seed == 2 else "diverged", level=9.0, lr=lr)
             write(tmp_path, "norm", seed, 0.81, level=3.0, lr=lr) if seed < 4 else None  # lacks a seed
-    drawn = dict(sensitivity(section(tmp_path)))
+    drawn = dict(sensitivity(ranking_of(tmp_path)))
     rates = next(figure for name, figure in drawn.items() if name.startswith("learning rate"))
     lines = [line.get_ydata() for line in rates.axes[0].lines if list(line.get_xdata()) == [0.1, 1.0]]
     assert sorted(float(y[0]) for y in lines) == pytest.approx([0.39, 0.5])
@@ -98,79 +92,22 @@ def test_the_level_panel_shows_the_best_trial_of_none_by_its_mean_over_seeds(tmp
                 role="tune",
                 trial=trial,
             )
-    write_arms(tmp_path, {"none": NONE, "norm": BETTER}, role="final", trial=1, lr=0.2)
-    figure = dict(sensitivity(section(tmp_path)))["norm: clipping level"]
+    write_methods(tmp_path, {"none": NONE, "norm": BETTER}, role="final", trial=1, lr=0.2)
+    figure = dict(sensitivity(ranking_of(tmp_path)))["norm: clipping level"]
     (reference,) = [line.get_ydata()[0] for line in figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
     assert reference == pytest.approx(0.61)  # 0.62 on test, 0.01 less on validation
 
 
-def test_a_wide_local_line_is_the_least_squares_line():
-    rng = np.random.default_rng(0)
-    x, y = rng.uniform(size=12), rng.normal(size=12)
-    at, mean, half = smoothed(x, y, width=1e4)
-    line = stats.linregress(x, y)
-    np.testing.assert_allclose(mean, line.intercept + line.slope * at, atol=1e-6)
-    sigma = np.sqrt(np.sum((y - line.intercept - line.slope * x) ** 2) / 10)
-    error = sigma * np.sqrt(1 / 12 + (at - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2))
-    np.testing.assert_allclose(half, stats.t.ppf(0.975, 10) * error, rtol=1e-5)
-
-
-def test_quantiles_of_bins_are_numpys():
-    rng = np.random.default_rng(0)
-    bins, values = rng.integers(0, 7, 500) * 2, rng.normal(size=500)
-    at, quantiles = style.binned(bins, values, (0, 0.1, 0.5, 1))
-    assert list(at) == sorted(set(bins))
-    expected = [[np.quantile(values[bins == each], share) for each in at] for share in (0, 0.1, 0.5, 1)]
-    np.testing.assert_allclose(quantiles, expected)
-
-
-def test_several_tasks_are_scaled_and_ranked(tmp_path):
-    for task, shift in {"a": 0.0, "b": 0.3}.items():
-        for name, values in {"none": NONE, "auto": BETTER, "norm": [value + 0.005 for value in NONE]}.items():
-            for seed, value in enumerate(values):
-                write(tmp_path, name, seed, value + shift, task=task)
-    parts = [part for group in read_groups(tmp_path) for part in sections(group)]
-    assert across(parts[:1]) == []
-    (found,) = across(parts)
-    assert [row.arm.name for row in found.rows] == ["auto", "norm", "none"]
-    assert [row.rank for row in found.rows] == [1, 2, 3]
-    scaled = (np.array(BETTER) - np.mean(NONE)) / (max(BETTER) - np.mean(NONE))
-    assert found.rows[0].mean.estimate == pytest.approx(stats.trim_mean(np.tile(scaled, 2), 0.25))
-
-
-def test_a_task_that_none_wins_counts_and_less_may_be_better(tmp_path):
-    """0 is the mean of none and 1 the best run, whoever's; on a metric where less is better too."""
-    worse = [value - 0.02 for value in NONE]
-    for task, arms in {"a": {"none": NONE, "auto": BETTER}, "b": {"none": NONE, "auto": worse}}.items():
-        for name, values in arms.items():
-            for seed, value in enumerate(values):
-                write(tmp_path, name, seed, value, task=task)
-                write(tmp_path, name, seed, 1 - value, task="less", higher=False)
-    parts = [part for group in read_groups(tmp_path) for part in sections(group)]
-    (found,) = across(parts)
-    assert found.tasks == ("a", "b", "less")
-    scores = found.scores["auto"]
-    np.testing.assert_allclose(scores["b"], (np.array(worse) - np.mean(NONE)) / (max(NONE) - np.mean(NONE)))
-    assert scores["less"].mean() == pytest.approx(scores["a"].mean()) or scores["less"].mean() < 0
-
-
-def test_tasks_of_other_optimizers_and_studies_are_no_further_tasks(tmp_path):
-    for seed in range(3):
-        for name in ("none", "auto"):
-            write(tmp_path, name, seed, NONE[seed] + 0.01 * (name == "auto"))
-            write(tmp_path, name, seed, NONE[seed] + 0.01 * (name == "auto"), optim="adamw")
-            write(tmp_path, name, seed, NONE[seed] + 0.01 * (name == "auto"), task="b", role="final")
-    assert across([part for group in read_groups(tmp_path) for part in sections(group)]) == []
-
-
 def test_time_to_target_counts_a_miss_as_infinite(tmp_path):
-    """The target is none's validation in tuning, .49; a run rises to its test value in equal parts at steps 4, 8, …, 40."""
+    """The target is none's validation in tuning, .49; a run rises to its test value in equal parts at steps
+    4, 8, …, 40.
+    """
     for name in ("none", "norm"):
         write(tmp_path, name, 0, 0.5, level=None if name == "none" else 1.0, role="tune", trial=0)
     for seed, value in enumerate([0.6, 0.7, 0.65, 0.48, 0.9]):
         write(tmp_path, "none", seed + 1, value, role="final", trial=0)
         write(tmp_path, "norm", seed + 1, 0.45, level=1.0, role="final", trial=0)
-    found = section(tmp_path)
+    found = ranking_of(tmp_path)
     assert target(found) == pytest.approx(0.49)
     at = [
         next(step for step in range(4, STEPS + 1, 4) if value * step / STEPS >= 0.49)
@@ -179,10 +116,10 @@ def test_time_to_target_counts_a_miss_as_infinite(tmp_path):
     none = reached(found, found.none, target(found))
     assert (none.steps.estimate, none.count) == (np.median([*at, np.inf]), 4)
     assert none.seconds.estimate == pytest.approx(none.steps.estimate / 10)
-    norm = reached(found, next(arm for arm in found.judged if arm.name == "norm"), target(found))
+    norm = reached(found, next(method for method in found.judged if method.name == "norm"), target(found))
     assert (norm.steps.estimate, norm.count) == (np.inf, 0)
     assert "∞<small>0 of 5 did" in part_of(found)
-    assert target(write_arms(tmp_path / "no study", {"none": NONE})) is None
+    assert target(write_methods(tmp_path / "no study", {"none": NONE})) is None
 
 
 def test_a_method_of_many_words_leaves_the_figure_its_room(tmp_path):
@@ -195,24 +132,24 @@ def test_a_method_of_many_words_leaves_the_figure_its_room(tmp_path):
 def test_a_run_on_a_busy_machine_moves_no_curve_against_time(tmp_path):
     """Four seeds of 1 s and one of 100: at the end the mean of all five stands at 1 s."""
     with matplotlib.rc_context(panels.RC):
-        section = write_arms(tmp_path, {"none": NONE, "norm": BETTER})
+        found = write_methods(tmp_path, {"none": NONE, "norm": BETTER})
         table = pd.DataFrame(
-            {run: [2.0 + i, 1.0 + i] for i, run in enumerate(section.judged[0].method.runs)}, [1, 2]
+            {run: [2.0 + i, 1.0 + i] for i, run in enumerate(found.judged[0].configuration.runs)}, [1, 2]
         )
         seconds = pd.DataFrame({run: [0.5, 1.0] for run in table}, table.index)
         seconds.iloc[:, 0] *= 100
-        shown = panels._on_seconds(section, table, seconds)[section.judged[0].name]
+        shown = panels.on_seconds(found, table, seconds)[found.judged[0].name]
     assert shown.index.tolist() == [0.5, 1.0]
     assert shown.to_numpy().tolist() == table.to_numpy().tolist()
 
 
 def test_thousands_of_steps_are_thinned(tmp_path):
     with matplotlib.rc_context(panels.RC):
-        found = write_arms(tmp_path, {"none": NONE[:1]})
+        found = write_methods(tmp_path, {"none": NONE[:1]})
         norms = {"grad_norm": 1.0, "clipped_norm": 1.0, "clip_factor": 1.0}
         steps = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms} for i in range(1, 5001)]
-        tables.write_rows(tmp_path, "steps", found.arms[0].method.runs[0], steps)
-        figure = dict(panels.curves(section(tmp_path)))[
+        write_table(tmp_path, "steps", found.methods[0].configuration.runs[0], steps)
+        figure = dict(panels.curves(ranking_of(tmp_path)))[
             "training loss, smoothed, against step: faint, as it was"
         ]
     assert len(figure.axes[0].lines[0].get_xdata()) <= panels.POINTS

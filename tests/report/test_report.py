@@ -9,17 +9,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from madeup import BETTER, NONE, interval, section, study, write, write_arms
+from madeup import BETTER, NONE, interval, ranking_of, study, write, write_methods, write_table
 from scipy import stats
 
-from clipbench.analysis.comparison import sections
+from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.analysis.verdict import judge
 from clipbench.cli.main import main
 from clipbench.errors import Unreadable
 from clipbench.record import tables
+from clipbench.report.cells import Cell
 from clipbench.report.draw import draw
-from clipbench.report.page import Page
+from clipbench.report.page import Page, _environment
 from clipbench.report.table import tables as report_tables
 
 
@@ -29,8 +30,8 @@ def test_runs_of_an_earlier_version_are_of_the_same_settings(tmp_path):
         later = {"compile": False, "restart": {"first": None, "coeff": 1.25}} if seed > 2 else {}
         write(tmp_path, "none", seed, value, **later)
         write(tmp_path, "norm", seed, value, level=1.0, **later)
-    found = section(tmp_path)
-    assert {arm.name: arm.n for arm in found.arms} == {"none": 5, "norm": 5}
+    found = ranking_of(tmp_path)
+    assert {method.name: method.n for method in found.methods} == {"none": 5, "norm": 5}
 
 
 class Checked(HTMLParser):
@@ -61,11 +62,11 @@ def page(tmp_path_factory):
         for name in ("none", "auto"):
             write(folder, name, seed, 0.5 + 0.01 * seed, task="<script>alert(1)</script>")
     write(folder, "auto", 9, None, "failed", task="<script>alert(1)</script>")
-    made = Page(folder)
+    page = Page(folder)
     for group in read_groups(folder):
-        for part in sections(group):
-            made.add(part)
-    return made.html()
+        for part in rankings(group):
+            page.add(part)
+    return page.html()
 
 
 def test_the_page_is_well_formed_and_closed(page):
@@ -118,7 +119,7 @@ def test_the_images_are_svg_with_the_numbers_that_stand_on_the_axes(page):
 
 
 def test_a_figure_in_each_format(tmp_path):
-    write_arms(tmp_path, {"none": NONE[:1]})
+    write_methods(tmp_path, {"none": NONE[:1]})
     written = draw(tmp_path, tmp_path / "out", ["svg", "pdf", "png"])
     heads = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG", ".html": b"<!doctype html>"}
     assert sorted(path.name for path in written if "comparison" in path.name) == [
@@ -129,10 +130,10 @@ def test_a_figure_in_each_format(tmp_path):
 
 
 def test_the_cells_of_the_page_are_the_tables_numbers(tmp_path):
-    write_arms(tmp_path, {"none": NONE, "auto": BETTER})
-    made = Page(tmp_path)
-    made.add(section(tmp_path))
-    text = made.html()
+    write_methods(tmp_path, {"none": NONE, "auto": BETTER})
+    page = Page(tmp_path)
+    page.add(ranking_of(tmp_path))
+    text = page.html()
     body = re.search(r"<tbody>(.*?)</tbody>", text, re.DOTALL)[1]
     auto = next(row for row in body.split("<tr>") if ">auto<" in row)
     values = [float(value) if value else None for value in re.findall(r'<td data-v="([^"]*)"', auto)]
@@ -155,7 +156,7 @@ def test_the_cells_of_the_page_are_the_tables_numbers(tmp_path):
 
 
 def test_csv_has_every_digit(tmp_path):
-    write_arms(tmp_path, {"none": NONE, "auto": BETTER, "norm": [0.5, 0.53, 0.50, 0.51, 0.49]})
+    write_methods(tmp_path, {"none": NONE, "auto": BETTER, "norm": [0.5, 0.53, 0.50, 0.51, 0.49]})
     rows = {
         row["method"]: row for row in csv.DictReader(io.StringIO(report_tables(tmp_path, ["csv"])["csv"]))
     }
@@ -170,7 +171,7 @@ def test_csv_has_every_digit(tmp_path):
 
 
 def test_markdown_and_latex_parse_back(tmp_path, capsys):
-    write_arms(tmp_path, {"none": NONE, "quadratic_rand_norm": BETTER})
+    write_methods(tmp_path, {"none": NONE, "quadratic_rand_norm": BETTER})
     assert main(["table", str(tmp_path), "--format", "md,latex"]) == 0
     markdown, latex = capsys.readouterr().out.split("\\begin{table}")
     rows = [
@@ -195,14 +196,14 @@ def test_no_test_value_is_said(tmp_path):
     for path in (tmp_path / "runs").iterdir():
         row = tables.read(tmp_path, "runs", runs=[path.stem]).drop(columns="run").to_dict("records")[0]
         row = {key: None if value != value else value for key, value in row.items()} | {"final_test": None}
-        tables.write_rows(tmp_path, "runs", path.stem, [row])
-    verdict = judge(section(tmp_path))
+        write_table(tmp_path, "runs", path.stem, [row])
+    verdict = judge(ranking_of(tmp_path))
     assert "validation stands in for it" in " ".join(verdict.notes)
 
 
 @pytest.mark.parametrize("words", [["plot", "--format", "gif"], ["table", "--format", "tex"]])
 def test_unknown_format(tmp_path, capsys, words):
-    write_arms(tmp_path, {"none": NONE[:1]})
+    write_methods(tmp_path, {"none": NONE[:1]})
     assert main([words[0], str(tmp_path), *words[1:]]) == 2
     assert f"Unknown format '{words[2]}'" in capsys.readouterr().err
 
@@ -210,12 +211,39 @@ def test_unknown_format(tmp_path, capsys, words):
 def test_side_by_side_draws_the_same(tmp_path, monkeypatch):
     for task in ("a", "b"):
         write(tmp_path, "none", 0, 0.5, task=task)
-    written = draw(tmp_path, tmp_path / "one")
     (tmp_path / "evals" / next((tmp_path / "steps").iterdir()).name).write_text("not a table")
     with pytest.warns(Unreadable, match="evals"):
-        draw(tmp_path, tmp_path / "two")
+        written = draw(tmp_path, tmp_path / "one")
     monkeypatch.setattr("clipbench.report.draw.MANY", 1)
+    monkeypatch.setattr("clipbench.report.draw.WORKERS", 2)
     with pytest.warns(Unreadable, match="evals"):
-        aside = draw(tmp_path, tmp_path / "three")
+        aside = draw(tmp_path, tmp_path / "two")
+    assert len(written) == 7
     assert [path.name for path in aside] == [path.name for path in written]
-    assert (tmp_path / "three" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()
+    assert (tmp_path / "one" / "report.html").read_text() == (tmp_path / "two" / "report.html").read_text()
+
+
+def test_the_part_on_several_tasks_is_escaped_and_closed(tmp_path):
+    for task in ("<script>alert(2)</script>", "b"):
+        for seed in range(3):
+            write(tmp_path, "none", seed, NONE[seed], task=task)
+            write(tmp_path, "auto", seed, BETTER[seed], task=task)
+    page = Page(tmp_path)
+    for group in read_groups(tmp_path):
+        for ranking in rankings(group):
+            page.add(ranking)
+    text = page.html()
+    assert "<h2>Across 2 tasks · mini · sgd</h2>" in text
+    assert "<script>alert" not in text
+    parser = Checked()
+    parser.feed(text)
+    parser.close()
+    assert not parser.open
+
+
+def test_a_p_below_a_thousandth_is_text():
+    """ "<.001" must not be taken for an element."""
+    template = "{% import 'parts.html' as parts with context %}{{ parts.cell(cell, '') }}"
+    assert _environment().from_string(template).render(cell=Cell(0.0001, "<.001", bold=True)) == (
+        '<td data-v="0.0001"><b>&lt;.001</b></td>'
+    )

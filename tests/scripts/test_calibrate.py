@@ -1,4 +1,6 @@
-"""Intervals cover, and verdicts err, as often as they say: a bounded part of scripts/calibrate.py, which notices what does not."""
+"""Intervals cover, and verdicts err, as often as they say: a bounded part of scripts/calibrate.py, which
+notices what does not.
+"""
 
 import importlib.util
 import math
@@ -66,14 +68,18 @@ def test_a_planted_difference_is_found_as_often_as_theory_says(calibrate, rng, n
 
 
 def first_order(calibrate, n, half):
-    """P(|t_ν| < half): coverage of the mean of the tasks' means ± half standard errors, ν by Satterthwaite (Biometrics 1946)."""
+    """P(|t_ν| < half): coverage of the mean of the tasks' means ± half standard errors, ν by Satterthwaite
+    (Biometrics 1946).
+    """
     variances = calibrate.SPREADS**2
     return 1 - 2 * t.sf(half, variances.sum() ** 2 / np.sum(variances**2 / (n - 1)))
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_bootstrap_over_tasks_covers_and_plain_percentiles_do_not(calibrate, rng, n):
-    """The expansion takes t with Σ(n − 1) degrees of freedom. At three seeds it is approximate: the docstring's 92 %."""
+    """The expansion takes t with Σ(n − 1) degrees of freedom. At three seeds it is approximate: the
+    docstring's 92 %.
+    """
     studies, tasks = 6000 if n == 10 else 2000, len(calibrate.SPREADS)
     stated = 0.92 if n == 3 else first_order(calibrate, n, t.ppf(0.975, tasks * (n - 1)))
     least = binom.ppf(1e-4, studies, stated)
@@ -141,7 +147,9 @@ def test_the_interval_of_the_probability_of_improvement_covers_and_walds_does_no
 
 
 def test_what_does_not_do_as_it_says_is_noticed(calibrate, rng):
-    """An interval with the normal quantile, a percentile bootstrap, tests without Holm: each fails the same bounds."""
+    """An interval with the normal quantile, a percentile bootstrap, tests without Holm: each fails the same
+    bounds.
+    """
 
     def with_normal_quantile():
         values = calibrate.normal(rng, 5)

@@ -1,4 +1,6 @@
-"""Statistics against scipy, statsmodels and examples worked by others; what a handful of seeds cannot show is said, never guessed."""
+"""Statistics against scipy, statsmodels and examples worked by others; what a handful of seeds cannot show is
+said, never guessed.
+"""
 
 import itertools
 import math
@@ -15,7 +17,8 @@ from clipbench import stats
 # Student 1908, table of additional hours of sleep under two drugs, the same ten patients.
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-# Darwin's crossed and self-fertilised maize: differences in eighths of an inch, as Fisher gives them (1935, section 17).
+# Darwin's crossed and self-fertilised maize: differences in eighths of an inch, as Fisher gives them (1935,
+# section 17).
 MAIZE = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
 
 INFINITE = (-math.inf, math.inf)
@@ -155,7 +158,9 @@ def test_a_share_has_clopper_and_pearsons_interval():
 
 
 def test_median_interval_takes_the_order_statistics_of_the_tables():
-    """Conover's table of the binomial: 95 % needs the 1st and 6th of 6, 2nd and 9th of 10, 6th and 15th of 20."""
+    """Conover's table of the binomial: 95 % needs the 1st and 6th of 6, 2nd and 9th of 10, 6th and 15th of
+    20.
+    """
     for n, low, high in ((6, 1, 6), (10, 2, 9), (15, 4, 12), (20, 6, 15)):
         assert ends(stats.median_interval(np.arange(1.0, n + 1))) == (low, high)
     assert ends(stats.median_interval([1, 2, 3, 4, 5])) == INFINITE
@@ -355,3 +360,14 @@ def test_expected_best_with_diverged_trials_and_many():
     found = stats.expected_best(many)
     assert found[0] == pytest.approx(many.mean())
     assert found[-1] == pytest.approx(many.max())
+
+
+def test_a_wide_local_line_is_the_least_squares_line():
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(size=12), rng.normal(size=12)
+    at, mean, half = stats.smoothed(x, y, width=1e4)
+    line = scipy_stats.linregress(x, y)
+    np.testing.assert_allclose(mean, line.intercept + line.slope * at, atol=1e-6)
+    sigma = np.sqrt(np.sum((y - line.intercept - line.slope * x) ** 2) / 10)
+    error = sigma * np.sqrt(1 / 12 + (at - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2))
+    np.testing.assert_allclose(half, scipy_stats.t.ppf(0.975, 10) * error, rtol=1e-5)

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from clipbench.analysis.choice import trials, winners
+from clipbench.analysis.choice import Candidate, best_first, edge, is_without_clipping, trials, winners
 
 INF = math.inf
 
@@ -147,3 +147,65 @@ def test_without_tuning_runs_there_is_nothing():
     runs = table(*ended(0, 0.5)).assign(role=None)
     assert winners(runs).empty
     assert trials(runs).empty
+
+
+def candidate(what, seeds=3, diverged=0, value=0.5):
+    return Candidate(what, seeds, diverged, value)
+
+
+def test_the_rule_of_choice():
+    """Complete ones only; fewest diverged; then the value; one without a value last among equals; then the
+    order given.
+    """
+    given = [
+        candidate("lacks a seed", seeds=2, value=0.99),
+        candidate("diverged", diverged=1, value=0.9),
+        candidate("no number", value=math.nan),
+        candidate("second of equals", value=0.5),
+        candidate("third of equals", value=0.5),
+        candidate("best", value=0.6),
+    ]
+    expected = ["best", "second of equals", "third of equals", "no number", "diverged"]
+    assert [each.what for each in best_first(given, higher_is_better=True)] == expected
+    expected = ["second of equals", "third of equals", "best", "no number", "diverged"]
+    assert [each.what for each in best_first(given, higher_is_better=False)] == expected
+    assert best_first([], higher_is_better=True) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "tried", "expected"),
+    [
+        ("lr", 0.1, [0.1, 0.2, 0.3], "lowest"),
+        ("lr", 0.3, [0.1, 0.2, 0.3], "highest"),
+        ("lr", 0.2, [0.1, 0.2, 0.3], ""),
+        ("lr", 0.1, [0.1, 0.1], ""),
+        ("lr", 0.1, [], ""),
+        ("lr", None, [0.1, 0.2], ""),
+        ("lr", 0.2, [0.1, None, 0.2], "highest"),
+        ("clipping_level", INF, [1.0, INF], ""),
+        ("clipping_level", 1.0, [1.0, INF], "lowest"),
+        ("p_autoclip", 1.0, [0.1, 1.0], ""),
+        ("p_autoclip", 0.1, [0.1, 1.0], "lowest"),
+        ("k", 2, [1, 2, "inf"], ""),  # of a user's own rule: in the tables ∞ is text
+        ("k", "inf", [1, 2, "inf"], "highest"),
+        ("k", "cosine", ["cosine", "linear"], ""),
+        ("k", True, [True, False], ""),
+    ],
+)
+def test_the_edge_of_what_was_tried(name, value, tried, expected):
+    assert edge(name, value, tried) == expected
+
+
+def test_no_clipping_is_a_level_of_infinity_or_p_of_one():
+    assert is_without_clipping({"clipping_level": INF, "p_autoclip": None})
+    assert is_without_clipping({"p_autoclip": 1.0})
+    assert not is_without_clipping({"clipping_level": 1.0, "p_autoclip": 0.5})
+    assert not is_without_clipping({})
+
+
+def test_notebooks_find_it_where_the_page_on_results_says():
+    from clipbench import selection
+
+    runs = table(*ended(0, 0.1), *ended(1, 0.3))
+    assert selection.winners(runs)["trial"].tolist() == [1]
+    assert selection.trials(runs)["trial"].tolist() == [1, 0]

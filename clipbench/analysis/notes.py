@@ -1,0 +1,158 @@
+"""What limits a verdict, in words: how the configurations were chosen, what is wrong with the runs, what the
+tests cannot show.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from clipbench.analysis.amounts import amount, interval, listed
+from clipbench.analysis.comparison import Method, Ranking
+from clipbench.stats import paired_interval, sign_flip_floor
+
+FEWEST = 3  # pairs of seeds: an interval from two is wider than anything one would call a result
+PASSED = "Check at ∞ passed: no method that could choose no clipping, level ∞ or p=1, lost to none."
+
+
+def notes_on(ranking: Ranking) -> list[str]:
+    """A sentence or two each."""
+    return [*_choice(ranking), *_runs(ranking), *_tests(ranking)]
+
+
+def runs_diverged(method: Method) -> str:
+    return f"{method.diverged} of {method.n} runs"
+
+
+def divergences(ranking: Ranking) -> list[str]:
+    """ "auto diverged in 1 of 5 runs", of each method that did."""
+    found = []
+    for method in ranking.judged:
+        if method.diverged:
+            found.append(f"{method.name} diverged in {runs_diverged(method)}")
+    return found
+
+
+def _choice(ranking: Ranking) -> list[str]:
+    """How the configurations were chosen, and what that allows."""
+    if ranking.equal_budget:
+        return [*_infinity(ranking), *_tuning(ranking)]
+    tried = {method.tried for method in ranking.judged} or {0}
+    budget = f"{min(tried)} to {max(tried)}" if len(tried) > 1 else f"{max(tried)}"
+    if ranking.group.study:
+        start = "Descriptive only, not a verdict"
+        words = f"{start}: the methods had {budget} trials, and more trials find better settings."
+        advice = "The same `clipbench study` with one study.trials for all evens that out."
+        return [f"{words} {advice}", *_infinity(ranking)]
+    if ranking.none is None or len(ranking.judged) < 2:
+        return []
+    words = "Descriptive only, not a verdict."
+    if len(ranking.learning_rates) == 1:
+        words = "One learning rate for all: descriptive only, not a verdict."
+    if tried != {1}:
+        best = "Each method stands at its best by validation on the same seeds"
+        words += f" {best}, of {budget} settings a method"
+        words += "; that favours whoever had more." if len(tried) > 1 else "."
+    return [words + " clipbench study tunes all alike and judges on fresh seeds."]
+
+
+def _infinity(ranking: Ranking) -> list[str]:
+    """Clipping at level ∞ is no clipping: a tuned method that could choose it and stands below none was not
+    searched for well enough.
+    """
+    tuned = []
+    for method in ranking.judged:
+        if method.tried > 1 and method.name in ranking.comparisons:
+            tuned.append(method)
+    if not tuned:
+        return []
+    free = [method for method in tuned if method.without]
+    bound = [method.name for method in tuned if not method.without]
+    aside = f" Without such a trial: {listed(bound)}." if bound else ""
+    none_diverged = ranking.none.diverged if ranking.none else 0
+    lost = []
+    for method in free:
+        below = ranking.comparisons[method.name].difference.high < 0
+        if below or method.diverged > none_diverged:
+            lost.append(method.name)
+    if lost:
+        which = "its 95 % interval leaves out 0, or more of its runs diverged"
+        if len(lost) > 1:
+            which = "their 95 % intervals, each by itself, leave out 0, or more of their runs diverged"
+        failed = f"Check at ∞ failed: {listed(lost)} lost to none ({which})"
+        why = "though among the trials was no clipping, level ∞ or p=1. The search was too small."
+        return [f"{failed}, {why}{aside}"]
+    if free:
+        return [PASSED + aside]
+    return [f"No check at ∞: no trial was without clipping.{aside}"]
+
+
+def _tuning(ranking: Ranking) -> list[str]:
+    """What tuning brought to none: a measure for what clipping brings."""
+    defaults = [method for method in ranking.methods if method.is_default and method.is_none]
+    if ranking.none is None or not defaults or defaults[0].diverged or ranking.none.diverged:
+        return []
+    both = pd.concat([ranking.none.scores, defaults[0].scores], axis=1, join="inner").dropna()
+    if len(both) < FEWEST:
+        return []
+    found = paired_interval(*(both * ranking.sign).to_numpy().T)
+    unit = "points of " if ranking.in_points else ""
+    gain = f"{amount(ranking, found.estimate, found, signed=True)} {unit}{ranking.group.headline}"
+    about = f"(95 % interval {interval(ranking, found)}, n={found.n}; positive is better)"
+    return [f"For scale: tuning alone moved none by {gain} from its defaults {about}."]
+
+
+def _runs(ranking: Ranking) -> list[str]:
+    """What is missing from the runs, or wrong with them."""
+    notes = []
+    if ranking.split == "val" and ranking.methods:
+        notes.append("These runs have no test value: validation stands in for it.")
+    diverged = listed(divergences(ranking))
+    if ranking.usable and diverged:
+        notes.append(f"{diverged[0].upper()}{diverged[1:]}: no mean difference exists there, and no p.")
+    if ranking.missing:
+        names = listed(list(ranking.missing))
+        notes.append(f"Not compared: {names}, without a final run so far; Holm's correction counts them.")
+    skipped = _skipped(ranking)
+    if skipped:
+        notes.append(f"Steps skipped for a gradient that was not finite: {', '.join(skipped)}.")
+    if len({method.n for method in ranking.judged}) > 1:
+        start = "The methods have unequal numbers of seeds"
+        notes.append(f"{start}; each is compared with none on those they share.")
+    failed = len(ranking.group.failed)
+    if failed:
+        notes.append(f"{failed} failed and {'is' if failed == 1 else 'are'} left out: see below.")
+    edges = _edges(ranking)
+    if edges:
+        start = "At the edge of what was tried, so that the best may lie beyond"
+        notes.append(f"{start}: {', '.join(edges)}.")
+    return notes
+
+
+def _skipped(ranking: Ranking) -> list[str]:
+    """ "none 1": steps, of each method that skipped some."""
+    return [f"{method.name} {method.skipped}" for method in ranking.judged if method.skipped]
+
+
+def _edges(ranking: Ranking) -> list[str]:
+    found = []
+    for method in ranking.judged:
+        if method.edges:
+            names = ", ".join(method.edges).replace("clipping_level", "level")
+            found.append(f"{method.name} ({names})")
+    return found
+
+
+def _tests(ranking: Ranking) -> list[str]:
+    """The floor of the exact test, where no number of wins could reach .05; and that the largest of several
+    was picked for being it.
+    """
+    notes = []
+    comparisons = ranking.comparisons.values()
+    if len(comparisons) > 1 and any(each.different for each in comparisons):
+        notes.append(f"The largest of {len(comparisons)} differences is on average larger seen than it is.")
+    n = max((each.difference.n for each in ranking.usable.values()), default=0)
+    if n >= FEWEST and sign_flip_floor(n) > 0.05:
+        start = "p is of the paired t-test and takes the differences for normal"
+        floor = f"{sign_flip_floor(n):g}"
+        notes.append(f"{start}; the exact sign-flip test cannot go below {floor} at n={n}.")
+    return notes

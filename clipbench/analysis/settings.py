@@ -1,0 +1,138 @@
+"""What defines a run, as one flat mapping, and the words for it: labels that name what sets a run apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from clipbench.record.rows import CLIP_KEYS
+
+RESOLVED = (*CLIP_KEYS, "lr")
+"""Settings that are columns of `runs`: as used, null where the type has no use for them."""
+
+OWN = "optim.clip."
+"""What the hyperparameters of a user's own rule begin with."""
+
+UNRELATED = {
+    "seed",
+    "device",
+    "threads",
+    "results",
+    "checkpoint_every",
+    "task.name",
+    "task.device",
+    "task.workers",
+}
+"""What may differ among the runs of a configuration."""
+
+IDLE = ("task.lr.", "sweep.", "tag.")
+"""Settings that begin so have been used before the run, or are not about it."""
+
+SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
+
+Settings = Mapping[str, Any]
+
+
+def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}.
+    `run`: its row.
+    """
+    found = {}
+    for name in RESOLVED:
+        found[name] = None if pd.isna(run[name]) else run[name]
+    config = dict(_flat(json.loads(run["config"] or "{}")))
+    idle = IDLE if "restart.first" in config else (*IDLE, "restart.")
+    hidden = UNRELATED | {f"optim.{name}" for name in RESOLVED}
+    for key, value in config.items():
+        if key not in hidden and not key.startswith(idle):
+            found[key] = value
+    return found
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Off and null are as if they were not there: an earlier version may not have had the key."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{name}", tuple(value)
+        elif value is not None and value is not False:
+            yield f"{prefix}{name}", value
+
+
+def is_of_the_rule(key: str) -> bool:
+    """Whether a setting is one of the clipping rule's, its name among them."""
+    return key in CLIP_KEYS or key.startswith(OWN)
+
+
+def is_of_the_method(key: str) -> bool:
+    """Whether a setting is what methods are tuned over: the rule's, or the learning rate."""
+    return key == "lr" or is_of_the_rule(key)
+
+
+def hyperparameters(settings: Settings) -> dict[str, Any]:
+    """{name: value} of what a method is tuned over, None among them; those of a user's own rule under their
+    own names.
+    """
+    found = {name: settings[name] for name in RESOLVED[1:]}
+    for key, value in settings.items():
+        if key.startswith(OWN):
+            found[key.removeprefix(OWN)] = value
+    return found
+
+
+def order(settings: Settings) -> list[tuple[bool, Any]]:
+    """By level, quantile, beta, learning rate, then the rest as text: what configurations of one type are
+    sorted by.
+    """
+    places = []
+    for name in RESOLVED[1:]:
+        value = settings[name]
+        places.append((value is not None, value or 0))
+    rest = sorted((key, str(value)) for key, value in settings.items() if key not in RESOLVED)
+    return [*places, (True, str(rest))]
+
+
+def label(settings: Settings, peers: Iterable[Settings], everyone: Iterable[Settings]) -> str:
+    """What tells these settings from others, as "norm 0.5 lr=0.1".
+
+    The optimizer, where there are several; the type; then what differs: a clipping setting among the settings
+    of the type (`peers`), any other among all (`everyone`). Only those with the same optimizer are looked at.
+    """
+    everyone = list(everyone)
+    optimizer = settings.get("optim.name")
+    words = [settings["clipping_type"]]
+    if any(rival.get("optim.name") != optimizer for rival in everyone):
+        words = [str(optimizer), *words]
+    peers = [rival for rival in peers if rival.get("optim.name") == optimizer]
+    everyone = [rival for rival in everyone if rival.get("optim.name") == optimizer]
+    for key, value in settings.items():
+        if value is None or key == "clipping_type":
+            continue
+        rivals = peers if is_of_the_rule(key) else everyone
+        if any(rival.get(key) != value for rival in rivals):
+            words.append(_word(key, value))
+    return " ".join(dict.fromkeys(words))  # batch_size and task.batch_size are one
+
+
+def _word(key: str, value: Any) -> str:
+    symbol = SYMBOLS.get(key, key.rpartition(".")[2] + "=")
+    return symbol + as_text(value) if isinstance(value, float) else f"{symbol}{value}"
+
+
+def as_text(value: Any) -> str:
+    """A setting's value, a number in short: "0.001", "∞"."""
+    return f"{value:g}".replace("inf", "∞") if isinstance(value, (int, float)) else str(value)
+
+
+def in_words(settings: Settings) -> str:
+    """ "level 2  lr=0.01": what was tuned over."""
+    words = []
+    for name, value in hyperparameters(settings).items():
+        if value is not None:
+            symbol = "level " if name == "clipping_level" else SYMBOLS.get(name, name + "=")
+            words.append(symbol + as_text(value))
+    return "  ".join(words)

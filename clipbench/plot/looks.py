@@ -1,0 +1,126 @@
+"""The colour and the dash of each configuration and method, by its type and its place among the others of
+that type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+
+from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.groups import Configuration, Group
+
+Dash = str | tuple[int, tuple[float, ...]]
+
+SHOWN = 30  # configurations in one figure; the best are drawn and the title says so
+
+# Okabe and Ito's palette, its yellow darkened for white paper. A random type has its family's dash as a
+# second cue.
+HUES = {
+    "none": "#000000",
+    "norm": "#0072B2",
+    "linear_rand_norm": "#56B4E9",
+    "quadratic_rand_norm": "#5B3FA0",
+    "layer_wise": "#009E73",
+    "coordinate_wise": "#A6A11A",
+    "auto": "#D55E00",
+    "linear_rand_auto": "#E69F00",
+    "quadratic_rand_auto": "#CC79A7",
+    "value": "#6B7F2A",
+    "normalize": "#7A4A1E",
+    "zclip": "#882255",
+    "adagc": "#4C5FD7",
+    "agc": "#2F8F8F",
+    "uclip": "#B8475A",
+    "block_rms": "#5A6570",
+}
+OTHER_HUES = ("#9A6324", "#3A7D44", "#A3468C", "#808000", "#3D5A98", "#C0504D")
+DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: str
+    dash: Dash
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """As keywords of a line."""
+        return {"color": self.colour, "linestyle": self.dash}
+
+
+def shown(group: Group) -> list[tuple[Configuration, Look]]:
+    """The configurations that have a line or a panel of their own, the best ones, with their looks."""
+    return looks(group)[:SHOWN]
+
+
+def looks(group: Group) -> list[tuple[Configuration, Look]]:
+    """Every configuration of a group with its look: a hue for each type, from light to dark by level, and
+    dashes in turn.
+    """
+    hue_of = hues(each.type for each in group.configurations)
+    found = []
+    for each in group.configurations:
+        colour = shade(hue_of[each.type], each.variant, each.variants)
+        found.append((each, Look(colour, dash(each.type, each.variant))))
+    return found
+
+
+def method_looks(ranking: Ranking) -> dict[str, Look]:
+    """{method: its look}: the hue of its type, lighter for an untuned default; set side by side, that of its
+    configuration.
+    """
+    if ranking.group.apart:
+        of_runs = {each.runs: look for each, look in looks(ranking.group)}
+        return {method.name: of_runs[method.configuration.runs] for method in ranking.methods}
+    hue_of = hues(each.type for each in ranking.configurations)
+    return {method.name: _look_of(method, hue_of) for method in ranking.methods}
+
+
+def _look_of(method: Method, hue_of: dict[str, str]) -> Look:
+    kind = method.configuration.type
+    colour = shade(hue_of[kind], 0, 2) if method.is_default else hue_of[kind]
+    return Look(colour, dash(kind, 0))
+
+
+def hues(types: Iterable[str]) -> dict[str, str]:
+    """A colour for each clipping type: the core types always have the same, others take theirs in order of
+    name.
+    """
+    types = set(types)
+    found = {name: hue for name, hue in HUES.items() if name in types}
+    for i, name in enumerate(sorted(types - set(HUES))):
+        found[name] = OTHER_HUES[i % len(OTHER_HUES)]
+    return found
+
+
+def shade(hue: str, i: int, n: int) -> str:
+    """The i-th of n variants of a hue, from light to dark."""
+    if n == 1:
+        return hue
+    tilt = 2 * i / (n - 1) - 1  # -1: half way to white, 1: half way to black
+    white = abs(tilt) / 2 * (tilt < 0)
+    return to_hex((1 - abs(tilt) / 2) * np.array(to_rgb(hue)) + white)
+
+
+def dash(name: str, variant: int) -> Dash:
+    family = 0
+    if name.startswith("linear_rand"):
+        family = 1
+    elif name.startswith("quadratic_rand"):
+        family = 2
+    return DASHES[(family + variant) % len(DASHES)]
+
+
+def title(group: Group, count: int) -> str:
+    """What a figure shows: how many of the group's configurations, if not all, and which runs it leaves
+    out.
+    """
+    parts = [group.name]
+    if count < len(group.configurations):
+        parts.append(f"the best {count} of {len(group.configurations)} methods")
+    return "   ·   ".join([*parts, *group.notes])

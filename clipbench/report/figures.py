@@ -1,0 +1,110 @@
+"""One group of runs → the files of its figures, and its part of the page."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from clipbench.analysis.comparison import Ranking, rankings
+from clipbench.analysis.groups import Group, read_group
+from clipbench.errors import Unreadable, UserError
+from clipbench.plot import style
+from clipbench.plot.comparison import comparison
+from clipbench.plot.distribution import distribution
+from clipbench.plot.levels import levels
+from clipbench.plot.trajectory import trajectory
+from clipbench.report.page import part_of
+
+FIGURES: dict[str, Callable[[Group], Figure]] = {
+    "comparison": comparison,
+    "levels": levels,
+    "norms": distribution,
+    "clipping": trajectory,
+}
+
+Drawn = tuple[list[Path], list[tuple[Ranking, str]]]
+"""The files written; each ranking with its part of the page."""
+
+
+def draw_group(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool) -> Drawn:
+    """Write the figures of a group's `runs`; its rankings come back without the steps that they were drawn
+    from.
+    """
+    with _no_collections():
+        group = read_group(results, runs, apart)
+        bare = replace(group, steps=group.steps[:0], evals=group.evals[:0])
+        found = []
+        for ranking in rankings(group):
+            found.append((replace(ranking, group=bare), part_of(ranking)))
+        written = []
+        for name in _figures_of(group):
+            written += write(group, name, out, formats)
+    return written, found
+
+
+def _figures_of(group: Group) -> list[str]:
+    """Their names: none where there are only tuning runs, no levels where nothing clips."""
+    if not group.configurations:
+        return []
+    if all(configuration.type == "none" for configuration in group.configurations):
+        return [name for name in FIGURES if name != "levels"]
+    return list(FIGURES)
+
+
+def draw_group_aside(
+    results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool
+) -> tuple[Drawn, list[str]]:
+    """`draw_group` in another process: what it would have warned of comes back with the rest."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Unreadable)
+        drawn = draw_group(results, runs, out, formats, apart)
+    return drawn, [str(each.message) for each in caught if issubclass(each.category, Unreadable)]
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A figure is so many objects that looking for garbage among them takes a third of the time of drawing
+    it: look at the end.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def write(group: Group, name: str, out: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """One of FIGURES in each format, as `<task>_<scale>_<optimizer>_<name>.<format>`. UserError where `out`
+    cannot be written.
+    """
+    paths = [out / f"{group.stem}_{name}.{each}" for each in formats]
+    with writing(out), matplotlib.rc_context(style.RC):
+        figure = FIGURES[name](group)
+        for path in paths:
+            options: dict[str, Any] = {}
+            if path.suffix == ".png":
+                options["pil_kwargs"] = {"compress_level": 2}  # 6 takes longer than drawing
+            figure.savefig(path, **options)
+    return paths
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """The folder is there; UserError where it or what is written into it is refused."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"Cannot write to {out}: {reason}. Choose another folder with --out DIR.") from error

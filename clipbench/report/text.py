@@ -1,0 +1,19 @@
+"""Numbers and names as the report's tables print them."""
+
+from __future__ import annotations
+
+from clipbench.analysis.comparison import Ranking
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def split(ranking: Ranking) -> str:
+    """What the methods are judged on, in full."""
+    return "test" if ranking.split == "test" else "validation"
+
+
+def short(value: float) -> str:
+    """Three decimals, or four digits of what is 10 or more."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
