@@ -79,8 +79,7 @@ def _across(title: str, rankings: Sequence[Ranking]) -> Across | None:
             usable[task] = ranking
     if len(usable) < 2:
         return None
-    shared = set.intersection(*({method.name for method in each.judged} for each in usable.values()))
-    names = sorted(shared)
+    names = _shared(usable)
     scores = {name: _scaled(usable, name) for name in names}
     ranks = _ranks(scores)
     rows = []
@@ -96,6 +95,14 @@ def _across(title: str, rankings: Sequence[Ranking]) -> Across | None:
         rows.append(aggregate)
     rows.sort(key=lambda row: row.rank)
     return Across(title, usable, tuple(rows), tuple(left_out), scores)
+
+
+def _shared(rankings: Mapping[str, Ranking]) -> list[str]:
+    """The methods that are judged at every task, by name."""
+    tasks = []
+    for ranking in rankings.values():
+        tasks.append({method.name for method in ranking.judged})
+    return sorted(set.intersection(*tasks))
 
 
 def _unusable(ranking: Ranking) -> str:

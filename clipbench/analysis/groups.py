@@ -238,6 +238,7 @@ def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
 
 
 def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:
+    """One for each number of `runs`, those of a type one after the other."""
     kinds: dict[int, Settings] = dict(zip(runs["number"], runs["settings"], strict=True))
     types: dict[str, list[int]] = {}
     for number, settings in kinds.items():

@@ -78,6 +78,7 @@ def _without_reference(none: Method, judged: tuple[Method, ...]) -> str:
 
 
 def _compared(ranking: Ranking) -> tuple[str, str]:
+    """Kind and sentence where at least one method has a mean difference to none."""
     usable = ranking.usable
     n = max(each.difference.n for each in usable.values())
     if n < FEWEST:

@@ -92,7 +92,9 @@ def _points(ax: Axes, own: Sequence[Looked], higher_is_better: bool) -> None:
 def _name(ax: Axes, line: list[tuple[float, Looked]]) -> None:
     """At the right end of a line: the words that its labels share, but for the type."""
     labels = [each.label.split() for _, (each, _) in line]
-    common = [word for word in labels[0] if all(word in words for words in labels)]
+    common = labels[0]
+    for words in labels[1:]:
+        common = [word for word in common if word in words]
     x, (last, look) = line[-1]
     for place, (each, its_look) in reversed(line):
         if np.isfinite(each.final):

@@ -165,6 +165,7 @@ def as_latex(found: list[Ranking]) -> str:
 
 
 def _latex(ranking: Ranking) -> str:
+    """One floating table with its caption."""
     texts = _texts(ranking)
     head, *rows = [f"    {' & '.join(map(_tex, row))} \\\\" for row in texts]
     lines = [
