@@ -216,7 +216,7 @@ def show_outcome(arenas: Sequence[Arena], plans: Sequence[Plan]) -> None:
         ):
             shown = [
                 f"{name}={value:g}" + (f" ({row.edge[name]} tried)" if name in row.edge else "")
-                for name, value in row.numbers.items()
+                for name, value in row.hyperparameters.items()
             ]
             method = part[part["method"] == row.method]
             table.add_row(
