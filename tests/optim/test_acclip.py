@@ -1,12 +1,12 @@
 """ACClip: the published algorithm, by hand and in numpy."""
 
 import copy
-import io
 
 import numpy as np
 import pytest
 import torch
 from conftest import set_gradients, small_model, weights
+from optim_helpers import same, saved, steps
 from torch import nn
 
 from clipbench.optim import ACClip, Norm, clip_gradients
@@ -15,12 +15,14 @@ from clipbench.optim.laws import Waits
 
 def moves(values, **keywords):
     p = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    optimizer, made = ACClip([p], lr=1.0, **keywords), []
+    optimizer = ACClip([p], lr=1.0, **keywords)
+    found = []
     for value in values:
-        before, p.grad = p.item(), torch.tensor([float(value)], dtype=torch.float64)
+        before = p.item()
+        p.grad = torch.tensor([float(value)], dtype=torch.float64)
         optimizer.step()
-        made.append(before - p.item())
-    return made
+        found.append(before - p.item())
+    return found
 
 
 def test_by_hand():
@@ -43,7 +45,9 @@ def test_a_trajectory_of_the_paper_in_numpy(power, decay):
             g = p.grad.numpy().astype(float) + decay * w[i]
             m[i] = 0.9 * m[i] + 0.1 * g
             t[i] = 0.99 * t[i] + 0.01 * abs(g) ** power
-            w[i] = w[i] - 0.1 * np.minimum(t[i] ** (1 / power) / (abs(m[i]) + 1e-5), 1) * m[i]
+            level = t[i] ** (1 / power)
+            factor = np.minimum(level / (abs(m[i]) + 1e-5), 1)
+            w[i] = w[i] - 0.1 * factor * m[i]
         optimizer.step()
     for ours, theirs in zip(weights(model), w, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-5)
@@ -51,10 +55,10 @@ def test_a_trajectory_of_the_paper_in_numpy(power, decay):
 
 def test_a_planted_spike_moves_a_weight_no_further_than_its_level():
     calm = [0.5] * 600
-    made = moves([*calm, 500, *calm[:50]])
-    assert made[599] == pytest.approx(0.5, rel=0.01)  # τ and m have both settled at .5: nothing is cut
+    moved = moves([*calm, 500, *calm[:50]])
+    assert moved[599] == pytest.approx(0.5, rel=0.01)  # τ and m have both settled at .5: nothing is cut
     tau = 0.99 * 0.5 + 0.01 * 500
-    assert made[600] == pytest.approx(tau, rel=0.01)  # the momentum is 50
+    assert moved[600] == pytest.approx(tau, rel=0.01)  # the momentum is 50
     one = nn.Parameter(torch.zeros(2))
     optimizer = ACClip([one], lr=1.0)
     for value in [*calm, 500]:
@@ -66,24 +70,15 @@ def test_a_planted_spike_moves_a_weight_no_further_than_its_level():
 
 
 def test_five_steps_save_load_five_steps_are_ten_steps():
-    def steps(model, optimizer, numbers):
-        for number in numbers:
-            set_gradients(model, number)
-            optimizer.step()
-        return weights(model)
-
     straight = small_model()
     expected = steps(straight, clip_gradients(ACClip(straight.parameters()), Norm(1.0)), range(10))
     model = small_model()
     optimizer = clip_gradients(ACClip(model.parameters()), Norm(1.0))
     steps(model, optimizer, range(5))
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
     later = copy.deepcopy(model)
     resumed = clip_gradients(ACClip(later.parameters()), Norm(1.0))
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert all(map(torch.equal, steps(later, resumed, range(5, 10)), expected))
+    resumed.load_state_dict(saved(optimizer.state_dict()))
+    assert same(steps(later, resumed, range(5, 10)), expected)
 
 
 def test_no_step_waits_and_a_missing_gradient_moves_nothing():

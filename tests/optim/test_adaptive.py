@@ -1,4 +1,7 @@
-"""The rules with a memory of their own or an eye on the weights: against other people's code, by hand, and with a planted spike."""
+"""The rules with a memory of their own or an eye on the weights.
+
+Against other people's code, by hand, and with a planted spike.
+"""
 
 import math
 
@@ -8,22 +11,12 @@ import pytorch_optimizer
 import torch
 import zclip
 from conftest import set_gradients, small_model, weights
+from optim_helpers import moves
 from timm.utils import agc
 from torch import nn
 
 from clipbench.optim import ClippedAdamW, ClippedSGD
-
-
-def moves(values, **keywords):
-    """The lengths of the steps that one weight makes under the given gradients, at lr 1."""
-    p = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    optimizer = ClippedSGD([p], lr=1.0, **keywords)
-    made = []
-    for value in values:
-        before, p.grad = p.item(), torch.tensor([float(value)], dtype=torch.float64)
-        optimizer.step()
-        made.append(before - p.item())
-    return made
+from clipbench.optim.memory import rule_memories
 
 
 def gradients_of(model, steps):
@@ -83,7 +76,7 @@ def test_zclip_is_its_authors(max_norm):
         optimizer.step()
         oracle.step()
         if step >= 25:  # theirs keep a list until then
-            memory = optimizer.state["clipping"]["rules"]["all"]
+            memory = rule_memories(optimizer.state)["all"]
             assert float(memory["mean"]) == pytest.approx(clip.mean, rel=1e-5)
             assert float(memory["variance"]) == pytest.approx(clip.var, rel=1e-4)
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-5)
@@ -100,54 +93,62 @@ def test_adagc_is_pytorch_optimizers():
     for _ in zip(gradients_of(ours, 80), gradients_of(theirs, 80), strict=True):
         optimizer.step()
         oracle.step()
-    gammas = optimizer.state["clipping"]["rules"]["all"]["gamma"]
+    gammas = rule_memories(optimizer.state)["all"]["gamma"]
     torch.testing.assert_close(gammas, [oracle.state[p]["gamma"] for p in theirs.parameters()])
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-4, atol=1e-5)
+
+
+def flat(tensors):
+    """All entries, in float64."""
+    return torch.cat([t.flatten() for t in tensors]).double().numpy()
 
 
 def test_uclip_is_the_papers_recursion():
     ours, plain = small_model(), small_model()
     optimizer = ClippedSGD(ours.parameters(), lr=0.1, clipping_type="uclip")
-    carry, position = 0.0, np.concatenate([w.numpy().ravel() for w in weights(plain)]).astype(float)
+    carry, position = 0.0, flat(weights(plain))
     total = np.zeros_like(position)
     for step, _ in zip(gradients_of(ours, 60), gradients_of(plain, 60), strict=True):
-        g = np.concatenate([p.grad.numpy().ravel() for p in plain.parameters()]).astype(float)
+        g = flat([p.grad for p in plain.parameters()])
         u = (g + carry) * min(1, 1 / np.linalg.norm(g + carry))
         carry = g + carry - u
         position, total = position - 0.1 * u, total + g - u
         optimizer.step()
         assert (step < 16) or np.linalg.norm(carry) > 0
-    np.testing.assert_allclose(
-        np.concatenate([w.numpy().ravel() for w in weights(ours)]), position, rtol=1e-4, atol=1e-4
-    )
-    kept = torch.cat([c.flatten() for c in optimizer.state["clipping"]["rules"]["all"]["carry"]])
-    np.testing.assert_allclose(
-        kept.numpy(), total, rtol=1e-4, atol=1e-4
-    )  # all that was cut is still there: unbiased on average
+    np.testing.assert_allclose(flat(weights(ours)), position, rtol=1e-4, atol=1e-4)
+    carry = flat(rule_memories(optimizer.state)["all"]["carry"])
+    # all that was cut is still there: unbiased on average
+    np.testing.assert_allclose(carry, total, rtol=1e-4, atol=1e-4)
 
 
 # by hand
 
 
 def test_zclip_by_hand():
-    """μ = 2 and v = 1 after 1, 3; then 10 has z = 8/1.000001 = 7.999992, so the threshold is 2 + 6.25/7.999992 = 2.781251."""
-    made = moves([1, 3, 10, 4], clipping_type="zclip", warmup_steps=2, max_norm=math.inf)
-    assert made == pytest.approx([1, 3, 2.781251, 4], rel=1e-6)
+    """μ = 2 and v = 1 after 1, 3.
+
+    Then 10 has z = 8/1.000001 = 7.999992, so the threshold is 2 + 6.25/7.999992 = 2.781251.
+    """
+    moved = moves([1, 3, 10, 4], clipping_type="zclip", warmup_steps=2, max_norm=math.inf)
+    assert moved == pytest.approx([1, 3, 2.781251, 4], rel=1e-6)
     p = nn.Parameter(torch.zeros(1))
     optimizer = ClippedSGD([p], clipping_type="zclip", warmup_steps=2, max_norm=math.inf)
     for value in (1.0, 3.0, 10.0):
         p.grad = torch.tensor([value])
         optimizer.step()
-    memory = optimizer.state["clipping"]["rules"]["all"]
+    memory = rule_memories(optimizer.state)["all"]
     # μ = .97·2 + .03·2.781251, v = .97·1 + .03·(2.781251 − μ)²
     assert [float(memory["mean"]), float(memory["variance"])] == pytest.approx([2.023438, 0.987228], rel=1e-6)
 
 
 def test_adagc_by_hand():
-    """The warm-up clips 4 to 1 and keeps γ = min(1, .5); 10 is clipped to 1.05·.5, which makes γ .5005; .6 to 1.05·.5005."""
-    made = moves([4, 0.5, 10, 0.52, 0.6], clipping_type="adagc", warmup_steps=2)
+    """The warm-up clips 4 to 1 and keeps γ = min(1, .5).
+
+    10 is clipped to 1.05·.5, which makes γ .5005; .6 to 1.05·.5005.
+    """
+    moved = moves([4, 0.5, 10, 0.52, 0.6], clipping_type="adagc", warmup_steps=2)
     # γ after .52, which is below 1.05·.5005: .98·.5005 + .02·.52 = .50089
-    assert made == pytest.approx([1, 0.5, 0.525, 0.52, 0.525935], rel=1e-6)
+    assert moved == pytest.approx([1, 0.5, 0.525, 0.52, 0.525935], rel=1e-6)
 
 
 def test_normalize_by_hand():
@@ -165,12 +166,11 @@ def test_normalize_by_hand():
 
 def test_zclip_cuts_a_spike_to_just_above_the_mean_and_leaves_calm_steps_alone():
     calm = [0.99, 1.01] * 50
-    made = moves([*calm, 100, *calm], clipping_type="zclip", max_norm=math.inf)
-    assert made[:100] == pytest.approx(calm)
-    assert made[100] == pytest.approx(
-        1.0, abs=0.01
-    )  # not the mean plus 2.5 deviations: the larger, the lower
-    assert made[101:] == pytest.approx(calm)
+    moved = moves([*calm, 100, *calm], clipping_type="zclip", max_norm=math.inf)
+    assert moved[:100] == pytest.approx(calm)
+    # not the mean plus 2.5 deviations: the larger, the lower
+    assert moved[100] == pytest.approx(1.0, abs=0.01)
+    assert moved[101:] == pytest.approx(calm)
 
 
 def test_zclips_spike_in_the_warm_up_is_cut_to_max_norm_alone():
@@ -181,10 +181,12 @@ def test_adagc_cuts_the_tensor_that_spikes_and_no_other():
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimizer = ClippedSGD([a, b], lr=1.0, clipping_type="adagc", warmup_steps=10)
     for step in range(60):
+        spikes = step == 40
         before = a.item(), b.item()
-        a.grad, b.grad = torch.tensor([0.01 if step != 40 else 5.0]), torch.tensor([0.5])
+        a.grad = torch.tensor([5.0 if spikes else 0.01])
+        b.grad = torch.tensor([0.5])
         optimizer.step()
-        assert before[0] - a.item() == pytest.approx(0.01 if step != 40 else 0.0105, rel=1e-3)
+        assert before[0] - a.item() == pytest.approx(0.0105 if spikes else 0.01, rel=1e-3)
         assert before[1] - b.item() == pytest.approx(0.5, rel=1e-3)
 
 
@@ -229,7 +231,10 @@ def test_value_cuts_the_entry_that_spikes_and_no_other():
 
 
 def test_a_missing_gradient_leaves_the_other_tensors_their_own_memory():
-    """Three weights of very different scales; the middle one is often missing. The others move as if it did not exist."""
+    """Three weights of very different scales; the middle one is often missing.
+
+    The others move as if it did not exist.
+    """
 
     def run(values, missing):
         params = [nn.Parameter(torch.zeros(1)) for _ in values]
@@ -244,7 +249,7 @@ def test_a_missing_gradient_leaves_the_other_tensors_their_own_memory():
     with_it, optimizer = run([0.01, 100.0, 1.0], missing=1)
     without, _ = run([0.01, 1.0], missing=None)
     assert [with_it[0], with_it[2]] == pytest.approx(without, rel=1e-6)
-    gammas = [float(gamma) for gamma in optimizer.state["clipping"]["rules"]["all"]["gamma"]]
+    gammas = [float(gamma) for gamma in rule_memories(optimizer.state)["all"]["gamma"]]
     assert gammas == pytest.approx([0.01, 100, 1], rel=0.05)
 
 
@@ -262,7 +267,7 @@ def test_a_tensor_that_comes_later_starts_with_its_first_gradient():
             optimizer.add_param_group({"params": [b]})
         a.grad, b.grad = torch.tensor([0.3]), torch.tensor([0.4 if step != 10 else 40.0])
         optimizer.step()
-    gammas = optimizer.state["clipping"]["rules"]["all"]["gamma"]
+    gammas = rule_memories(optimizer.state)["all"]["gamma"]
     assert [float(gamma) for gamma in gammas] == pytest.approx([0.3, 0.4], rel=2e-3)
     assert a.item() == pytest.approx(-12 * 0.3)
     assert b.item() == pytest.approx(-(5 * 0.4 + 1.05 * 0.4), rel=1e-3)

@@ -1,4 +1,7 @@
-"""Lion against its algorithm in numpy, Muon against torch's Muon and AdamW; and what any optimizer owes its user."""
+"""Lion against its algorithm in numpy, Muon against torch's Muon and AdamW.
+
+And what every optimizer must do.
+"""
 
 import copy
 
@@ -6,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import set_gradients, small_model, weights
-from test_join import saved
+from optim_helpers import same, saved, steps
 from timm.optim.lion import Lion as TimmLion
 from torch import nn
 from torch.optim._muon import _zeropower_via_newtonschulz
@@ -40,13 +43,6 @@ def built(kind, model):
     cls, settings = NEW[kind]
     optimizer = cls(model.parameters(), **settings)
     return optimizer if hasattr(optimizer, "clipping") else clip_gradients(optimizer, Norm(1.0))
-
-
-def steps(model, optimizer, numbers, scale=1.0):
-    for number in numbers:
-        set_gradients(model, number, scale)
-        optimizer.step()
-    return weights(model)
 
 
 def test_lion_is_its_algorithm():
@@ -100,15 +96,18 @@ class Small(nn.Module):
         self.hidden, self.norm, self.head = nn.Linear(4, 7), nn.LayerNorm(7), nn.Linear(7, 3)
 
 
+def torchs_orthogonal(matrix, steps):
+    return _zeropower_via_newtonschulz(matrix, (3.4445, -4.775, 2.0315), steps, 1e-7)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_muon_is_torchs_muon_on_hidden_matrices_and_torchs_adamw_on_the_rest(channels_last, monkeypatch):
-    """To the bit where ours is put into bfloat16, in which torch's iterates; in float32 to what bfloat16 can tell."""
+    """To the bit where ours is put into bfloat16, in which torch's iterates.
+
+    In float32 to what bfloat16 can tell.
+    """
     with monkeypatch.context() as patch:
-        patch.setattr(
-            baselines,
-            "orthogonal",
-            lambda matrix, steps: _zeropower_via_newtonschulz(matrix, (3.4445, -4.775, 2.0315), steps, 1e-7),
-        )
+        patch.setattr(baselines, "orthogonal", torchs_orthogonal)
         ours, theirs = both(channels_last)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     ours, theirs = both(channels_last)
@@ -169,9 +168,8 @@ def test_muon_takes_every_matrix_unless_its_group_says_otherwise():
 def test_frozen_parameters_are_in_no_group():
     model = Small()
     model.hidden.requires_grad_(False)
-    assert (
-        len([p for group in Muon.groups(model) for p in group["params"]]) == len(list(model.parameters())) - 2
-    )
+    in_groups = sum(len(group["params"]) for group in Muon.groups(model))
+    assert in_groups == len(list(model.parameters())) - 2
 
 
 @pytest.mark.parametrize("kind", NEW)
@@ -179,11 +177,12 @@ def test_five_steps_save_load_five_steps_are_ten_steps_bit_for_bit(kind):
     straight = small_model()
     expected = steps(straight, built(kind, straight), range(10))
     model = small_model()
-    steps(model, optimizer := built(kind, model), range(5))
+    optimizer = built(kind, model)
+    steps(model, optimizer, range(5))
     later = copy.deepcopy(model)
     resumed = built(kind, later)
     resumed.load_state_dict(saved(optimizer.state_dict()))
-    assert all(torch.equal(a, b) for a, b in zip(steps(later, resumed, range(5, 10)), expected, strict=True))
+    assert same(steps(later, resumed, range(5, 10)), expected)
 
 
 @pytest.mark.parametrize("kind", NEW)
@@ -203,8 +202,10 @@ def test_the_gradient_is_clipped_and_one_that_is_not_finite_is_counted(kind):
 @pytest.mark.parametrize("kind", NEW)
 def test_no_step_waits_for_the_device(kind):
     model = small_model()
-    steps(model, optimizer := built(kind, model), range(3))
-    adam = clip_gradients(torch.optim.AdamW((plain := small_model()).parameters(), foreach=True), Norm(1.0))
+    optimizer = built(kind, model)
+    steps(model, optimizer, range(3))
+    plain = small_model()
+    adam = clip_gradients(torch.optim.AdamW(plain.parameters(), foreach=True), Norm(1.0))
     steps(plain, adam, range(3))
     counts = []
     for m, o in ((model, optimizer), (plain, adam)):
@@ -212,9 +213,8 @@ def test_no_step_waits_for_the_device(kind):
         with Waits() as counter:
             o.step()
         counts.append(counter.count)
-    assert counts[0] <= (
-        counts[1] if kind == "muon" else 0
-    )  # torch's AdamW reads its step counters, which lie on the host
+    # torch's AdamW reads its step counters, which lie on the host
+    assert counts[0] <= (counts[1] if kind == "muon" else 0)
 
 
 @pytest.mark.gpu

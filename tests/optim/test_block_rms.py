@@ -6,21 +6,20 @@ import math
 import pytest
 import torch
 from conftest import set_gradients, small_model, weights
+from optim_helpers import IMPLEMENTATIONS, same
 from torch import nn
 
 from clipbench.optim import BlockRMS, ClippedAdam, ClippedAdamW, ClippedSGD, clip_gradients, clip_stats
 
-IMPLEMENTATIONS = {
-    "fused": {"fused": True},
-    "foreach": {"foreach": True},
-    "loop": {"foreach": False, "fused": False},
-}
 CLASSES = {ClippedAdam: torch.optim.Adam, ClippedAdamW: torch.optim.AdamW}
 
 
 @pytest.mark.parametrize("d", [1.0, 1.5])
 def test_the_block_rms_is_adafactors(d):
-    """On a vector Adafactor does not factor. With β₂ → 1 Adam's v̂ is the plain mean of g², as Adafactor's is with beta2_decay=−1."""
+    """On a vector Adafactor does not factor.
+
+    With β₂ → 1 Adam's v̂ is the plain mean of g², as Adafactor's is with beta2_decay=−1.
+    """
     torch.manual_seed(0)
     ours = nn.Parameter(torch.randn(40, dtype=torch.float64))
     theirs = nn.Parameter(ours.detach().clone())
@@ -51,7 +50,10 @@ def test_the_block_rms_is_adafactors(d):
     "options", [{}, {"amsgrad": True}, {"maximize": True}, {"weight_decay": 0.1}], ids=str
 )
 def test_the_update_is_adams_divided_by_its_rms(kind, implementation, options):
-    """torch's own step from the same place, its update divided tensor by tensor; AdamW's weight decay stays whole."""
+    """torch's own step from the same place, its update divided tensor by tensor.
+
+    AdamW's weight decay stays whole.
+    """
     keywords = {"lr": 0.01, "betas": (0.5, 0.999), **options, **IMPLEMENTATIONS[implementation]}
     model = small_model()
     ours = kind(model.parameters(), clipping_type="block_rms", **keywords)
@@ -112,7 +114,7 @@ def test_an_infinite_level_is_torchs_own_to_the_bit(kind, implementation):
         for model, each in ((ours, optimizer), (theirs, oracle)):
             set_gradients(model, step, 100.0 if step == 15 else 1.0)
             each.step()
-    assert all(map(torch.equal, weights(ours), weights(theirs)))
+    assert same(weights(ours), weights(theirs))
 
 
 def test_in_bfloat16_the_update_is_that_of_float32():
@@ -157,7 +159,7 @@ def test_a_step_without_any_gradient_changes_nothing(implementation):
     before = weights(model)
     optimizer.zero_grad()
     optimizer.step()
-    assert all(map(torch.equal, weights(model), before))
+    assert same(weights(model), before)
 
 
 def test_it_is_tied_to_adam():

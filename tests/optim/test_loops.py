@@ -1,4 +1,7 @@
-"""In other loops: Hugging Face's Trainer, accelerate, a compiled step. Each against that loop's own clipping, or the plain loop."""
+"""In other loops: Hugging Face's Trainer, accelerate, a compiled step.
+
+Each against that loop's own clipping, or the plain loop.
+"""
 
 import copy
 import warnings

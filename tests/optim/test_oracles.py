@@ -1,4 +1,7 @@
-"""The core rules against what is not ours: torch's own clipping, numpy's quantile, the formula of the coin, plain loops."""
+"""The core rules against what is not ours.
+
+Torch's own clipping, numpy's quantile, the formula of the draw, plain loops.
+"""
 
 import math
 
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import set_gradients, small_model, weights
+from optim_helpers import IMPLEMENTATIONS
 
 from clipbench.optim import (
     RULES,
@@ -28,7 +32,6 @@ OPTIMIZERS = {
     "adam": (ClippedAdam, torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.1}),
     "adamw": (ClippedAdamW, torch.optim.AdamW, {"lr": 0.01, "amsgrad": True}),
 }
-IMPLEMENTATIONS = [{"fused": True}, {"foreach": True, "fused": False}, {"foreach": False, "fused": False}]
 
 
 def clip_norm(params):
@@ -52,13 +55,15 @@ ORACLES = {
 }
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=["fused", "foreach", "loop"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("name", ORACLES)
 def test_same_trajectory_as_torch_clipping_before_torch_steps(name, kind, implementation):
     ours_class, torch_class, keywords = OPTIMIZERS[kind]
     ours, theirs = small_model(), small_model()
-    optimizer = ours_class(ours.parameters(), clipping_type=name, **keywords, **implementation)
+    optimizer = ours_class(
+        ours.parameters(), clipping_type=name, **keywords, **IMPLEMENTATIONS[implementation]
+    )
     oracle = torch_class(theirs.parameters(), **keywords)
     for step in range(20):
         set_gradients(ours, step)
@@ -112,20 +117,22 @@ def test_autos_level_is_numpys_quantile_at_every_step(p, window):
     state = rule.init([torch.zeros(1)])
     for t, value in enumerate(norms):
         level, state = rule.level(torch.tensor(value), state)
-        assert float(level) == pytest.approx(
-            np.quantile(norms[max(0, t + 1 - window) : t + 1], p), rel=1e-5, abs=1e-6
-        )
+        expected = np.quantile(norms[max(0, t + 1 - window) : t + 1], p)
+        assert float(level) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_autos_memory_never_takes_in_a_norm_that_is_not_finite():
     p, clean = torch.nn.Parameter(torch.zeros(1)), []
     optimizer = ClippedSGD([p], lr=1.0, clipping_type=Auto(0.5, 5))
     for value in [math.inf, 3.0, math.nan, 1.0, 2.0, math.inf, 8.0, 9.0, math.nan, 7.0, 4.0]:
-        before, p.grad = p.item(), torch.tensor([value])
+        before = p.item()
+        p.grad = torch.tensor([value])
         optimizer.step()
-        clean += [value] if math.isfinite(value) else []
-        moved = min(value, np.quantile(clean[-5:], 0.5)) if math.isfinite(value) else 0
-        assert before - p.item() == pytest.approx(moved, abs=1e-5)
+        expected = 0.0
+        if math.isfinite(value):
+            clean.append(value)
+            expected = min(value, np.quantile(clean[-5:], 0.5))
+        assert before - p.item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "power"), [("linear_rand_norm", 1), ("quadratic_rand_norm", 2)])
@@ -145,14 +152,14 @@ def test_the_random_rules_clip_at_the_rate_of_their_formula(name, power, beta, n
 
 @pytest.mark.parametrize("name", ["linear_rand_norm", "quadratic_rand_norm"])
 @pytest.mark.parametrize("norm", [0.0, 0.5, 3.0])
-def test_the_random_rules_leave_a_norm_at_or_below_the_level_alone_whatever_the_coin(name, norm):
+def test_the_random_rules_leave_a_norm_at_or_below_the_level_alone_whatever_is_drawn(name, norm):
     rule, rng = make_rule(name, clipping_level=3.0, beta=0.999), torch.Generator().manual_seed(1)
     grads = Gradients([torch.tensor([norm])])
     assert {float(rule(grads, grads, {}, rng)[0]) for _ in range(500)} == {1.0}
 
 
 @pytest.mark.parametrize("name", ["linear_rand_auto", "quadratic_rand_auto"])
-def test_falling_norms_lie_below_autos_level_so_no_coin_clips_them(name):
+def test_falling_norms_lie_below_autos_level_so_no_draw_clips_them(name):
     rule, rng = make_rule(name, p_autoclip=0.5, beta=0.999), torch.Generator().manual_seed(1)
     state, factors = rule.init([torch.zeros(1)]), set()
     for norm in range(300, 0, -1):
@@ -165,7 +172,7 @@ def test_falling_norms_lie_below_autos_level_so_no_coin_clips_them(name):
 
 
 @pytest.mark.parametrize(("name", "power"), [("linear_rand_auto", 1), ("quadratic_rand_auto", 2)])
-def test_the_random_auto_rules_toss_the_same_coin_at_autos_level(name, power):
+def test_the_random_auto_rules_draw_alike_at_autos_level(name, power):
     rule, rng, n = make_rule(name, p_autoclip=0.5, window=3, beta=0.5), torch.Generator().manual_seed(1), 3000
     clipped = 0
     for _ in range(n):
@@ -182,19 +189,18 @@ def test_the_random_auto_rules_toss_the_same_coin_at_autos_level(name, power):
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=["fused", "foreach", "loop"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_stats_are_the_norms_before_and_after(name, kind, implementation):
     ours_class, _, keywords = OPTIMIZERS[kind]
     model = small_model()
-    optimizer = ours_class(model.parameters(), clipping_type=name, **keywords, **implementation)
-    for step in range(5):
+    optimizer = ours_class(
+        model.parameters(), clipping_type=name, **keywords, **IMPLEMENTATIONS[implementation]
+    )
+    for step in range(3):
         set_gradients(model, step)
         before = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
         optimizer.step()
-        after = torch.nn.utils.get_total_norm(
-            [p.grad for p in model.parameters()]
-        )  # the step leaves clip(g) in .grad
-        stats = clip_stats(optimizer)
-        torch.testing.assert_close(
-            [stats.grad_norm, stats.clipped_norm], [before, after], rtol=1e-5, atol=1e-7
-        )
+        # the step leaves clip(g) in .grad
+        after = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+        found = list(clip_stats(optimizer)[:2])
+        torch.testing.assert_close(found, [before, after], rtol=1e-5, atol=1e-7)

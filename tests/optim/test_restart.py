@@ -5,12 +5,9 @@ import copy
 import pytest
 import torch
 from conftest import set_gradients, small_model, weights
-from test_join import saved
-from test_train import together
-from tiny import Line
+from optim_helpers import same, saved
 from torch import nn
 
-from clipbench.errors import UserError
 from clipbench.optim import (
     SPAM,
     ClippedAdam,
@@ -18,24 +15,8 @@ from clipbench.optim import (
     ClippedSSTM,
     OptimizerProperties,
     Restarter,
-    clip_gradients,
     clip_stats,
-    make_rule,
 )
-from clipbench.record.rows import StepRow
-from clipbench.runs.config import load
-from clipbench.runs.plan import make_plan
-from clipbench.task.seeds import device_generator, fresh_model, generator
-from clipbench.train.batches import device_batches
-from clipbench.train.learner import Learner
-from clipbench.train.loop import train
-from clipbench.train.schedule import Schedule
-
-CPU = torch.device("cpu")
-
-
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_when():
@@ -116,7 +97,10 @@ def test_the_weights_become_the_mean_since_the_last_restart(dtype):
 )
 @pytest.mark.parametrize("name", ["norm", "auto"])
 def test_the_optimizer_begins_anew(cls, settings, name):
-    """From there on it makes the steps of one that is built at these weights; skipped steps are still counted."""
+    """From there on it makes the steps of one that is built at these weights.
+
+    Skipped steps are still counted.
+    """
     model = small_model()
     optimizer, restarter = cls(model.parameters(), clipping_type=name, **settings), Restarter(first=4)
     for step in range(4):
@@ -153,15 +137,11 @@ def test_a_state_that_the_constructor_makes_is_made_again(settings):
     assert same(weights(model), weights(fresh))
 
 
-def test_coins_and_the_learning_rate_go_on():
-    p = nn.Parameter(torch.zeros(1))
-    optimizer, restarter = (
-        ClippedSGD([p], lr=1.0, clipping_type="linear_rand_norm", beta=0.5),
-        Restarter(first=10, coeff=1),
-    )
-    plain = ClippedSGD(
-        [q := nn.Parameter(torch.zeros(1))], lr=1.0, clipping_type="linear_rand_norm", beta=0.5
-    )
+def test_the_generator_and_the_learning_rate_go_on():
+    p, q = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = ClippedSGD([p], lr=1.0, clipping_type="linear_rand_norm", beta=0.5)
+    plain = ClippedSGD([q], lr=1.0, clipping_type="linear_rand_norm", beta=0.5)
+    restarter = Restarter(first=10, coeff=1)
     outcomes = []
     for step in range(60):
         p.grad, q.grad = torch.full((1,), 10.0), torch.full((1,), 10.0)
@@ -230,47 +210,6 @@ def test_resuming_is_exact(cut):
     assert same(weights(later), weights(straight))
 
 
-def learner(task, first=6, rule="linear_rand_norm"):
-    model = fresh_model(task, 0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=True)
-    clip_gradients(optimizer, make_rule(rule), rng=device_generator(0, "clip", CPU))
-    restarter = Restarter(first, 1.25) if first else None
-    settings = {
-        "seed": 0,
-        "device": CPU,
-        "precision": "fp32",
-        "schedule": Schedule("constant", 0, 30),
-        "max_loss": 1e4,
-    }
-    return Learner(task, model, optimizer, restarter=restarter, **settings)
-
-
-@pytest.mark.parametrize("cut", [6, 8, 13])
-def test_a_run_that_is_cut_and_resumed_is_the_run(cut):
-    numbers = [
-        [(row.step, row.loss) for row in rows if isinstance(row, StepRow)]
-        for rows in together([learner(Line()), learner(Line(), None)])
-    ]
-    assert numbers[0][:6] == numbers[1][:6]
-    assert numbers[0][6:] != numbers[1][6:]
-    first, found = learner(Line()), []
-    loop = train(
-        [first],
-        device_batches(Line(), Line().train_batches(generator(0, "data")), CPU),
-        steps=30,
-        eval_every=10,
-        read=lambda step: step == cut,
-    )
-    for new in loop:
-        found += new.get(first, [])
-        if first.step == cut:
-            break
-    second = learner(Line())
-    second.load_state_dict(saved(first.state_dict()))
-    found += together([second])[0]
-    assert [(row.step, row.loss) for row in found if isinstance(row, StepRow)] == numbers[0]
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -282,21 +221,3 @@ def test_a_run_that_is_cut_and_resumed_is_the_run(cut):
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Restarter(**settings)
-    with pytest.raises(UserError, match=f"restart.{message.split()[0]} must be"):
-        load([f"restart.{name}={value}" for name, value in settings.items()])
-
-
-def test_restarts_are_part_of_a_runs_identity_only_where_there_are_any():
-    plain = make_plan([]).run
-    assert make_plan(["restart.coeff=3", "restart.max=7"]).run == plain
-    assert (
-        len(
-            {
-                plain,
-                make_plan(["restart.first=50"]).run,
-                make_plan(["restart.first=50", "restart.coeff=2"]).run,
-            }
-        )
-        == 3
-    )
-    assert '"restart": {"coeff": 1.25, "first": 50, "max": 2000}' in load(["restart.first=50"]).as_json()

@@ -1,4 +1,4 @@
-"""Clipped SSTM: the rate that its theorem promises, its formulas in numpy, the mistakes of the prior art, evaluation at y."""
+"""Clipped SSTM: the rate of its theorem, its formulas in numpy, mistakes of the prior art, the answer y."""
 
 import copy
 from contextlib import suppress
@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import set_gradients, small_model, weights
-from test_join import saved
-from tiny import Line
+from optim_helpers import same, saved
 from torch import nn
 
 from clipbench.optim import ClippedSGD, ClippedSSTM, clip_stats, estimate_smoothness, evaluation_weights
 from clipbench.optim.laws import Waits
-from clipbench.task.seeds import fresh_model
-from clipbench.train.learner import Learner
-from clipbench.train.schedule import Schedule
 
 EIGENVALUES = np.geomspace(1e-4, 1.0, 30)  # so L = 1
 
@@ -24,7 +20,8 @@ def minimise(steps, noise=None, **settings):
     """f(y) − f* after each step on f = ½·Σ λ_i·x_i², from all ones."""
     h = torch.tensor(EIGENVALUES)
     p = nn.Parameter(torch.ones(30, dtype=torch.float64))
-    optimizer, found = ClippedSSTM([p], **{"lr": 1.0, "L": 1.0, "clipping_type": "none", **settings}), []
+    optimizer = ClippedSSTM([p], **{"lr": 1.0, "L": 1.0, "clipping_type": "none", **settings})
+    found = []
     for step in range(steps):
         p.grad = h * p.detach() + (0 if noise is None else torch.tensor(noise[step]))
         optimizer.step()
@@ -34,11 +31,15 @@ def minimise(steps, noise=None, **settings):
 
 
 def test_f_at_y_falls_as_the_theorem_says():
-    """A_N = N(N+1)/(4L) at ν = 1, a = 1, so f(y_N) − f* ≤ R²/(2·A_N) = 2LR²/(N(N+1)). (2005.10785, theorem 2.1 without noise)"""
+    """A_N = N(N+1)/(4L) at ν = 1, a = 1, so f(y_N) − f* ≤ R²/(2·A_N) = 2LR²/(N(N+1)).
+
+    (2005.10785, theorem 2.1 without noise)
+    """
     found = minimise(400)
     n = np.arange(1, 401)
     assert (found <= 2 * 30 / (n * (n + 1))).all()
-    plain = ClippedSGD([p := nn.Parameter(torch.ones(30, dtype=torch.float64))], lr=1.0, clipping_type="none")
+    p = nn.Parameter(torch.ones(30, dtype=torch.float64))
+    plain = ClippedSGD([p], lr=1.0, clipping_type="none")
     for _ in range(400):
         p.grad = torch.tensor(EIGENVALUES) * p.detach()
         plain.step()
@@ -82,9 +83,12 @@ def test_it_is_its_formula(nu, cap, B):
 
 
 def test_cap_and_nu_by_hand():
-    """α = k in step k, and z = −1, −3, −6, −10, −15 after it. A = 0, 1, 3, 6, of which 6 is above α/.8 = 5 and becomes α/4 = 1; then 5.
+    """α = k in step k, and z = −1, −3, −6, −10, −15 after it.
 
-    x = (A·y + α·z)/(A + α) before: −3/3; (−7 − 9)/6; (−4.166667 − 24)/5; (−44.166667 − 50)/10. y after: −7/3; −25/6; −44.166667/5.
+    A = 0, 1, 3, 6, of which 6 is above α/.8 = 5 and becomes α/4 = 1; then 5.
+
+    x = (A·y + α·z)/(A + α) before: −3/3; (−7 − 9)/6; (−4.166667 − 24)/5; (−44.166667 − 50)/10. y after:
+    −7/3; −25/6; −44.166667/5.
     """
     p = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = ClippedSSTM([p], lr=1.0, L=0.5, nu=1.0, cap=0.2, clipping_type="none")
@@ -218,7 +222,7 @@ def test_resuming_is_exact_and_evaluation_leaves_no_trace(name):
     resumed = ClippedSSTM(later.parameters(), **settings)
     resumed.load_state_dict(saved(optimizer.state_dict()))
     go(later, resumed, range(5, 12), evaluate=True)
-    assert all(torch.equal(a, b) for a, b in zip(weights(later), weights(straight), strict=True))
+    assert same(weights(later), weights(straight))
 
 
 def test_evaluation_ends_at_x_also_when_it_fails_and_other_optimizers_are_left_alone():
@@ -233,12 +237,12 @@ def test_evaluation_ends_at_x_also_when_it_fails_and_other_optimizers_are_left_a
         inside = weights(model)
         raise KeyError
     assert not torch.equal(inside[0], x[0])
-    assert all(torch.equal(a, b) for a, b in zip(weights(model), x, strict=True))
+    assert same(weights(model), x)
     other = ClippedSGD(model.parameters(), lr=1.0)
     other.step()
     x = weights(model)
     with evaluation_weights(other):
-        assert all(torch.equal(a, b) for a, b in zip(weights(model), x, strict=True))
+        assert same(weights(model), x)
 
 
 class Averaged(torch.optim.SGD):
@@ -261,31 +265,6 @@ def test_any_optimizer_takes_part_by_naming_its_answer():
     with evaluation_weights(optimizer):
         assert p.tolist() == [-2.5, 5]  # of −1, −2, −3, −4, and −2 times that
     assert p.tolist() == [-4, 8]
-
-
-def test_the_bench_evaluates_at_y():
-    task = Line()
-    model = fresh_model(task, 0)
-    optimizer = ClippedSSTM(model.parameters(), lr=1.0, L=5.0)
-    settings = {
-        "seed": 0,
-        "device": torch.device("cpu"),
-        "precision": "fp32",
-        "schedule": Schedule("constant", 0, 9),
-        "max_loss": 1e4,
-    }
-    learner = Learner(task, model, optimizer, **settings)
-    for step in range(5):
-        set_gradients(model, step)
-        optimizer.step()
-    (x, y) = next(task.eval_batches("test"))
-    at_y = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        for p, q in zip(at_y.parameters(), model.parameters(), strict=True):
-            p.copy_(optimizer.state[q]["y"])
-        expected, here = ((one(x) - y).square().mean().item() for one in (at_y, model.eval()))
-    assert learner.evaluate("test")["mse"] == pytest.approx(expected, rel=1e-6)
-    assert abs(here - expected) > 1e-3
 
 
 def test_it_never_waits_for_the_device():

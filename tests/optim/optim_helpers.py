@@ -1,0 +1,67 @@
+"""What several tests of the optimizers need."""
+
+import io
+
+import torch
+from conftest import set_gradients, weights
+from torch import nn
+
+from clipbench.optim import SPAM, TIED, ClippedAdam, ClippedAdamW, ClippedSGD, StableSPAM
+
+CLASSES = {
+    "sgd": (ClippedSGD, {"lr": 0.1, "momentum": 0.9}),
+    "adam": (ClippedAdam, {"lr": 0.01}),
+    "adamw": (ClippedAdamW, {"lr": 0.01}),
+    "spam": (SPAM, {"lr": 0.01}),
+    "stable_spam": (StableSPAM, {"lr": 0.01}),
+}
+IMPLEMENTATIONS = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True, "fused": False},
+    "loop": {"foreach": False, "fused": False},
+}
+
+
+def pairs_of(rules):
+    """(rule's name, optimizer's kind).
+
+    Every kind for each of `rules`, and Adam's for those that are tied to it.
+    """
+    found = [(name, kind) for kind in CLASSES for name in rules]
+    for kind in ("adam", "adamw"):
+        found += [(name, kind) for name in TIED]
+    return found
+
+
+def steps(model, optimizer, numbers, scale=1.0):
+    """The weights after steps with the gradients of these numbers."""
+    for number in numbers:
+        set_gradients(model, number, scale)
+        optimizer.step()
+    return weights(model)
+
+
+def moves(values, dtype=torch.float64, **keywords):
+    """The steps that one weight makes under the given gradients, at lr 1, each as it was minus as it is."""
+    p = nn.Parameter(torch.zeros(1, dtype=dtype))
+    optimizer = ClippedSGD([p], lr=1.0, **keywords)
+    found = []
+    for value in values:
+        before = p.item()
+        p.grad = torch.tensor([float(value)], dtype=dtype)
+        optimizer.step()
+        found.append(before - p.item())
+    return found
+
+
+def same(ones, others):
+    """To the bit."""
+    return all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
+
+
+def saved(state_dict):
+    """Through a file, read back without arbitrary code."""
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
