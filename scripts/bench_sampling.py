@@ -61,6 +61,7 @@ def steps(graph: Graph, labels: Tensor, batches: Iterator[Drawn]) -> Iterator[No
 
 
 def main(options: argparse.Namespace) -> None:
+    """Print a row for each batch size."""
     device = find_device(options.device)
     graph = large_graph(options.nodes, options.edges, device)
     labels = torch.randint(CLASSES, (options.nodes,), device=device)

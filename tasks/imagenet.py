@@ -71,7 +71,8 @@ class ImageNet(Classification):
     """
 
     def __init__(self, data: str, batch_size: int, size: int, workers: int | None = None) -> None:
-        self.folder, self.batch_size = Path(str(data)).expanduser(), batch_size
+        self.folder = Path(str(data)).expanduser()
+        self.batch_size = batch_size
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
         whole_number("task.size", size)
         self.cropped = v2.Compose([v2.RandomResizedCrop(size), v2.ToImage()])

@@ -42,6 +42,7 @@ class Reddit(Task):
     def __init__(
         self, batch_size: int, data: str, fanouts: Sequence[int], hidden: int, device: str = "cpu"
     ) -> None:
+        """`fanouts`: neighbours drawn a layer; `hidden`: width; `device`: where the graph lies."""
         if not (isinstance(fanouts, Sequence) and len(fanouts) == 2 and all(map(is_positive, fanouts))):
             raise UserError(
                 f"task.fanouts={fanouts}; it takes two positive integers, one a layer. Give [10,10], for "

@@ -43,6 +43,7 @@ class Scenes(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One image with its mask. UserError names what is wrong with the files."""
         from torchvision.tv_tensors import Mask
 
         path, mask_path = self.files[index]

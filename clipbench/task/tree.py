@@ -33,6 +33,8 @@ def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     """The tree with `function(tensor)` for every tensor; other leaves stay."""
+    if isinstance(tree, Tensor):  # nearly always
+        return function(tree)
 
     def on_tensors(leaf: Any) -> Any:
         return function(leaf) if isinstance(leaf, Tensor) else leaf

@@ -35,13 +35,11 @@ def train(
 ) -> Iterator[dict[Learner, list[Row]]]:
     """Train to `steps` and yield once per step: the rows that have become readable, mostly none.
 
-    A learner's last item is a RunEnd.
-
-    Where `read(step)` is true, none is left unread: the moment for a checkpoint. `batches` start at the step
-    of the learner that is furthest behind; others join when their step comes. All take the same number of
-    batches a step. Validation every `eval_every` steps and at the end, a learner's other `splits` once, at
-    the end. Nothing in a step waits for the device, and clocks stand still during evaluation and while
-    somebody else has the turn.
+    A learner's last row is a RunEnd. Where `read(step)` is true, no step is left unread: the moment for a
+    checkpoint. `batches` start at the step of the learner that is furthest behind; others join when their
+    step comes. All take the same number of batches a step. Validation every `eval_every` steps and at the
+    end, a learner's other `splits` once, at the end. Nothing in a step waits for the device, and clocks stand
+    still during evaluation and while somebody else has the turn.
     """
     active = ActiveLearners(learners)
     batches_per_step = _shared_batches_per_step(learners)
@@ -57,14 +55,10 @@ def train(
         evaluate = step % eval_every == 0 or step == steps
         full = any(len(learner.unread) >= READ_EVERY_STEPS for learner in present)
         if read(step) or evaluate or full or time.perf_counter() - read_at > READ_EVERY_SECONDS:
-            for learner in active.among(present):
-                with active.turn(learner):
-                    active.add(learner, learner.read())
+            _read(active, present)
             read_at = time.perf_counter()
         if evaluate:
-            for learner in active.among(present):
-                with active.turn(learner):
-                    active.add(learner, learner.train_metrics())
+            _read_train_metrics(active, present)
             for split in splits if step == steps else splits[:1]:
                 _evaluate(active, active.among(present), split)
         yield active.take_rows()
@@ -80,6 +74,18 @@ def _shared_batches_per_step(learners: Sequence[Learner]) -> int:
             f"Learners side by side take the same number of batches a step, got {sorted(numbers)}."
         )
     return numbers.pop()
+
+
+def _read(active: ActiveLearners, learners: Sequence[Learner]) -> None:
+    for learner in active.among(learners):
+        with active.turn(learner):
+            active.add(learner, learner.read())
+
+
+def _read_train_metrics(active: ActiveLearners, learners: Sequence[Learner]) -> None:
+    for learner in active.among(learners):
+        with active.turn(learner):
+            active.add(learner, learner.train_metrics())
 
 
 def _evaluate(active: ActiveLearners, learners: Sequence[Learner], split: str) -> None:

@@ -96,6 +96,7 @@ class Accumulate:
         batches: Sequence[Batch],
         autocast: AbstractContextManager,
     ) -> Measured:
+        """Backward after each batch; one division of all gradients at the end."""
         seen = []
         losses: list[Tensor] = []
         weights: list[Tensor] = []
