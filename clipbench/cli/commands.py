@@ -11,18 +11,18 @@ from typing import Any, Literal
 
 from clipbench.errors import UserError, nearest
 
-FIGURE_FORMATS = ("png", "svg", "pdf")
-TABLE_FORMATS = ("md", "latex", "csv")
 SHELLS = ("bash", "zsh", "fish")
 
-What = Literal["text", "folder", "formats", "shell", "filter", "class"]
-"""What stands at a place, for TAB."""
+What = Literal["text", "folder", "names", "filters", "classes"]
+"""What stands at a place or as an option's value, for TAB: any text; a folder; one of `names`; filters of
+`rm`; a class for `check`.
+"""
 
 
 @dataclass(frozen=True)
 class Option:
     """--NAME. `value`: what the help calls its value, "" for a switch; `default`: its value where it is not
-    given.
+    given; `names`: what TAB offers as its value.
     """
 
     name: str
@@ -32,11 +32,14 @@ class Option:
     type: Callable[[str], Any] = str
     short: str = ""
     what: What = "text"
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Place:
-    """What stands without a name. `count` as argparse's nargs: "" for exactly one."""
+    """What stands without a name of its own. `count`: argparse's nargs, "" for exactly one; `shown`: what the
+    help calls it; `names`: what TAB offers.
+    """
 
     name: str
     help: str
@@ -45,6 +48,7 @@ class Place:
     type: Callable[[str], Any] = str
     shown: str = ""
     what: What = "text"
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,8 @@ COMMANDS: Mapping[str, Command] = {
                 "of the figures: png, svg, pdf, or several as svg,pdf (png)",
                 value="LIST",
                 default="png",
-                what="formats",
+                what="names",
+                names=("png", "svg", "pdf"),
             ),
             APART,
         ),
@@ -167,7 +172,8 @@ COMMANDS: Mapping[str, Command] = {
                 "md, latex (booktabs), csv (every digit), or several as md,csv (md)",
                 value="LIST",
                 default="md",
-                what="formats",
+                what="names",
+                names=("md", "latex", "csv"),
             ),
             APART,
         ),
@@ -228,7 +234,7 @@ COMMANDS: Mapping[str, Command] = {
                 "what",
                 "my_clip:Smooth, my_task:Mine, a clipping type, or task=NAME with settings",
                 count="+",
-                what="class",
+                what="classes",
             ),
         ),
         options=(
@@ -257,7 +263,7 @@ COMMANDS: Mapping[str, Command] = {
         function="remove:rm",
         places=(
             Place("results", "a results folder; it comes first", type=Path, what="folder"),
-            Place("filters", "which runs: see below", count="*", shown="FILTER", what="filter"),
+            Place("filters", "which runs: see below", count="*", shown="FILTER", what="filters"),
         ),
         options=(Option("--yes", "do not ask", short="-y"),),
         epilog=FILTER,
@@ -268,19 +274,19 @@ COMMANDS: Mapping[str, Command] = {
         summary="TAB completion; also zsh and fish",
         description="Print the script that makes TAB complete clipbench's words.",
         function="lists:completion",
-        places=(Place("shell", "bash, zsh or fish", shown="SHELL", what="shell"),),
+        places=(Place("shell", "bash, zsh or fish", shown="SHELL", what="names", names=SHELLS),),
     ),
 }
 """Every command that `clipbench --help` names, in its order."""
-
-FORMATS = {"plot": FIGURE_FORMATS, "table": TABLE_FORMATS}
 
 
 def command_named(name: str) -> Command:
     """UserError with the nearest spelling for what is no command."""
     if name not in COMMANDS:
         close = nearest(name, COMMANDS)
-        raise UserError(f"Unknown command '{name}'.{close} Known: {', '.join(COMMANDS)}. See clipbench --help.")
+        raise UserError(
+            f"Unknown command '{name}'.{close} Known: {', '.join(COMMANDS)}. See clipbench --help."
+        )
     return COMMANDS[name]
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-from clipbench.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,13 +26,13 @@ def say_loading() -> None:
         print("loading torch …", end="\r", file=sys.stderr, flush=True)
 
 
-def refuse_launcher(launcher: Sequence[str]) -> None:
-    """UserError where a single run is to be handed to a launcher."""
-    if launcher:
-        raise UserError(
-            f"{launcher[0]}: a launcher makes a sweep. For one run: clipbench sweep optim.clipping_type=auto "
-            "seed=0 …"
-        )
+def say_interrupt(message: str) -> Callable[[], None]:
+    """What `first_interrupt` calls at the first Ctrl-C: it says `message`, and what another one does."""
+
+    def say_it() -> None:
+        print(f"\n{message} Ctrl-C again stops now.", file=sys.stderr, flush=True)
+
+    return say_it
 
 
 def console() -> Console:
