@@ -21,7 +21,7 @@ __all__ = ["UserError", "__version__", "results", "run", "study", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of clipbench/api.py, imported when one is first used: `import clipbench` stays instant."""
+    """Functions of clipbench/api.py, imported when one is first used: `import clipbench` stays instant."""
     if name in ("Results", "results", "run", "study", "sweep"):
         from clipbench import api
 

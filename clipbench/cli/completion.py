@@ -49,7 +49,7 @@ _clipbench() {
 }
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 compdef _clipbench clipbench
-"""
+"""  # noqa: E501
 
 FISH = r"""# TAB for clipbench in fish: clipbench completion fish | source
 function __clipbench_complete

@@ -1,4 +1,4 @@
-"""`clipbench plot` and `clipbench table`: a results folder's figures and report, and its tables for a paper."""
+"""`clipbench plot` and `clipbench table`: a results folder's report, and its tables for a paper."""
 
 from __future__ import annotations
 

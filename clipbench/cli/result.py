@@ -80,8 +80,8 @@ def _headline(row: Mapping[str, Any], evals: pd.DataFrame) -> str:
 
 
 def _other_values(row: Mapping[str, Any], evals: pd.DataFrame) -> list[tuple[str, str]]:
-    """("test", "loss 0.512  accuracy 0.833") for each split that neither trains nor tunes, the headline's test
-    value left out.
+    """("test", "loss 0.512  accuracy 0.833") for each split that is neither trained nor tuned on, without the
+    headline's test value.
     """
     final = evals[evals["step"] == evals["step"].max()]
     found = []

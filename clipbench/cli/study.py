@@ -10,7 +10,7 @@ from rich.table import Table
 from clipbench.api import mistakes_in
 from clipbench.cli.estimate import announce, left_words, show_estimate
 from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, console, say
-from clipbench.cli.sweep import exit_code, make, show_what_is_lacking
+from clipbench.cli.sweep import exit_code, make_and_show, show_what_is_lacking
 from clipbench.report.draw import draw
 from clipbench.runs.plan import Plan
 from clipbench.studies.contest import Contest, contests
@@ -48,7 +48,7 @@ def study(options: Namespace) -> int:
         return _show_dry_run(found, launcher)
 
     def make_phase(plans: list[Plan]) -> SweepOutcome:
-        ended = make(plans, launcher, options.config_dir)
+        ended = make_and_show(plans, launcher, options.config_dir)
         show_what_is_lacking(ended)
         return ended
 

@@ -37,7 +37,7 @@ def sweep(options: Namespace) -> int:
         return DONE
     if launcher:  # a mistake in its settings is said before anything else
         make_launcher(launcher, options.config_dir, plans[0].results)
-    ended = make(plans, launcher, options.config_dir)
+    ended = make_and_show(plans, launcher, options.config_dir)
     if not ended.interrupted:
         show_summary(plans[0].results, [plan.run for plan in plans])
     show_what_is_lacking(ended)
@@ -46,8 +46,8 @@ def sweep(options: Namespace) -> int:
     return exit_code(ended)
 
 
-def make(plans: Sequence[Plan], launcher: Sequence[str], config_dir: Path | None) -> SweepOutcome:
-    """Make the runs that are not finished, in worker processes or by a launcher, and show how far they are."""
+def make_and_show(plans: Sequence[Plan], launcher: Sequence[str], config_dir: Path | None) -> SweepOutcome:
+    """Make the runs that are not finished, in workers or by a launcher, and show how far they are."""
     todo = unfinished(plans)
     finished = len(plans) - len(todo)
     print(
@@ -72,8 +72,8 @@ def show_what_is_lacking(ended: SweepOutcome) -> None:
     """The commands of the runs that failed or have not ended, and why; not the user's mistakes."""
     if ended.interrupted:
         say(
-            f"Interrupted, {len(ended.finished)} of {len(ended.plans)} runs are done. Nothing is lost: re-run "
-            "the same command to resume.",
+            f"Interrupted, {len(ended.finished)} of {len(ended.plans)} runs are done. Nothing is lost: "
+            "re-run the same command to resume.",
             INTERRUPTED,
         )
         return
