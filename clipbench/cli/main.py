@@ -191,7 +191,7 @@ def _make(plan: Plan) -> dict[str, Any] | None:
 
     try:
         with (
-            first_interrupt("Finishing the step and keeping everything.") as interrupted,
+            first_interrupt(_keeping("Finishing the step and keeping everything.")) as interrupted,
             show.progress(plan) as watch,
         ):
             for news in train_group([plan], interrupted):
@@ -211,25 +211,91 @@ def _make(plan: Plan) -> dict[str, Any] | None:
     return None
 
 
+def _keeping(what: str) -> Callable[[], None]:
+    def say() -> None:
+        print(f"\n{what} Ctrl-C again stops now.", file=sys.stderr, flush=True)
+
+    return say
+
+
 def sweep(argv: list[str]) -> int:
     options = _overrides("sweep", "Make every run of a grid that is not finished yet.", argv)
     _loading()
+    from clipbench.cli import show
+    from clipbench.sweeps.estimate import estimate
     from clipbench.sweeps.grid import make_plans, split_launcher
-    from clipbench.sweeps.scheduler import make_runs
 
-    words, launcher = split_launcher(options.overrides)
-    plans = make_plans(words, options.config_dir)
+    overrides, launcher = split_launcher(options.overrides)
+    plans = make_plans(overrides, options.config_dir)
     if options.dry_run:
-        from clipbench.sweeps import estimate
-
-        if estimate.show(plans, launcher).runs:
-            print("Nothing was started.")
+        _say_estimate(estimate(plans, launcher, announce=_announce))
+        print("Nothing was started.")
         return DONE
-    if launcher:
-        from clipbench.sweeps.launch import launch
+    outcome = _made(plans, launcher, options.config_dir)
+    if not outcome.interrupted:
+        show.summary(plans[0].results, [plan.run for plan in plans])
+    return _code(outcome)
 
-        return launch(plans, launcher, options.config_dir)
-    return make_runs(plans)
+
+def _announce(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _made(plans: Any, launcher: Any, config_dir: Any) -> Any:
+    from clipbench.cli import show
+    from clipbench.cli.board import board
+    from clipbench.interrupt import first_interrupt
+    from clipbench.sweeps.launch import launch
+    from clipbench.sweeps.scheduler import make_runs, unfinished
+
+    todo = unfinished(plans)
+    finished = len(plans) - len(todo)
+    print(
+        f"{len(plans)} runs, {finished} of them finished already, {len(todo)} to do, into {plans[0].results}",
+        flush=True,
+    )
+
+    def job_ended(done: int, of: int, plan: Plan, row: Any) -> None:
+        print(f"{done}/{of}  {plan.label}  {show.outcome(row) if row else ''}", file=sys.stderr, flush=True)
+
+    with first_interrupt(_keeping("Finishing the steps at hand and keeping everything.")) as interrupted:
+        if launcher:
+            return launch(plans, launcher, config_dir, interrupted, job_ended)
+        with board() as listener:
+            return make_runs(plans, interrupted, listener)
+
+
+def _code(outcome: Any, lacking: tuple[str, ...] = ()) -> int:
+    if outcome.interrupted:
+        done = f"{len(outcome.finished)} of {len(outcome.plans)} runs are done"
+        return _say(
+            f"Interrupted, {done}. Nothing is lost: the same command goes on from there.", INTERRUPTED
+        )
+    for plan in outcome.failed:
+        print(f"failed: {plan.command}", file=sys.stderr)
+    texts = list(outcome.mistakes)
+    if texts:
+        missing = f"{len(outcome.not_made)} of {len(outcome.plans)} runs were not made"
+        texts.append(f"({missing}; the same command goes on from there.)")
+    if texts or lacking:
+        _say(" ".join([*texts, *lacking]), MISTAKE)
+    if outcome.launcher_error:
+        _say(f"{outcome.launcher_error} {outcome.left_behind}", FAILED)
+    for plan in outcome.not_made:
+        print(f"not finished: {plan.command}  {outcome.notes.get(plan.run, '')}".rstrip(), file=sys.stderr)
+    if outcome.mistakes:
+        return MISTAKE
+    return FAILED if outcome.failed or outcome.not_made or lacking or outcome.launcher_error else DONE
+
+
+def _say_estimate(found: Any) -> None:
+    diverged = f" ({found.diverged} diverged)" if found.diverged else ""
+    todo = f"{found.left.runs} to do"
+    print(f"{found.runs} runs into {found.results}: {found.finished} finished{diverged}, {todo}")
+    print(f"  {found.new} new, {found.unfinished} unfinished, {found.failed} failed that are tried again")
+    for kind in found.kinds:
+        print(f"  {kind.kind}: {kind.runs} runs, {kind.steps} steps left, {kind.speed}")
+    print(f"About {found.left}")
 
 
 def study(argv: list[str]) -> int:
@@ -237,16 +303,30 @@ def study(argv: list[str]) -> int:
         "study", "Tune every method on the same budget, and compare the winners on fresh seeds.", argv
     )
     _loading()
-    from clipbench.studies import protocol
-    from clipbench.studies.contest import arenas
+    from clipbench.report.draw import draw
+    from clipbench.studies.contest import contests
+    from clipbench.studies.protocol import check_folder, estimate_study, run_study
     from clipbench.sweeps.grid import split_launcher
 
-    words, launcher = split_launcher(options.overrides)
-    found = arenas(words, options.config_dir)
+    overrides, launcher = split_launcher(options.overrides)
+    found = contests(overrides, options.config_dir)
     if options.dry_run:
-        protocol.dry_run(found, launcher)
+        for phase in estimate_study(found, launcher, _announce):
+            _say_estimate(phase)
         return DONE
-    return protocol.make(found, launcher, options.config_dir)
+    check_folder(found)
+
+    def say_phase(name: str, plans: Any) -> None:
+        print("\nTuning: " if name == "tuning" else "\nFinal runs, on fresh seeds: ", end="", flush=True)
+
+    outcome = run_study(found, lambda plans: _made(plans, launcher, options.config_dir), say_phase)
+    if outcome.finals and not outcome.interrupted:
+        for path in draw(found[0].results, found[0].results / "figures"):
+            print(path)
+    codes = [
+        _code(phase, outcome.shortfall if phase is outcome.phases[-1] else ()) for phase in outcome.phases
+    ]
+    return max(codes)
 
 
 def prepare(argv: list[str]) -> int:
