@@ -1,3 +1,33 @@
-"""clipbench: should I clip, how, at what level, and does it matter?"""
+"""clipbench: should I clip, how, at what level, and does it matter?
+
+    import clipbench
+    runs = clipbench.sweep(["task=cola", "optim.clipping_type=none,norm", "seed=0,1"])
+
+The command line is `clipbench`, or `python -m clipbench`; the clipped optimizers are `clipbench.optim`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clipbench.errors import UserError
+
+if TYPE_CHECKING:
+    from clipbench.api import Results as Results
+    from clipbench.api import results, run, study, sweep
 
 __version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "results", "run", "study", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    """Functions of clipbench/api.py, imported when one is first used: `import clipbench` stays instant."""
+    if name in ("Results", "results", "run", "study", "sweep"):
+        from clipbench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'clipbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "results", "run", "study", "sweep"]

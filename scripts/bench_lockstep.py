@@ -32,8 +32,8 @@ from clipbench.runs.build import find_device
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.grid import make_plans
-from clipbench.sweeps.scheduler import groups_of
-from clipbench.sweeps.workers import Slot, slots
+from clipbench.sweeps.groups import groups_of
+from clipbench.sweeps.slots import Slot, slots
 
 WORKLOADS = {
     "imagenet (mini)": "task=imagenet",

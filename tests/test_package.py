@@ -1,11 +1,13 @@
 """What is installed is what lies here, and arrows run one way."""
 
-import re
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from clipbench.cli.commands import COMMANDS
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11")
 
@@ -44,71 +46,175 @@ def test_the_version_is_the_projects():
     assert clipbench.__version__ == PROJECT["project"]["version"]
 
 
+BESIDE = {"errors", "record"}  # what every room above may use
+
+ARROWS = {
+    # the leaves
+    "errors": set(),
+    "processes": {"errors"},
+    "interrupt": set(),
+    "optim": set(),  # usable alone
+    "stats": set(),  # numbers in, numbers out
+    "record": {"errors"},
+    # from a task to its runs
+    "task": {"errors"},
+    "tasks": {"errors", "task"},
+    "train": BESIDE | {"task", "optim"},
+    "runs": BESIDE | {"train", "task", "optim", "stats"},
+    "sweeps": BESIDE | {"runs", "train", "task", "optim", "interrupt", "processes"},
+    "studies": BESIDE | {"sweeps", "runs", "optim", "analysis.choice"},
+    # from the tables to what is shown
+    "analysis": BESIDE | {"stats"},
+    "selection": {"analysis.choice"},
+    "plot": BESIDE | {"analysis", "stats"},
+    "report": BESIDE | {"analysis", "stats", "plot", "processes"},
+    # on top
+    "api": BESIDE | {"studies", "sweeps", "runs", "interrupt"},
+    "__init__": {"errors", "api"},
+    "cli": BESIDE
+    | {"api", "studies", "sweeps", "runs", "task", "optim", "plot", "report", "interrupt", "__init__"},
+    "__main__": {"cli"},
+}
+"""What each room (a folder, or a file beside them) may import of the others: all of a room, or one module."""
+
+
+def source_files():
+    for folder in ("clipbench", "tasks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).parts
+            if parts[:2] not in (("clipbench", "conf"), ("clipbench", "tasks")):  # where they are links
+                yield path
+
+
+def room_of(path):
+    parts = path.relative_to(ROOT).parts
+    if parts[0] == "tasks":
+        return "tasks"
+    return parts[1] if len(parts) > 2 else path.stem
+
+
+def imports_of(path):
+    """Every module that a file imports, wherever in it; what `from clipbench import …` names, as modules."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            if node.module == "clipbench":
+                yield from (f"clipbench.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def test_every_room_has_its_row():
+    assert {room_of(path) for path in source_files()} == set(ARROWS)
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_arrows_run_one_way(room):
+    wrong = set()
+    for path in source_files():
+        if room_of(path) != room:
+            continue
+        for module in imports_of(path):
+            package, _, name = module.partition(".")
+            if package != "clipbench" or name.split(".")[0] not in {*ARROWS} - {room}:
+                continue
+            if not any(f"{name}.".startswith(f"{allowed}.") for allowed in ARROWS[room]):
+                wrong.add(f"{path.relative_to(ROOT)} → {name}")
+    assert not wrong
+
+
+def test_no_circle():
+    """A room that imports no room left is taken away, until none is left."""
+    left = {room: {target.split(".")[0] for target in targets} for room, targets in ARROWS.items()}
+    while left:
+        lowest = {room for room, targets in left.items() if not targets & set(left)}
+        assert lowest, f"a circle among {', '.join(sorted(left))}"
+        left = {room: targets for room, targets in left.items() if room not in lowest}
+
+
 @pytest.mark.parametrize(
-    ("part", "allowed"),
+    ("room", "foreign"),
     [
-        ("clipbench/optim", {"clipbench.optim"}),
-        (
-            "clipbench/plot",
-            {
-                "clipbench.plot",
-                "clipbench.interrupt",
-                "clipbench.record.tables",
-                "clipbench.analysis.choice",
-                "clipbench.stats",
-                "clipbench.errors",
-            },
-        ),
-        ("clipbench/stats", {"clipbench.stats"}),
-        ("clipbench/selection.py", set()),
-        ("tasks", {"clipbench.task", "clipbench.tasks", "clipbench.errors", "clipbench.task.loading"}),
-        ("clipbench/task.py", {"clipbench.errors"}),
-        ("clipbench/supply.py", {"clipbench.task", "clipbench.errors"}),
-        (
-            "clipbench/learner.py",
-            {"clipbench.train.batches", "clipbench.optim", "clipbench.task.seeds", "clipbench.task"},
-        ),
-        (
-            "clipbench/train.py",
-            {
-                "clipbench.train.learner",
-                "clipbench.train.batches",
-                "clipbench.optim",
-                "clipbench.task",
-                "clipbench.errors",
-            },
-        ),
-        ("clipbench/results.py", {"clipbench.errors"}),
+        ("optim", None),  # torch alone
+        ("task", {"hydra", "omegaconf", "pandas", "pyarrow", "matplotlib", "rich"}),
+        ("train", {"hydra", "omegaconf", "pandas", "pyarrow", "matplotlib", "rich", "torchmetrics"}),
+        ("record", {"torch", "hydra", "matplotlib", "rich"}),
+        ("stats", {"torch", "matplotlib", "pyarrow", "rich"}),
+        ("analysis", {"torch", "matplotlib", "rich"}),
+        ("plot", {"torch", "rich"}),
+        ("report", {"torch", "rich"}),
     ],
 )
-def test_arrows_run_one_way(part, allowed):
-    path = ROOT / part
-    for file in [path] if path.is_file() else path.rglob("*.py"):
-        for module in re.findall(r"^\s*(?:from|import) (clipbench[\w.]*)", file.read_text(), re.MULTILINE):
-            assert (
-                any(module == name or module.startswith(name + ".") for name in allowed)
-                or module == "clipbench"
-            ), (file, module)
+def test_a_room_imports_only_what_its_work_needs(room, foreign):
+    for path in source_files():
+        if room_of(path) != room:
+            continue
+        packages = {module.split(".")[0] for module in imports_of(path)}
+        if foreign is None:
+            assert packages <= {"torch", "clipbench"} | sys.stdlib_module_names, path
+        else:
+            assert not packages & foreign, path
+
+
+def test_only_the_command_line_prints_and_knows_exit_codes():
+    found = set()
+    for path in source_files():
+        if room_of(path) in ("cli", "__main__"):
+            continue
+        where = path.relative_to(ROOT)
+        if any(module.split(".")[0] == "rich" for module in imports_of(path)):
+            found.add(f"{where} imports rich")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Name) and node.id in ("print", "input", "SystemExit"):
+                found.add(f"{where}:{node.lineno} {node.id}")
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in (
+                "sys.stdout",
+                "sys.stderr",
+                "sys.exit",
+            ):
+                found.add(f"{where}:{node.lineno} {ast.unparse(node)}")
+    assert not found
 
 
 def modules_after(code):
     script = f"import sys\n{code}\nprint(' '.join(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(answer.stdout.split())
+    return set(answer.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["list"]])
-def test_help_and_lists_import_nothing_heavy(words):
-    loaded = modules_after(f"from clipbench.cli.main import main\nmain({words})")
-    assert not loaded & {"torch", "hydra", "pandas", "matplotlib", "numpy", "rich"}
+HEAVY = {"torch", "hydra", "omegaconf", "yaml", "pandas", "pyarrow", "matplotlib", "numpy", "rich"}
+
+
+def test_help_lists_completion_and_the_import_itself_load_nothing_heavy():
+    """All in one process: each alone loads no more."""
+    line = "clipbench sweep --config-dir . optim.clipping_type=none,au"
+    asked = [["--help"], ["--version"], ["list"], ["completion", "bash"], ["nothing"]]
+    asked.append(["complete", "zsh", str(len(line)), line])
+    helps = [[command, "--help"] for command in COMMANDS]
+    loaded = modules_after(
+        "import clipbench\nfrom clipbench.cli.main import main\n"
+        f"for words in {asked}: main(words)\n"
+        f"for words in {helps}:\n    try: main(words)\n    except SystemExit: pass"
+    )
+    assert not loaded & HEAVY
+
+
+def test_a_table_needs_neither_torch_nor_matplotlib():
+    folder = ROOT / "tests" / "record" / "earlier_version" / "results"
+    loaded = modules_after(
+        f"from clipbench.cli.main import main\nassert main(['table', {str(folder)!r}]) == 0"
+    )
+    assert "pandas" in loaded
+    assert not loaded & {"torch", "matplotlib", "hydra"}
 
 
 def test_the_optimizers_import_torch_and_nothing_else_of_ours():
     loaded = modules_after("import clipbench.optim")
-    files = {path.stem for path in (ROOT / "clipbench" / "optim").glob("*.py")} - {"__init__", "laws"}
-    assert {name for name in loaded if name.split(".")[0] == "clipbench"} == {
+    ours = {name for name in loaded if name.split(".")[0] == "clipbench"}
+    assert {name for name in ours if not name.startswith("clipbench.optim")} == {
         "clipbench",
-        "clipbench.optim",
-        *(f"clipbench.optim.{name}" for name in files),
+        "clipbench.errors",
     }
     assert not loaded & {"hydra", "pandas", "matplotlib", "transformers", "torchmetrics"}

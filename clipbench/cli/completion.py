@@ -1,4 +1,6 @@
-"""TAB in bash, zsh and fish: the script for each, and the answers that it asks for. The words themselves: candidates.py."""
+"""TAB in bash, zsh and fish: the script for each, and the answers that it asks for. The words themselves:
+candidates.py.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,12 @@ import re
 import shlex
 from contextlib import suppress
 
-from clipbench.cli.candidates import FOLDERS, SHELLS, candidates
+from clipbench.cli.candidates import candidates
+from clipbench.cli.commands import SHELLS
+from clipbench.cli.keys import FOLDERS
 from clipbench.errors import UserError, nearest
 
+BEFORE_THE_PROGRAM = re.compile(r"\w+=|(and|or|not|time|command|env)$")
 BASH = r"""# TAB for clipbench in bash: eval "$(clipbench completion bash)"
 _clipbench() {
     local line
@@ -44,7 +49,7 @@ _clipbench() {
 }
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 compdef _clipbench clipbench
-"""
+"""  # noqa: E501
 
 FISH = r"""# TAB for clipbench in fish: clipbench completion fish | source
 function __clipbench_complete
@@ -70,23 +75,36 @@ def script(shell: str) -> str:
 
 
 def answer(shell: str, point: str, line: str, text: str = "") -> list[str]:
-    """What may stand at the cursor, after `point` characters of `line`. For bash, what replaces `text`, its part of the word there."""
-    before, rest = split(line[: int(point)]), line[int(point) :]
-    while len(before) > 1 and re.match(r"\w+=|(and|or|not|time|command|env)$", before[0]):
+    """What may stand at the cursor, after `point` characters of `line`, with what it is. For bash, what
+    replaces `text`, its part of the word there.
+    """
+    typed, rest = line[: int(point)], line[int(point) :]
+    before = split(typed)
+    while len(before) > 1 and BEFORE_THE_PROGRAM.match(before[0]):
         before.pop(0)
     _, *before, current = before
-    found = candidates(before, current, split(rest.lstrip())[not rest[:1].isspace() :])
-    if shell != "bash":
-        return [word if word == FOLDERS else f"{word}\t{note}" for word, note in found.items()]
-    cut, quoted = len(current) - len(text), _open_quote(line[: int(point)])
-    return [
-        word if word == FOLDERS else word[cut:] + " " * (word[-1] != "=" and not quoted) for word in found
-    ]
+    after = split(rest.lstrip())
+    if not rest[:1].isspace():  # the other half of the word at the cursor
+        after = after[1:]
+    found = candidates(before, current, after)
+    lines = []
+    for word, note in found.items():
+        if word == FOLDERS:
+            lines.append(word)
+        elif shell != "bash":
+            lines.append(f"{word}\t{note}")
+        else:
+            ends = not word.endswith("=") and not _open_quote(typed)
+            lines.append(word[len(current) - len(text) :] + (" " if ends else ""))
+    return lines
 
 
 def split(line: str) -> list[str]:
-    """The words as a shell would have them; the last is "" after a space, and goes to the end of the line where its quote is open."""
-    line = line[:-1] if re.search(r"(?<!\\)(\\\\)*\\$", line) else line  # half of an escaped character
+    """The words as a shell would have them; the last is "" after a space, and goes to the end of the line
+    where its quote is open.
+    """
+    if re.search(r"(?<!\\)(\\\\)*\\$", line):  # half of an escaped character
+        line = line[:-1]
     quote = _open_quote(line)
     words = shlex.split(line + quote)
     return words if quote or re.search(r"\S$|\\ $", line) else [*words, ""]

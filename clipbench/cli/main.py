@@ -1,65 +1,58 @@
-"""argv → command. Imports neither torch nor hydra until a command must, so that help and lists answer at once."""
+"""argv → command, and the exit code. Imports neither torch nor hydra until a command must, so that help and
+lists answer at once.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from importlib import import_module
+from typing import Any
 
 from clipbench import __version__
-from clipbench.errors import Unreadable, UserError, nearest
-
-if TYPE_CHECKING:
-    from clipbench.runs.plan import Plan
-
-DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-
-HELP = """\
-clipbench: should I clip, how, at what level, and does it matter?
-
-  clipbench run task=cola optim.clipping_type=auto          one run, with its result
-  clipbench sweep optim.clipping_type=none,norm seed=0,1    a grid of runs; finished ones are not repeated
-  clipbench study task=cola study=quick                     tune every method alike, then compare on fresh seeds
-  clipbench plot results/                                   the report of a results folder, and its figures
-  clipbench table results/ --format latex                   its tables for a paper; also md and csv
-  clipbench tails task=cola --at 0,100,500                  is the gradient's noise heavy-tailed
-  clipbench list                                            tasks, optimizers and clipping types with their formulas
-  clipbench prepare task=voc scale=full                     fetch or check a data set
-  clipbench check my_clip:Smooth                            whether a rule or a task of your own keeps what it owes
-  clipbench status results/                                 what is done, failed or unfinished
-  clipbench rm results/ status=failed                       runs out of a results folder
-  clipbench completion bash                                 TAB completion; also zsh and fish
-
-  clipbench COMMAND --help   what it takes; for run, sweep and study, every key with its default
-  clipbench --version
-"""
+from clipbench.cli.arguments import parse
+from clipbench.cli.commands import command_named, help_text
+from clipbench.cli.messages import DONE, INTERRUPTED, MISTAKE, say, say_loading
+from clipbench.errors import Unreadable, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 a run failed, 2 the user's mistake or data out of reach, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
+    """Exit codes: 0 done, 1 a run failed or something is missing, 2 the user's mistake or data out of reach,
+    130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
         return DONE
-    if argv[0] in ("-V", "--version"):
+    if words[0] in ("-V", "--version"):
         print(f"clipbench {__version__}")
         return DONE
     try:
         with _warnings_as_messages():
-            return _command(argv[0])(argv[1:])
+            return _run(words[0], words[1:])
     except UserError as error:
-        return _say(str(error), MISTAKE)
+        return say(str(error), MISTAKE)
     except KeyboardInterrupt:
-        return _say("Interrupted.", INTERRUPTED)
+        return say("Interrupted.", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output, `head` for one, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def _run(name: str, argv: Sequence[str]) -> int:
+    if name == "complete":  # what the shells' scripts call; nobody types it
+        from clipbench.cli.lists import complete
+
+        return complete(argv)
+    command = command_named(name)
+    options = parse(name, command, argv)
+    if command.loads_torch:
+        say_loading()
+    module, _, function = command.function.partition(":")
+    return getattr(import_module(f"clipbench.cli.{module}"), function)(options)
 
 
 @contextmanager
@@ -69,375 +62,14 @@ def _warnings_as_messages() -> Iterator[None]:
         warnings.simplefilter("once", Unreadable)
         show = warnings.showwarning
 
-        def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show_or_say(message: Warning | str, category: type[Warning], *where: Any) -> None:
             if issubclass(category, Unreadable):
-                _say(str(message), DONE)
+                say(str(message), DONE)
             else:
                 show(message, category, *where)
 
-        warnings.showwarning = say  # type: ignore[assignment]
+        warnings.showwarning = show_or_say  # type: ignore[assignment]
         yield
-
-
-def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"run": run, "sweep": sweep, "study": study, "plot": plot, "table": table, "tails": tails}
-    commands |= {"list": list_everything, "prepare": prepare}
-    commands |= {"check": check, "status": status, "rm": rm, "completion": completion}
-    if name == "complete":  # what the shells' scripts call
-        return complete
-    if name not in commands:
-        raise UserError(
-            f"Unknown command '{name}'.{nearest(name, commands)} Known: {', '.join(commands)}. See clipbench --help."
-        )
-    return commands[name]
-
-
-def _say(message: str, code: int) -> int:
-    print(f"clipbench: {message}", file=sys.stderr)
-    return code
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
-
-
-def _overrides(command: str, what: str, argv: list[str]) -> argparse.Namespace:
-    """The options and, in any order among them, Hydra's overrides."""
-    parser = _Parser(prog=f"clipbench {command}", description=what, allow_abbrev=False, add_help=False)
-    parser.add_argument("-h", "--help", action="store_true", help="this text")
-    parser.add_argument(
-        "--config-dir",
-        type=Path,
-        metavar="DIR",
-        help="a folder of your own with task/<name>.yaml, optim/<name>.yaml …",
-    )
-    if command == "sweep":
-        parser.add_argument("-m", "--multirun", action="store_true", help="accepted and implied")
-    if command in ("sweep", "study"):
-        parser.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="say what there is to do and how long it should take; start nothing",
-        )
-    if command == "tails":
-        parser.add_argument(
-            "--at",
-            metavar="STEPS",
-            help="training steps after which to measure, as 0,100,500 (before training, half-way, at the end)",
-        )
-        parser.add_argument(
-            "--batches",
-            type=int,
-            default=1000,
-            metavar="N",
-            help="batches to measure, in whole passes where these are shorter (1000)",
-        )
-    options, rest = parser.parse_known_args(argv)
-    if options.help:
-        from clipbench.cli.listing import keys
-
-        parser.usage = f"clipbench {command} [--config-dir DIR] [KEY=VALUE …]"
-        print(parser.format_help() + "\n" + keys(options.config_dir, studies=command == "study"), end="")
-        raise SystemExit(DONE)
-    if flags := [word for word in rest if word.startswith("-")]:
-        parser.error(f"unknown option {flags[0]}")
-    options.overrides = rest
-    return options
-
-
-def _loading() -> None:
-    """Seconds of imports are coming: say so on a terminal, on a line that the next one overwrites."""
-    if sys.stderr.isatty():
-        print("loading torch …", end="\r", file=sys.stderr, flush=True)
-
-
-def run(argv: list[str]) -> int:
-    options = _overrides("run", "Make one run, record it and show its result.", argv)
-    _loading()
-    from clipbench.cli import show
-    from clipbench.runs.plan import make_plan
-    from clipbench.sweeps.grid import split_launcher
-
-    words, launcher = split_launcher(options.overrides)
-    if launcher:
-        raise UserError(
-            f"{launcher[0]}: a launcher makes a sweep. For one run: clipbench sweep optim.clipping_type=auto seed=0 …"
-        )
-    plan = make_plan(words, options.config_dir)
-    if (row := show.finished_row(plan)) is None:
-        row = _make(plan)
-    else:
-        print(
-            f"{plan.label}\nIt is finished already; this is its result. For another run change a setting, the seed for instance."
-        )
-    if row is None:
-        return _say("Interrupted. Nothing is lost: the same command goes on from there.", INTERRUPTED)
-    if row["status"] == "failed":
-        print(row["error"], file=sys.stderr)
-        return _say(
-            f"The run failed and is recorded so, with this traceback, as {plan.run}. The same command tries again.",
-            FAILED,
-        )
-    show.result(plan, row)
-    return DONE
-
-
-def _make(plan: Plan) -> dict[str, Any] | None:
-    """The run's row; None if it was interrupted."""
-    from clipbench.cli import show
-    from clipbench.interrupt import first_interrupt
-    from clipbench.runs.lockstep import record_failure, train_group
-
-    try:
-        with (
-            first_interrupt("Finishing the step and keeping everything.") as interrupted,
-            show.progress(plan) as watch,
-        ):
-            for news in train_group([plan], interrupted):
-                watch(news.rows)
-                if news.elsewhere == "finished":
-                    return show.finished_row(plan)
-                if news.elsewhere:
-                    raise UserError(
-                        f"This run is being made by {news.elsewhere}. Wait for it, or stop that process first."
-                    )
-                if news.row:
-                    return news.row
-    except UserError:
-        raise
-    except Exception:
-        return record_failure(plan, traceback.format_exc())
-    return None
-
-
-def sweep(argv: list[str]) -> int:
-    options = _overrides("sweep", "Make every run of a grid that is not finished yet.", argv)
-    _loading()
-    from clipbench.sweeps.grid import make_plans, split_launcher
-    from clipbench.sweeps.scheduler import make_runs
-
-    words, launcher = split_launcher(options.overrides)
-    plans = make_plans(words, options.config_dir)
-    if options.dry_run:
-        from clipbench.sweeps import estimate
-
-        if estimate.show(plans, launcher).runs:
-            print("Nothing was started.")
-        return DONE
-    if launcher:
-        from clipbench.sweeps.launch import launch
-
-        return launch(plans, launcher, options.config_dir)
-    return make_runs(plans)
-
-
-def study(argv: list[str]) -> int:
-    options = _overrides(
-        "study", "Tune every method on the same budget, and compare the winners on fresh seeds.", argv
-    )
-    _loading()
-    from clipbench.studies import protocol
-    from clipbench.studies.contest import arenas
-    from clipbench.sweeps.grid import split_launcher
-
-    words, launcher = split_launcher(options.overrides)
-    found = arenas(words, options.config_dir)
-    if options.dry_run:
-        protocol.dry_run(found, launcher)
-        return DONE
-    return protocol.make(found, launcher, options.config_dir)
-
-
-def prepare(argv: list[str]) -> int:
-    options = _overrides(
-        "prepare", "Fetch a task's data where that is possible, check them and say what is there.", argv
-    )
-    from clipbench.runs import config
-    from clipbench.runs.build import build_task, find_device
-
-    settings = config.load(options.overrides, options.config_dir)
-    print(build_task(settings, find_device("cpu")).prepare())
-    return DONE
-
-
-def tails(argv: list[str]) -> int:
-    options = _overrides(
-        "tails", "Measure the gradient's noise over batches at fixed weights, and draw its tail.", argv
-    )
-    _loading()
-    from clipbench.cli import show
-    from clipbench.plot.tails import conclusion, draw_tails, made, numbers, samples
-    from clipbench.runs.noise import measure_noise, parse_steps
-    from clipbench.runs.plan import make_plan
-
-    plan = make_plan(options.overrides, options.config_dir)
-    at = parse_steps(options.at, plan.settings.steps)
-    with show.counting(plan.label) as tick:
-        rows = measure_noise(plan, at, options.batches, tick)
-    print(made(rows))
-    for step, tail in samples(rows).items():
-        print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
-    name = f"{plan.settings.task.name}_{plan.settings.scale}_{plan.run}_tails.png"
-    print(draw_tails(rows, plan.results / "figures" / name))
-    return DONE
-
-
-APART = "each setting stands for itself, with those of the other optimizers: for arms that were chosen beforehand, as a published figure's"
-
-
-def plot(argv: list[str]) -> int:
-    parser = _Parser(
-        prog="clipbench plot",
-        description="The report and figures of a results folder, from its tables.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "results",
-        type=Path,
-        nargs="?",
-        default=Path("results"),
-        help="the folder with steps/, evals/ and runs/ (results)",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where report.html and the figures go (<results>/figures)"
-    )
-    parser.add_argument(
-        "--format",
-        default="png",
-        metavar="LIST",
-        help="of the figures: png, svg, pdf, or several as svg,pdf (png)",
-    )
-    parser.add_argument("--apart", action="store_true", help=APART)
-    options = parser.parse_args(argv)
-    from clipbench.report.draw import draw
-
-    for path in draw(
-        options.results, options.out or options.results / "figures", options.format.split(","), options.apart
-    ):
-        print(path)
-    return DONE
-
-
-def check(argv: list[str]) -> int:
-    parser = _Parser(
-        prog="clipbench check", description="Whether a rule or a task keeps what it owes.", allow_abbrev=False
-    )
-    parser.usage = "clipbench check [--config-dir DIR] (MODULE:CLASS | TYPE | task=NAME [KEY=VALUE …])"
-    parser.add_argument(
-        "what", nargs="+", help="my_clip:Smooth, my_task:Mine, a clipping type, or task=NAME with settings"
-    )
-    parser.add_argument(
-        "--config-dir",
-        type=Path,
-        metavar="DIR",
-        help="a folder of your own, where modules and tasks are looked for too",
-    )
-    options = parser.parse_args(argv)
-    _loading()
-    from clipbench.cli.check import check_task, check_words
-
-    return (
-        DONE
-        if (check_task if "=" in options.what[0] else check_words)(options.what, options.config_dir)
-        else FAILED
-    )
-
-
-def table(argv: list[str]) -> int:
-    parser = _Parser(
-        prog="clipbench table", description="Print the report's tables, for a paper.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "results", type=Path, nargs="?", default=Path("results"), help="a results folder (results)"
-    )
-    parser.add_argument(
-        "--format",
-        default="md",
-        metavar="LIST",
-        help="md, latex (booktabs), csv (every digit), or several as md,csv (md)",
-    )
-    parser.add_argument("--apart", action="store_true", help=APART)
-    options = parser.parse_args(argv)
-    from clipbench.report.table import tables
-
-    print("\n".join(tables(options.results, options.format.split(","), options.apart).values()), end="")
-    return DONE
-
-
-def status(argv: list[str]) -> int:
-    parser = _Parser(
-        prog="clipbench status",
-        description="What is done, failed, unfinished or being made.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "results", type=Path, nargs="?", default=Path("results"), help="a results folder (results)"
-    )
-    options = parser.parse_args(argv)
-    from clipbench.cli.status import show
-
-    show(options.results)
-    return DONE
-
-
-def rm(argv: list[str]) -> int:
-    from clipbench.cli.remove import FILTER, remove
-
-    parser = _Parser(
-        prog="clipbench rm",
-        description="Remove runs from the three tables, with their checkpoints.",
-        allow_abbrev=False,
-    )
-    parser.epilog, parser.formatter_class = FILTER, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("results", type=Path, help="a results folder; it comes first")
-    parser.add_argument("filters", metavar="FILTER", nargs="*", help="which runs: see below")
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    options = parser.parse_intermixed_args(argv)
-    remove(options.results, options.filters, options.yes)
-    return DONE
-
-
-def completion(argv: list[str]) -> int:
-    parser = _Parser(
-        prog="clipbench completion", description="Print the script that makes TAB complete clipbench's words."
-    )
-    parser.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
-    options = parser.parse_args(argv)
-    from clipbench.cli.completion import script
-
-    print(script(options.shell), end="")
-    return DONE
-
-
-def complete(argv: list[str]) -> int:
-    if not 3 <= len(argv) <= 4:
-        raise UserError(
-            "`clipbench complete` is for the shells. The script that makes them ask: clipbench completion bash"
-        )
-    from clipbench.cli.completion import answer
-
-    print("".join(f"{line}\n" for line in answer(*argv)), end="")
-    return DONE
-
-
-def list_everything(argv: list[str]) -> int:
-    parser = _Parser(
-        prog="clipbench list",
-        description="Tasks, optimizers, restarts, studies and clipping types.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config-dir",
-        type=Path,
-        metavar="DIR",
-        help="a folder of your own: its tasks and optimizers are listed too",
-    )
-    options = parser.parse_args(argv)
-    from clipbench.cli.listing import everything
-
-    print(everything(options.config_dir), end="")
-    return DONE
 
 
 if __name__ == "__main__":

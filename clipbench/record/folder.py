@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,43 @@ def _step_of(checkpoint: Path) -> int | None:
 
 
 class LaunchFolder:
-    """results/.work/launch-<random>: what a launcher's jobs read and write while they run."""
+    """results/.work/launch-<random>: what the jobs of one launch read and write while they run.
 
-    def __init__(self, results: Path) -> None:
-        self.path = (results / WORK / f"launch-{secrets.token_hex(4)}").absolute()
+    A job finds its overrides here, so that they need not pass through an engine's own grammar, and it is
+    asked to stop by a file. What engines write (what jobs printed, their queue) goes into folders beside
+    these.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def new(cls, results: Path) -> LaunchFolder:
+        """One that no other launch has. It is made at the first write."""
+        return cls((results / WORK / f"launch-{secrets.token_hex(4)}").absolute())
+
+    def write_overrides(self, by_run: Mapping[str, Sequence[str]]) -> None:
+        """Keep what asks for each run."""
+        with atomic_write(self.path / "plans.json") as partial:
+            partial.write_text(json.dumps(by_run), encoding="utf-8")
+
+    def overrides_of(self, run: str) -> list[str]:
+        """What asks for the run."""
+        found: dict[str, list[str]] = json.loads((self.path / "plans.json").read_text(encoding="utf-8"))
+        return found[run]
+
+    def request_stop(self) -> None:
+        """Ask every job to keep a checkpoint and end."""
+        (self.path / "stop").touch()
+
+    @property
+    def stop_is_requested(self) -> bool:
+        return (self.path / "stop").exists()
+
+    @property
+    def holds_output(self) -> bool:
+        """Whether an engine has written something: what jobs printed, or what those in a queue need."""
+        return self.path.is_dir() and any(path.is_dir() for path in self.path.iterdir())
 
     def clear(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

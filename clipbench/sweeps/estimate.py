@@ -1,70 +1,27 @@
-"""`--dry-run`: what a sweep or a study would do and how long the rest should take. Makes no run and writes nothing."""
+"""`--dry-run`: what a sweep or a study would do and how long the rest should take. Makes no run and writes
+nothing.
+"""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from textwrap import shorten
 
-import torch
-
-from clipbench.cli.board import duration
-from clipbench.cli.status import runs, show_list
-from clipbench.errors import UserError
-from clipbench.optim import evaluation_weights
 from clipbench.record import tables
-from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.plan import Plan
-from clipbench.sweeps.scheduler import arrange
-from clipbench.sweeps.workers import Slot
-from clipbench.task import place
-from clipbench.task.seeds import generator
-from clipbench.train.batches import serve
-from clipbench.train.learner import Evaluation, Learner
+from clipbench.sweeps.groups import arrange
+from clipbench.sweeps.speed import Kind, NoSpeed, Speed, seconds_per_step, time_steps
 
-
-@dataclass(frozen=True, order=True)
-class Kind:
-    """Runs whose steps cost about the same."""
-
-    task: str
-    scale: str
-    optimizer: str
-    batch_size: int
-    device: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.task} ({self.scale}) · {self.optimizer} · batch_size={self.batch_size} on {self.device}"
-        )
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds of a step and of a pass over validation, 0 where that is not known. `source`: how it is known."""
-
-    step: float
-    validation: float
-    source: str
-
-    def __str__(self) -> str:
-        return f"{self.step:.3g} s a step{f' and {self.validation:.2g} s a validation' * (self.validation > 0)}, {self.source}"
-
-
-Known = dict[Kind, Speed | str]  # or why there is no estimate
+Known = dict[Kind, Speed | NoSpeed]
 
 
 @dataclass(frozen=True)
 class Left:
-    """What is still to do: runs, seconds until the last of those whose speed is known is done, and how many these are."""
+    """What is still to do: runs, seconds until the last of those whose speed is known is done, and how many
+    these are.
+    """
 
     runs: int = 0
     seconds: float = 0.0
@@ -74,144 +31,126 @@ class Left:
         """One after the other."""
         return Left(self.runs + other.runs, self.seconds + other.seconds, self.known + other.known)
 
-    def __str__(self) -> str:
-        return duration(self.seconds) + (
-            f" for {self.known} of the {runs(self.runs)}" if self.known < self.runs else ""
-        )
+
+@dataclass(frozen=True)
+class KindLeft:
+    """The runs of one kind that are still to do, the steps they lack together, and what a step costs."""
+
+    kind: Kind
+    runs: int
+    steps: int
+    speed: Speed | NoSpeed
 
 
-def show(plans: Sequence[Plan], launcher: Sequence[str] = (), known: Known | None = None) -> Left:
-    """Print what making these runs would mean; with a launcher's words, as jobs of it. `known`: what was timed before; it grows."""
-    first, known = plans[0], {} if known is None else known
-    status = tables.statuses(first.results, [plan.run for plan in plans])
+@dataclass(frozen=True)
+class Estimate:
+    """`runs` are asked for, `finished` of them are there, `diverged` of these diverged. Of the rest, `new`
+    ones begin, `unfinished` ones resume from a checkpoint, `failed` ones are tried again.
+
+    `group_sizes`: how many go side by side, a number for each group; `slots`: the names of where. With a
+    launcher both are empty: it gets a job a run and decides. `launcher`: the override that chose it, or "".
+    """
+
+    results: Path
+    runs: int
+    finished: int
+    diverged: int
+    new: int
+    unfinished: int
+    failed: int
+    group_sizes: tuple[int, ...]
+    slots: tuple[str, ...]
+    launcher: str
+    kinds: tuple[KindLeft, ...]
+    left: Left
+
+
+def estimate(
+    plans: Sequence[Plan],
+    launcher: Sequence[str] = (),
+    known: Known | None = None,
+    announce: Callable[[str], None] = lambda text: None,
+) -> Estimate:
+    """What making these runs would mean.
+
+    `launcher`: the overrides that choose another engine. `known`: speeds that were found before; new ones are
+    added. `announce` is told what is about to be timed, since that takes seconds.
+    """
+    results = plans[0].results
+    status = tables.statuses(results, [plan.run for plan in plans])
     todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
-    failed = sum(plan.run in status for plan in todo)
-    kept = sum(plan.run not in status and plan.run_folder.checkpoint_step() > 0 for plan in todo)
-    diverged = sum(word == "diverged" for word in status.values())
-    finished = f"{len(plans) - len(todo)} finished" + (f" ({diverged} diverged)" if diverged else "")
-    print(f"{runs(len(plans))} into {first.results}: {finished}, {len(todo)} to do")
-    if not todo:
-        return Left()
-    print(
-        f"  {len(todo) - failed - kept} new, {kept} unfinished that go on from a checkpoint, {failed} failed that are tried again"
-    )
-    if launcher:
-        print(f"  a job each for {launcher[0]}, which decides how many at a time")
-        return _rest(todo, [todo], 1, known)
-    groups, places = arrange(todo)
-    shape = ", ".join(
-        f"{count} group{'s' * (count > 1)} of {runs(size)}"
-        for size, count in Counter(map(len, groups)).items()
-    )
-    print(f"  side by side: {shape}; on {_named(places)}")
-    return _rest(todo, groups, len(places), known)
-
-
-def _named(places: Sequence[Slot]) -> str:
-    names = [slot.name for slot in places]
-    return (
-        f"1 slot: {names[0]}"
-        if len(names) == 1
-        else f"{len(names)} slots: {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"
-    )
-
-
-def _rest(todo: Sequence[Plan], groups: Sequence[Sequence[Plan]], slots: int, known: Known) -> Left:
-    """The steps left of each kind of run, what they cost, and the time until the last slot is done."""
-    measured = speeds(todo[0].results)
-    kinds: dict[Kind, list[Plan]] = {}
+    failed = unfinished = 0
     for plan in todo:
-        kinds.setdefault(kind(plan), []).append(plan)
-    lines: list[list[str]] = []
-    costs: dict[str, float] = {}
-    for each, plans in kinds.items():
-        if found := measured.get(each):
-            known[each] = Speed(median(found), 0.0, f"the median of {runs(len(found))}")
-        elif each not in known:
-            print(f"timing a few steps of {each} …", file=sys.stderr, flush=True)
-            known[each] = timed(plans[0])
-        speed = known[each]
-        left = {plan.run: _left(plan) for plan in plans}
-        steps = f"{sum(steps for steps, _ in left.values())} steps left"
-        lines.append([f"{each.task} ({each.scale}) · {each.optimizer}", runs(len(plans)), steps, str(speed)])
-        if isinstance(speed, Speed):
-            costs |= {
-                run: steps * speed.step + evaluations * speed.validation
-                for run, (steps, evaluations) in left.items()
-            }
-    show_list(lines)
-    ends = [sum(costs.get(plan.run, 0.0) for plan in group) for group in groups]
-    total = Left(len(todo), max(sum(ends) / slots, *ends), len(costs))
-    if costs:
-        print(
-            f"About {total}: steps and what validation was timed, without test and loading, as if no batches were shared."
-        )
-    return total
+        if plan.run in status:
+            failed += 1
+        elif plan.run_folder.checkpoint_step() > 0:
+            unfinished += 1
+    groups, slots = [todo], [""]
+    if todo and not launcher:
+        groups, places = arrange(todo)
+        slots = [slot.name for slot in places]
+    known = {} if known is None else known
+    kinds = _kinds_left(todo, known, announce)
+    return Estimate(
+        results=results,
+        runs=len(plans),
+        finished=len(plans) - len(todo),
+        diverged=list(status.values()).count("diverged"),
+        new=len(todo) - failed - unfinished,
+        unfinished=unfinished,
+        failed=failed,
+        group_sizes=() if launcher else tuple(len(group) for group in groups if group),
+        slots=() if launcher else tuple(slot for slot in slots if slot),
+        launcher=launcher[0] if launcher else "",
+        kinds=kinds,
+        left=_left(groups, len(slots), known),
+    )
 
 
-def _left(plan: Plan) -> tuple[int, int]:
-    """Steps that a run has yet to make, and passes over validation."""
+def _kinds_left(todo: Sequence[Plan], known: Known, announce: Callable[[str], None]) -> tuple[KindLeft, ...]:
+    """Each kind of run with its speed, which is found where it is not known."""
+    if not todo:
+        return ()
+    measured = seconds_per_step(todo[0].results)
+    by_kind: dict[Kind, list[Plan]] = {}
+    for plan in todo:
+        by_kind.setdefault(Kind.of(plan), []).append(plan)
+    found = []
+    for kind, plans in by_kind.items():
+        if kind in measured:
+            known[kind] = Speed(median(measured[kind]), finished_runs=len(measured[kind]))
+        elif kind not in known:
+            announce(f"timing a few steps of {kind} …")
+            known[kind] = time_steps(plans[0])
+        steps = sum(_steps_left(plan) for plan in plans)
+        found.append(KindLeft(kind, len(plans), steps, known[kind]))
+    return tuple(found)
+
+
+def _left(groups: Sequence[Sequence[Plan]], slots: int, known: Known) -> Left:
+    """The slots share the work evenly, and none is done before its longest group. A run's steps and what
+    validation was timed; no test and no loading, and as if no batches were shared.
+    """
+    runs = with_speed = 0
+    group_seconds = []
+    for group in groups:
+        seconds = 0.0
+        for plan in group:
+            runs += 1
+            speed = known[Kind.of(plan)]
+            if isinstance(speed, Speed):
+                with_speed += 1
+                seconds += _steps_left(plan) * speed.step + _validations_left(plan) * speed.validation
+        group_seconds.append(seconds)
+    total = max(sum(group_seconds) / slots, *group_seconds)
+    return Left(runs, total, with_speed)
+
+
+def _steps_left(plan: Plan) -> int:
+    return plan.settings.steps - plan.run_folder.checkpoint_step()
+
+
+def _validations_left(plan: Plan) -> int:
     done, steps, every = plan.run_folder.checkpoint_step(), plan.settings.steps, plan.settings.eval_every
-    return steps - done, steps // every - done // every + (steps % every > 0)
-
-
-def timed(plan: Plan, most: int = 20, seconds: float = 3.0) -> Speed | str:
-    """From some of the run's own steps, the first left out, and one validation; each ends after `seconds`. Or why that cannot be."""
-    settings, threads = plan.settings, torch.get_num_threads()
-    try:
-        torch.set_num_threads(settings.threads)
-        device = find_device(settings.device)
-        task = build_task(settings, device)
-        learner = build_learner(settings, plan.rule, task, device)
-        with closing(serve(task, task.train_batches(generator(settings.seed, "data")), device)) as batches:
-            spent, since = [0.0], time.perf_counter()
-            while len(spent) <= most + 1 and time.perf_counter() - since < seconds:
-                learner.learn(next(batches))
-                learner.read()
-                spent.append(learner.seconds)
-        steps = [after - before for before, after in pairwise(spent)]
-        steps = steps[1:] or steps  # the first one sets things up
-        validation = _validation(learner, seconds)
-    except UserError as error:
-        return f"no estimate: {error}"
-    except Exception as error:
-        return f"no estimate: {type(error).__name__}: {shorten(str(error), 200)}"
-    finally:
-        torch.set_num_threads(threads)
-    count = f"{len(steps)} steps" if len(steps) > 1 else "1 step"
-    return Speed(
-        sum(steps) / len(steps),
-        validation,
-        f"timed over {count} just now" + "; validation takes longer" * (not validation),
-    )
-
-
-def _validation(learner: Learner, seconds: float) -> float:
-    """Of one pass; 0 if it takes longer than that."""
-    since, evaluation = time.perf_counter(), Evaluation(learner)
-    with evaluation_weights(learner.optimizer):
-        for batch in learner.task.eval_batches(learner.task.splits[0]):
-            evaluation.update(place(learner.task, batch, learner.device))
-            if time.perf_counter() - since > seconds:
-                return 0.0
-    evaluation.values()
-    return time.perf_counter() - since
-
-
-def kind(plan: Plan) -> Kind:
-    settings = plan.settings
-    device = find_device(settings.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return Kind(settings.task.name, settings.scale, settings.optim.name, settings.batch_size, name)
-
-
-def speeds(folder: Path) -> dict[Kind, list[float]]:
-    """Seconds per step of the finished runs, without evaluation."""
-    table = tables.read(
-        folder, "runs", ["task", "scale", "optimizer", "config", "device", "status", "steps", "seconds"]
-    )
-    found: dict[Kind, list[float]] = {}
-    for row in table[(table["status"] != "failed") & (table["steps"] > 0)].itertuples():
-        of = Kind(row.task, row.scale, row.optimizer, json.loads(row.config)["batch_size"], row.device)
-        found.setdefault(of, []).append(row.seconds / row.steps)
-    return found
+    at_the_end = steps % every > 0
+    return steps // every - done // every + at_the_end

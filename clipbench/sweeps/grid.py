@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.types import Override
 
 from clipbench.errors import UserError, nearest
 from clipbench.optim import RULES
@@ -16,82 +17,120 @@ from clipbench.runs.plan import Plan, make_plan
 from clipbench.runs.settings import MACHINE
 
 DEFAULT_GRID = (f"optim.clipping_type={','.join(RULES)}", "seed=0,1")
+EXPERIMENT_SHAPE = (
+    "It takes `arms:`, a list of lists of overrides as on the command line; `all:`, a list of those that all "
+    "arms share; `full:`, likewise at scale=full."
+)
 
 
 def make_plans(overrides: Sequence[str], config_dir: Path | None = None) -> list[Plan]:
-    """Every point, once: points that differ only in what they ignore are one run. All core types where nothing is swept."""
+    """Every point, once: points that differ only in what they ignore are one run. All core types where
+    nothing is swept.
+
+    UserError for what a run may not be asked for, and where the points disagree on where and how to run.
+    """
     plans: dict[str, Plan] = {}
-    composed: dict[tuple[str, ...], Any] = {}
+    composed: config.Composed = {}
     for point in points(overrides, config_dir):
         plan = make_plan(point, config_dir, composed)
         plans.setdefault(plan.run, plan)
-        first = next(iter(plans.values())).settings
-        for name in MACHINE:
-            if (value := getattr(plan.settings, name)) != getattr(first, name):
-                raise UserError(
-                    f"{name} must be the same for all runs of a sweep, got {getattr(first, name)} and {value}."
-                )
+        first = next(iter(plans.values()))
+        _check_same_machine(first, plan)
     return list(plans.values())
 
 
+def _check_same_machine(first: Plan, other: Plan) -> None:
+    for name in MACHINE:
+        expected, value = getattr(first.settings, name), getattr(other.settings, name)
+        if value != expected:
+            raise UserError(f"{name} must be the same for all runs of a sweep, got {expected} and {value}.")
+
+
 def split_launcher(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words on the runs; and those on the engine that is to make them, hydra/launcher=NAME and hydra.launcher.KEY=VALUE."""
-    words: tuple[list[str], list[str]] = ([], [])
+    """The overrides of the runs; and those of the engine that is to make them, hydra/launcher=NAME and
+    hydra.launcher.KEY=VALUE.
+    """
+    of_runs: list[str] = []
+    of_launcher: list[str] = []
     for override in config.parse(overrides):
         key = override.key_or_group
-        words[key == "hydra/launcher" or key.startswith("hydra.launcher.")].append(str(override.input_line))
-    return words
+        launches = key == "hydra/launcher" or key.startswith("hydra.launcher.")
+        chosen = of_launcher if launches else of_runs
+        chosen.append(str(override.input_line))
+    return of_runs, of_launcher
 
 
 def points(overrides: Sequence[str], config_dir: Path | None = None) -> list[list[str]]:
-    """The override lists of the runs. A sweep's runs get one thread each unless `threads` is given, so that cores serve runs."""
+    """The override lists of the runs.
+
+    A sweep's runs get one thread each unless `threads` is given, so that cores serve runs.
+    """
     parsed = config.parse(overrides)
-    names = [override.value() for override in parsed if override.key_or_group == "experiment"]
-    words = [str(override.input_line) for override in parsed if override.key_or_group != "experiment"]
-    if any(not isinstance(name, str) for name in names):
-        raise UserError(
-            "experiment takes one name. Several experiments are several sweeps into the same results folder."
-        )
-    scales = [
-        scale
-        for override in parsed
-        if override.key_or_group == "scale"
-        for [scale] in expand([str(override.input_line)])
-    ] or [""]
-    if not names and not any(override.is_sweep_override() for override in parsed):
-        words += [
-            axis
-            for axis in DEFAULT_GRID
-            if axis.split("=")[0] not in {override.key_or_group for override in parsed}
-        ]
+    experiments = [override for override in parsed if override.key_or_group == "experiment"]
+    others = [override for override in parsed if override.key_or_group != "experiment"]
+    given = [str(override.input_line) for override in others]
+    if not experiments and not any(override.is_sweep_override() for override in parsed):
+        given += _default_axes(parsed)
     found = []
-    for scale in scales:
-        arms = [arm for name in names for arm in experiment(name, config_dir, scale == "scale=full")] or [[]]
-        found += [
-            point
-            for arm in arms
-            for point in expand(later_wins(["threads=1", *arm, *words, *[scale] * bool(scale)]))
-        ]
+    for scale in _scales(others):
+        at_scale = [scale] if scale else []
+        for arm in _arms(experiments, config_dir, full=scale == "scale=full"):
+            found += expand(later_wins(["threads=1", *arm, *given, *at_scale]))
     return found
 
 
+def _default_axes(parsed: Sequence[Override]) -> list[str]:
+    """Those of the default grid whose keys are not given."""
+    keys = {override.key_or_group for override in parsed}
+    return [axis for axis in DEFAULT_GRID if axis.split("=")[0] not in keys]
+
+
+def _scales(parsed: Sequence[Override]) -> list[str]:
+    """An override for each scale that is asked for; "" alone where none is."""
+    found = []
+    for override in parsed:
+        if override.key_or_group == "scale":
+            for [scale] in expand([str(override.input_line)]):
+                found.append(scale)
+    return found or [""]
+
+
+def _arms(experiments: Sequence[Override], config_dir: Path | None, full: bool) -> list[list[str]]:
+    """Of all experiments; without one, a single arm that says nothing."""
+    found = []
+    for override in experiments:
+        name = override.value()
+        if not isinstance(name, str):
+            raise UserError(
+                "experiment takes one name. "
+                "Several experiments are several sweeps into the same results folder."
+            )
+        found += experiment(name, config_dir, full)
+    return found or [[]]
+
+
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Hydra's sweep syntax (a,b · range(5) · choice(…) · glob) as the list of its points: one list of overrides each."""
+    """Hydra's sweep syntax (a,b · range(5) · choice(…) · glob) as the list of its points: one list of
+    overrides each.
+    """
     axes = []
     for override in config.parse(overrides):
         line = str(override.input_line)
-        if override.is_sweep_override():
-            values = (
-                value.replace("\\:", ":") for value in override.sweep_string_iterator()
-            )  # escaped without need
-            axes.append([f"{line.split('=', 1)[0]}={value}" for value in values])
-        else:
+        if not override.is_sweep_override():
             axes.append([line])
+            continue
+        key = line.split("=", 1)[0]
+        axis = []
+        for value in override.sweep_string_iterator():
+            unescaped = str(value).replace("\\:", ":")  # Hydra escapes it without need
+            axis.append(f"{key}={unescaped}")
+        axes.append(axis)
     return [list(point) for point in product(*axes)]
 
 
-def experiment(name: Any, config_dir: Path | None = None, full: bool = False) -> list[list[str]]:
-    """The arms of conf/experiment/<name>.yaml, each after the words that all share, or that all share at scale=full.
+def experiment(name: str, config_dir: Path | None = None, full: bool = False) -> list[list[str]]:
+    """The arms of conf/experiment/<name>.yaml, each after the overrides that all share, or that all share at
+    scale=full.
 
     all: [task=cola, schedule=constant]
     full: [steps=220]
@@ -105,30 +144,38 @@ def experiment(name: Any, config_dir: Path | None = None, full: bool = False) ->
             f"Unknown experiment '{name}'.{nearest(name, known)} Known: {', '.join(known) or 'none'}. "
             f"One of your own: --config-dir DIR with DIR/experiment/{name}.yaml."
         )
-    path = next(
-        path
-        for root in reversed(config.roots(config_dir))
-        if (path := root / "experiment" / f"{name}.yaml").is_file()
-    )
+    path = config.find_file("experiment", name, config_dir)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    shape = "It takes `arms:`, a list of lists of overrides as on the command line; `all:`, a list of those that all arms share; "
-    shape += "`full:`, likewise at scale=full."
-    if not isinstance(content, dict) or set(content) - {"all", "full", "arms"} or not content.get("arms"):
-        raise UserError(f"{path}: {shape}")
-    shared, more, arms = content.get("all") or [], content.get("full") or [], content["arms"]
-    if not all(_is_words(words) for words in ([shared, more, *arms] if isinstance(arms, list) else [None])):
-        raise UserError(f"{path}: {shape}")
-    return [later_wins([*shared, *(more if full else []), *arm]) for arm in arms]
+    if not _is_experiment(content):
+        raise UserError(f"{path}: {EXPERIMENT_SHAPE}")
+    shared = content.get("all") or []
+    if full:
+        shared = [*shared, *(content.get("full") or [])]
+    return [later_wins([*shared, *arm]) for arm in content["arms"]]
 
 
-def _is_words(words: Any) -> bool:
-    return isinstance(words, list) and all(isinstance(word, str) for word in words)
+def _is_experiment(content: Any) -> bool:
+    if not isinstance(content, dict) or set(content) - {"all", "full", "arms"}:
+        return False
+    arms = content.get("arms")
+    if not isinstance(arms, list) or not arms:
+        return False
+    lists = [content.get("all") or [], content.get("full") or [], *arms]
+    return all(_is_list_of_texts(each) for each in lists)
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def later_wins(overrides: Sequence[str]) -> list[str]:
-    """Without the words that a later one for the same key replaces: an arm's own for the shared, the command line's for the arm's."""
-    last = {override.key_or_group: str(override.input_line) for override in config.parse(overrides)}
+    """Without the overrides that a later one for the same key replaces: an arm's own for the shared, the
+    command line's for the arm's.
+    """
+    last = {}
+    for override in config.parse(overrides):
+        last[override.key_or_group] = str(override.input_line)
     return list(last.values())

@@ -1,8 +1,9 @@
-"""One run of a sweep in a process that another engine started for it: a joblib worker, a Slurm job, a ray task."""
+"""One run of a sweep in a process that another engine started for it: a joblib worker, a Slurm job, a ray
+task.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -11,96 +12,109 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clipbench.errors import UserError
+from clipbench.record.folder import LaunchFolder
 from clipbench.runs.lockstep import record_failure, train_group
 from clipbench.runs.plan import make_plan
 
-LOOK = 0.5  # seconds between looks for the word to stop
-PLANS, STOP = (
-    "plans.json",
-    "stop",
-)  # the files of a launch: {run: words that ask for it}; there once all jobs are to stop
+CHECK_EVERY = 0.5  # seconds between looks for the request to stop
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """How a job ended: its run has "ended" (`text`: its status), is made "elsewhere" (by whom), has "stopped"
+    with a checkpoint, cannot be made for a "mistake" of the user's, or was "lost" (why).
+    """
+
+    kind: Literal["ended", "elsewhere", "stopped", "mistake", "lost"]
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a launcher calls. Small and picklable: the words that ask for the runs lie in `desk`, so Hydra's grammar never sees them."""
+    """What a launcher calls. Small and picklable: what asks for the runs lies in the launch's folder, so
+    Hydra's grammar never sees it.
+    """
 
-    folder: str  # where the sweep was started
-    desk: Path  # the folder of this launch
+    started_in: str
+    launch_folder: Path
     config_dir: Path | None
 
-    def __call__(self, config: Any) -> tuple[str, str]:
-        """ "ended", "elsewhere" (who makes it), "stopped" with a checkpoint, "mistake" or "lost" (why). Never raises for a run."""
-        os.chdir(self.folder)
+    def __call__(self, config: Any) -> JobReport:
+        """Make the run that `config["run"]` names. Never raises for a run."""
+        os.chdir(self.started_in)
+        folder = LaunchFolder(self.launch_folder)
         try:
-            with told_to_stop(self.desk / STOP) as stopped:
-                return self._make(config["run"], stopped)
+            with stop_requests(folder) as stopped:
+                return self._make(folder, config["run"], stopped)
         except UserError as error:
-            return "mistake", str(error)
+            return JobReport("mistake", str(error))
         except Exception as error:
-            return "lost", f"{type(error).__name__}: {error}"
+            return JobReport("lost", f"{type(error).__name__}: {error}")
 
-    def _make(self, run: str, stopped: Callable[[], bool]) -> tuple[str, str]:
-        plan = make_plan(json.loads((self.desk / PLANS).read_text(encoding="utf-8"))[run], self.config_dir)
+    def _make(self, folder: LaunchFolder, run: str, stopped: Callable[[], bool]) -> JobReport:
+        plan = make_plan(folder.overrides_of(run), self.config_dir)
         if plan.run != run:
             raise UserError(f"{plan.label}: its source or data changed after the sweep was started.")
         try:
-            for news in train_group([plan], stopped):
-                if news.elsewhere:
-                    return "elsewhere", news.elsewhere
-                if news.row:
-                    return "ended", news.row["status"]
+            for event in train_group([plan], stopped):
+                if event.elsewhere:
+                    return JobReport("elsewhere", event.elsewhere)
+                if event.row:
+                    return JobReport("ended", event.row["status"])
         except UserError:
             raise
         except Exception:
-            return "ended", record_failure(plan, traceback.format_exc())["status"]
-        return "stopped", ""
+            row = record_failure(plan, traceback.format_exc())
+            return JobReport("ended", row["status"])
+        return JobReport("stopped")
 
 
 @contextmanager
-def told_to_stop(word: Path) -> Iterator[Callable[[], bool]]:
-    """A function that says whether to write a checkpoint and stop: a signal has come, or `word` is there.
+def stop_requests(folder: LaunchFolder) -> Iterator[Callable[[], bool]]:
+    """A function that says whether to write a checkpoint and stop: a signal has come, or the launch asks for
+    it.
 
-    A signal that the engine handles itself is handed on afterwards: submitit's answer to Slurm's warning of the end of the
-    job's time, or of preemption, is to queue the job again.
+    A signal that the engine handles itself is handed on afterwards: submitit's answer to Slurm's warning of
+    the end of the job's time, or of preemption, is to queue the job again.
     """
-    seen: dict[int, None] = {}
-    looked = 0.0
+    received: list[int] = []
+    checked = 0.0
 
     def stopped() -> bool:
-        nonlocal looked
-        if not seen and time.monotonic() - looked > LOOK:
-            looked = time.monotonic()
-            return word.exists()
-        return bool(seen)
+        nonlocal checked
+        if not received and time.monotonic() - checked > CHECK_EVERY:
+            checked = time.monotonic()
+            return folder.stop_is_requested
+        return bool(received)
 
-    before = _listen(lambda number, _: seen.setdefault(number))
+    before = _take_over_signals(lambda number, frame: received.append(number))
     try:
         yield stopped
     finally:
-        for number, theirs in before.items():
-            signal.signal(number, theirs)
-        for number in seen:
-            theirs = before[number]
-            if callable(theirs) and theirs is not signal.default_int_handler:
-                theirs(number, None)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(received):
+            handler = before[number]
+            if callable(handler) and handler is not signal.default_int_handler:
+                handler(number, None)
 
 
-def _listen(note: Callable[[int, Any], Any]) -> dict[int, Any]:
-    """Take over the signals that ask a job to end, the user's two only where the engine uses them. What handled them before."""
+def _take_over_signals(handler: Callable[[int, Any], Any]) -> dict[int, Any]:
+    """`handler` for the signals that ask a job to end, the user's two only where the engine uses them. What
+    handled them before.
+    """
+    wanted: list[int] = [signal.SIGINT, signal.SIGTERM]
+    for name in ("SIGUSR1", "SIGUSR2"):
+        number = getattr(signal, name, None)
+        if number is not None and callable(signal.getsignal(number)):
+            wanted.append(number)
     before: dict[int, Any] = {}
-    engine = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-    wanted = [
-        signal.SIGINT,
-        signal.SIGTERM,
-        *(number for number in engine if callable(signal.getsignal(number))),
-    ]
     try:
         for number in wanted:
-            before[number] = signal.signal(number, note)
+            before[number] = signal.signal(number, handler)
     except ValueError:  # not in the main thread, where no signal arrives
         pass
     return before

@@ -10,8 +10,8 @@ from clipbench.runs.plan import Plan
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """`statuses`, by run id: done, diverged or failed of the runs that have ended, now or before; "not made" of
-    those whose data or settings were found wrong, for the reasons in `mistakes`.
+    """`statuses`, by run id: done, diverged or failed of the runs that have ended, now or before; "not made"
+    of those whose data or settings were found wrong, for the reasons in `mistakes`.
 
     `interrupted`: it was asked to stop; the runs without a status resume when the same sweep is made again.
     `launcher_error`: what went wrong with the launcher itself, "" if nothing did. `notes`, by run id: what a

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipbench.runs.plan import Plan
-from clipbench.sweeps.workers import Slot
+from clipbench.sweeps.slots import Slot
 
 
 @dataclass

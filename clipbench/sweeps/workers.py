@@ -1,4 +1,6 @@
-"""Worker processes, one for each slot of a device. Each makes one group of runs at a time; what kills it costs that group only."""
+"""Worker processes, one for each slot of a device. Each makes one group of runs at a time; what kills it
+costs that group only.
+"""
 
 from __future__ import annotations
 
@@ -12,87 +14,62 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 
 from clipbench.errors import UserError
-from clipbench.interrupt import starter
-from clipbench.record.rows import StepRow
-from clipbench.runs.build import find_device
+from clipbench.processes import OUR_NAMES, start_context
+from clipbench.record.rows import Row, StepRow
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
+from clipbench.sweeps.messages import (
+    GroupFailed,
+    GroupLeft,
+    MadeElsewhere,
+    Message,
+    MistakeFound,
+    RunEnded,
+    StepsMade,
+    WorkerDied,
+)
+from clipbench.sweeps.slots import Slot
 
-SAY_EVERY = 0.5  # seconds between reports of losses and steps
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where one worker runs: its device, and the CPU cores it may use (all where None)."""
-
-    name: str
-    device: str
-    cores: tuple[int, ...] | None
-
-
-def slots(device: str, threads: int, per_device: int | None) -> list[Slot]:
-    """One for each GPU, or for each `threads` cores of the CPU; or `per_device` of them. The cores are shared out among all."""
-    kind = find_device(device)
-    cores = (
-        sorted(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else list(range(os.cpu_count() or 1))
-    )
-    gpus = torch.cuda.device_count() if kind.type == "cuda" and kind.index is None else 0
-    devices = [f"cuda:{index}" for index in range(gpus)] or [str(kind)]
-    count = per_device or (max(1, len(cores) // threads) if kind.type == "cpu" else 1)
-    names = [(f"{each} #{i + 1}" if count > 1 else each, each) for each in devices for i in range(count)]
-    shared = len(names) > 1 and hasattr(os, "sched_setaffinity") and len(cores) >= len(names)
-    return [Slot(*name, tuple(cores[i :: len(names)]) if shared else None) for i, name in enumerate(names)]
+REPORT_EVERY = 0.5  # seconds between reports of losses and steps
+START_TRIES = 3
+STOP = "stop"  # what the sweep sends besides groups
 
 
 class Worker:
-    """A process on a slot, seen from the sweep. `told()` is what it reports, ("died", text) last."""
+    """A process on a slot, seen from the sweep. `modules`: what its groups will need, imported once for all."""
 
     def __init__(self, slot: Slot, modules: Sequence[str]) -> None:
         self.slot = slot
         self.group: list[Plan] = []
         self.connection, theirs = Pipe()
-        self.trace, last_words = Pipe(duplex=False)  # what a crash leaves: the Python lines it happened in
-        arguments = (theirs, last_words, slot, os.getcwd())
-        for tries_left in reversed(range(3)):
-            try:
-                context = starter(["clipbench.sweeps.workers", *modules])
-                self.process = context.Process(target=_main, args=arguments, name=f"clipbench {slot.name}")
-                self.process.start()
-                break
-            except (
-                EOFError,
-                OSError,
-            ):  # the process that forks workers was killed at this moment: the next try starts another
-                if not tries_left:
-                    raise
+        # what a crash leaves: the Python lines it happened in
+        self.crash_report, their_report = Pipe(duplex=False)
+        self.process = _start(slot, modules, (theirs, their_report, slot, os.getcwd()))
         theirs.close()
-        last_words.close()
+        their_report.close()
 
     def make(self, group: Sequence[Plan]) -> None:
+        """Hand it a group; it must have none."""
         self.group = list(group)
-        with suppress(OSError):  # it died; `told` will say so
-            self.connection.send(
-                pickle.dumps(
-                    [
-                        replace(plan, settings=replace(plan.settings, device=self.slot.device))
-                        for plan in group
-                    ]
-                )
-            )
+        theirs = []
+        for plan in group:
+            settings = replace(plan.settings, device=self.slot.device)
+            theirs.append(replace(plan, settings=settings))
+        with suppress(OSError):  # it died; `messages` will say so
+            self.connection.send(pickle.dumps(theirs))
 
     def stop(self) -> None:
         """Finish the step, write checkpoints, and wait for more work or the end."""
         with suppress(OSError):
-            self.connection.send("stop")
+            self.connection.send(STOP)
 
     def kill(self) -> None:
         self.process.kill()
@@ -104,83 +81,118 @@ class Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        self.trace.close()
+        self.crash_report.close()
 
-    def told(self) -> list[tuple[Any, ...]]:
-        messages = []
+    def messages(self) -> list[Message]:
+        """What it has reported since the last call; WorkerDied is the last one."""
+        found: list[Message] = []
         alive = self.process.is_alive()
         try:
             while self.connection.poll():
-                messages.append(self.connection.recv())
+                found.append(self.connection.recv())
         except (EOFError, OSError):
             alive = False
         if not alive:
             self.process.join()
-            messages.append(("died", self._death()))
-        return messages
+            found.append(self._death())
+        return found
 
-    def _death(self) -> str:
+    def _death(self) -> WorkerDied:
         code = self.process.exitcode or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = " (the system does so when memory runs out)" if code == -signal.SIGKILL else ""
-        trace = os.read(self.trace.fileno(), 1 << 16).decode(errors="replace") if self.trace.poll() else ""
-        return f"The worker process on {self.slot.name} {how}{hint}.\n{trace}".rstrip()
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how += " (the system does so when memory runs out)"
+        lines = ""
+        if self.crash_report.poll():
+            lines = os.read(self.crash_report.fileno(), 1 << 16).decode(errors="replace")
+        report = f"The worker process on {self.slot.name} {how}.\n{lines}"
+        return WorkerDied(report.rstrip(), code)
 
 
-def _main(connection: Connection, last_words: Connection, slot: Slot, folder: str) -> None:
-    """The worker: groups come in, news goes out. It stops with a checkpoint when told, and when whoever would hear its news is gone."""
+def _start(slot: Slot, modules: Sequence[str], arguments: tuple[Any, ...]) -> BaseProcess:
+    """The started process. Where the fork server is killed at this moment, the next try starts another."""
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            context: Any = start_context(["clipbench.sweeps.workers", *modules])
+            process = context.Process(target=_main, args=arguments, name=f"{OUR_NAMES}{slot.name}")
+            process.start()
+            break
+        except (EOFError, OSError):
+            if not tries_left:
+                raise
+    return process
+
+
+def _main(connection: Connection, crash_report: Connection, slot: Slot, folder: str) -> None:
+    """The worker: groups come in, messages go out.
+
+    It stops with a checkpoint when it is asked to, and when whoever would read its messages is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the sweep decides
-    stopped, inbox = threading.Event(), queue.Queue()  # type: ignore[var-annotated]
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    stop = threading.Event()
+    inbox: queue.Queue[bytes | None] = queue.Queue()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     os.chdir(folder)
     if slot.cores:
         os.sched_setaffinity(0, slot.cores)
     if slot.device.startswith("cuda:"):
         torch.cuda.set_device(slot.device)
-    threading.Thread(target=_listen, args=(connection, inbox, stopped), daemon=True).start()
-    faulthandler.enable(last_words.fileno())
-    while not stopped.is_set() and (message := inbox.get()) is not None:
-        _make(connection, message, stopped)
+    threading.Thread(target=_receive, args=(connection, inbox, stop), daemon=True).start()
+    faulthandler.enable(crash_report.fileno())
+    while not stop.is_set():
+        group = inbox.get()
+        if group is None:
+            return
+        _make(connection, group, stop)
 
 
-def _listen(connection: Connection, inbox: queue.Queue, stopped: threading.Event) -> None:
+def _receive(connection: Connection, inbox: queue.Queue[bytes | None], stop: threading.Event) -> None:
     try:
         while True:
-            if (message := connection.recv()) == "stop":
-                stopped.set()
+            message = connection.recv()
+            if message == STOP:
+                stop.set()
             else:
                 inbox.put(message)
     except (EOFError, OSError):
-        stopped.set()
+        stop.set()
         inbox.put(None)
 
 
-def _make(connection: Connection, message: bytes, stopped: threading.Event) -> None:
-    def tell(*news: Any) -> None:
-        with suppress(
-            OSError
-        ):  # nobody listens any more: then `stopped` is about to be set, and the runs are to be kept
-            connection.send(news)
+def _make(connection: Connection, group: bytes, stop: threading.Event) -> None:
+    """Make the pickled plans side by side, and send what happens."""
 
-    said, latest = time.monotonic(), {}  # type: ignore[var-annotated]
+    def send(message: Message) -> None:
+        # nobody listens any more: then `stop` is about to be set, and the runs are to be kept
+        with suppress(OSError):
+            connection.send(message)
+
+    reported = time.monotonic()
+    latest: dict[str, tuple[int, float]] = {}
     try:
-        for news in train_group(pickle.loads(message), stopped.is_set):
-            if news.elsewhere:
-                tell("elsewhere", news.plan.run, news.elsewhere)
-            elif news.row:
-                tell("ended", news.plan.run, news.row)
+        for event in train_group(pickle.loads(group), stop.is_set):
+            run = event.plan.run
+            if event.elsewhere:
+                send(MadeElsewhere(run, event.elsewhere))
+            elif event.row:
+                send(RunEnded(run, event.row))
             else:
-                steps = [row for row in news.rows if isinstance(row, StepRow)]
-                latest[news.plan.run] = (
-                    (steps[-1].step, steps[-1].loss)
-                    if steps
-                    else latest.get(news.plan.run, (0, float("nan")))
-                )
-            if latest and time.monotonic() - said > SAY_EVERY:
-                tell("at", latest)
-                said, latest = time.monotonic(), {}
-        tell("idle")
+                latest[run] = _latest_step(event.rows, latest.get(run, (0, float("nan"))))
+            if latest and time.monotonic() - reported > REPORT_EVERY:
+                send(StepsMade(latest))
+                reported, latest = time.monotonic(), {}
+        send(GroupLeft())
     except UserError as error:
-        tell("mistake", str(error))
+        send(MistakeFound(str(error)))
     except Exception:
-        tell("failed", traceback.format_exc())
+        send(GroupFailed(traceback.format_exc()))
+
+
+def _latest_step(rows: Sequence[Row], before: tuple[int, float]) -> tuple[int, float]:
+    """Step and loss of the last step among `rows`, `before` where there is none."""
+    for row in reversed(rows):
+        if isinstance(row, StepRow):
+            return row.step, row.loss
+    return before

@@ -1,0 +1,56 @@
+"""What the commands say and how they end: exit codes, messages on stderr, counts and durations in words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+WIDTH_OF_FILES = 140  # of a table that goes to a file or a pipe
+
+
+def say(message: str, code: int) -> int:
+    """Print `message` to stderr under the program's name; the exit code comes back."""
+    print(f"clipbench: {message}", file=sys.stderr)
+    return code
+
+
+def say_loading() -> None:
+    """Seconds of imports are coming: say so on a terminal, on a line that the next one overwrites."""
+    if sys.stderr.isatty():
+        print("loading torch …", end="\r", file=sys.stderr, flush=True)
+
+
+def say_interrupt(message: str) -> Callable[[], None]:
+    """What `first_interrupt` calls at the first Ctrl-C: it says `message`, and what another one does."""
+
+    def say_it() -> None:
+        print(f"\n{message} Ctrl-C again stops now.", file=sys.stderr, flush=True)
+
+    return say_it
+
+
+def console() -> Console:
+    """For tables on stdout: as wide as the terminal, 140 columns elsewhere; text is printed as it is."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else WIDTH_OF_FILES
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def runs(count: int) -> str:
+    """ "1 run", "2 runs"."""
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "3 min", "2.5 h", "3.1 days"."""
+    for unit, size, digits in (("days", 86400.0, 1), ("h", 3600.0, 1), ("min", 60.0, 0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"

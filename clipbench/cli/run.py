@@ -1,0 +1,39 @@
+"""`clipbench run`: one run, with its result."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from clipbench.api import finished_row, make_run, plan_run
+from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, say, say_interrupt
+from clipbench.cli.progress import progress
+from clipbench.cli.result import show_result
+from clipbench.interrupt import first_interrupt
+
+STOPPING = "Finishing the step and keeping everything."
+
+
+def run(options: Namespace) -> int:
+    """Make it, unless it is finished, and show its result."""
+    plan = plan_run(options.overrides, options.config_dir)
+    row = finished_row(plan)
+    if row is None:
+        with first_interrupt(say_interrupt(STOPPING)) as interrupted, progress(plan) as watch:
+            row = make_run(plan, interrupted, watch)
+    else:
+        print(
+            f"{plan.label}\nIt is finished already; this is its result. For another run change a setting, "
+            "the seed for instance."
+        )
+    if row is None:
+        return say("Interrupted. Nothing is lost: re-run the same command to resume.", INTERRUPTED)
+    if row["status"] == "failed":
+        print(row["error"], file=sys.stderr)
+        return say(
+            f"The run failed and is recorded so, with this traceback, as {plan.run}. The same command tries "
+            "again.",
+            FAILED,
+        )
+    show_result(plan, row)
+    return DONE

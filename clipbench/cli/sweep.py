@@ -1,0 +1,99 @@
+"""`clipbench sweep`: the runs of a grid, with a live table and a table at the end."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipbench.api import mistakes_in, plan_sweep
+from clipbench.cli.estimate import announce, show_estimate
+from clipbench.cli.live import live_table
+from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, MISTAKE, say, say_interrupt
+from clipbench.cli.result import outcome, show_summary
+from clipbench.errors import UserError
+from clipbench.interrupt import first_interrupt
+from clipbench.runs.plan import Plan
+from clipbench.sweeps.engine import make_launcher
+from clipbench.sweeps.estimate import estimate
+from clipbench.sweeps.launch import launch
+from clipbench.sweeps.outcome import SweepOutcome
+from clipbench.sweeps.scheduler import make_runs, unfinished
+
+STOPPING = "Finishing the steps at hand and keeping everything."
+JOBS_STOPPING = "The jobs finish their steps and keep everything."
+
+
+def sweep(options: Namespace) -> int:
+    """Make what is not finished, or say what that would mean."""
+    plans, launcher = plan_sweep(options.overrides, options.config_dir)
+    if options.dry_run:
+        found = estimate(plans, launcher, announce=announce)
+        show_estimate(found)
+        if found.left.runs:
+            print("Nothing was started.")
+        return DONE
+    if launcher:  # a mistake in its settings is said before anything else
+        make_launcher(launcher, options.config_dir, plans[0].results)
+    ended = make_and_show(plans, launcher, options.config_dir)
+    if not ended.interrupted:
+        show_summary(plans[0].results, [plan.run for plan in plans])
+    show_what_is_lacking(ended)
+    if ended.mistakes and not ended.interrupted:
+        raise UserError(mistakes_in(ended))
+    return exit_code(ended)
+
+
+def make_and_show(plans: Sequence[Plan], launcher: Sequence[str], config_dir: Path | None) -> SweepOutcome:
+    """Make the runs that are not finished, in workers or by a launcher, and show how far they are."""
+    todo = unfinished(plans)
+    finished = len(plans) - len(todo)
+    print(
+        f"{len(plans)} runs, {finished} of them finished already, {len(todo)} to do, into {plans[0].results}",
+        flush=True,
+    )
+    if not todo:
+        return make_runs(plans)
+    if launcher:
+        with first_interrupt(say_interrupt(JOBS_STOPPING)) as interrupted:
+            return launch(plans, launcher, config_dir, interrupted, _print_ended_job)
+    with first_interrupt(say_interrupt(STOPPING)) as interrupted, live_table() as listener:
+        return make_runs(plans, interrupted, listener)
+
+
+def _print_ended_job(done: int, total: int, plan: Plan, row: Mapping[str, Any] | None) -> None:
+    said = outcome(row) if row else ""
+    print(f"{done}/{total}  {plan.label}  {said}", file=sys.stderr, flush=True)
+
+
+def show_what_is_lacking(ended: SweepOutcome) -> None:
+    """The commands of the runs that failed or have not ended, and why; not the user's mistakes."""
+    if ended.interrupted:
+        say(
+            f"Interrupted, {len(ended.finished)} of {len(ended.plans)} runs are done. Nothing is lost: "
+            "re-run the same command to resume.",
+            INTERRUPTED,
+        )
+        return
+    for plan in ended.failed:
+        print(f"failed: {plan.command}", file=sys.stderr)
+    if ended.mistakes:
+        return
+    if ended.launcher_error:
+        where = f" What the jobs printed is in {ended.left_behind}." if ended.left_behind else ""
+        say(f"{ended.launcher_error}{where}", FAILED)
+    for plan in ended.not_made:
+        note = ended.notes.get(plan.run, "")
+        print(f"not finished: {plan.command}  {note}".rstrip(), file=sys.stderr)
+    if ended.not_made:
+        print("Re-run the same sweep to resume them.", file=sys.stderr)
+
+
+def exit_code(ended: SweepOutcome) -> int:
+    if ended.interrupted:
+        return INTERRUPTED
+    if ended.mistakes:
+        return MISTAKE
+    return DONE if ended.is_complete and not ended.launcher_error else FAILED

@@ -1,0 +1,25 @@
+"""`clipbench tails`: whether the gradient's noise at fixed weights is heavy-tailed."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from clipbench.cli.messages import DONE
+from clipbench.cli.progress import counting
+from clipbench.plot.tails import conclusion, draw_tails, made, numbers, samples
+from clipbench.runs.noise import measure_noise, parse_steps
+from clipbench.runs.plan import make_plan
+
+
+def tails(options: Namespace) -> int:
+    """Measure, say it in words and draw the figure."""
+    plan = make_plan(options.overrides, options.config_dir)
+    at = parse_steps(options.at, plan.settings.steps)
+    with counting(plan.label) as tick:
+        rows = measure_noise(plan, at, options.batches, tick)
+    print(made(rows))
+    for step, tail in samples(rows).items():
+        print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
+    name = f"{plan.settings.task.name}_{plan.settings.scale}_{plan.run}_tails.png"
+    print(draw_tails(rows, plan.results / "figures" / name))
+    return DONE

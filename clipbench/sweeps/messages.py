@@ -1,0 +1,60 @@
+"""What a worker process tells the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepsMade:
+    """By run id: the latest step and its loss, of the runs that have made some since the last such message."""
+
+    latest: Mapping[str, tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """A run is recorded; `row` is its row of `runs`."""
+
+    run: str
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MadeElsewhere:
+    """A run is left to `owner`, another process that makes it; "finished" where it is made already."""
+
+    run: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class GroupLeft:
+    """The worker is done with its group: every run has ended, or it was asked to stop."""
+
+
+@dataclass(frozen=True)
+class MistakeFound:
+    """The group cannot be made, for a reason that the user can mend."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class GroupFailed:
+    """What the runs of the group share has raised."""
+
+    traceback: str
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """The process has ended: always the last message. `report`: how, with the lines in which it crashed."""
+
+    report: str
+    exit_code: int
+
+
+Message = StepsMade | RunEnded | MadeElsewhere | GroupLeft | MistakeFound | GroupFailed | WorkerDied
