@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from clipbench.processes import start_context
-
 
 @contextmanager
 def first_interrupt(say: Callable[[], None]) -> Iterator[Callable[[], bool]]:
@@ -44,6 +42,3 @@ def first_interrupt(say: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 def never() -> bool:
     """Nobody interrupts."""
     return False
-
-
-starter = start_context  # alias until the rooms are merged

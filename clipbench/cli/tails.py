@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from clipbench.analysis.noise import conclusion, numbers, provenance, samples
 from clipbench.cli.messages import DONE
 from clipbench.cli.progress import counting
-from clipbench.plot.tails import conclusion, draw_tails, made, numbers, samples
+from clipbench.plot.tails import draw_tails
 from clipbench.runs.noise import measure_noise, parse_steps
 from clipbench.runs.plan import make_plan
 
@@ -17,7 +18,7 @@ def tails(options: Namespace) -> int:
     at = parse_steps(options.at, plan.settings.steps)
     with counting(plan.label) as tick:
         rows = measure_noise(plan, at, options.batches, tick)
-    print(made(rows))
+    print(provenance(rows))
     for step, tail in samples(rows).items():
         print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
     name = f"{plan.settings.task.name}_{plan.settings.scale}_{plan.run}_tails.png"

@@ -70,5 +70,3 @@ PROPERTIES: dict[str, Law] = {
     HOMOGENEOUS: gradient_and_level_scale_together,
     STRAIGHT: the_direction_stays,
 }
-
-OWED = CONTRACT  # alias until the rooms are merged

@@ -155,6 +155,3 @@ def _ticks(low: float, high: float) -> list[float]:
     if len(ticks) > 1:
         return ticks
     return [float(tick) for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
-
-
-made = provenance  # alias until the rooms are merged

@@ -16,7 +16,7 @@ import pandas as pd
 
 from clipbench.analysis.groups import parts, read_groups
 from clipbench.errors import Unreadable, UserError, nearest
-from clipbench.interrupt import starter
+from clipbench.processes import start_context
 
 if TYPE_CHECKING:
     from clipbench.report.figures import Drawn
@@ -75,7 +75,7 @@ def _aside(results: Path) -> Any:
     """
     if WORKERS < 2 or sum(1 for _ in (results / "runs").glob("*.parquet")) < MANY:
         return None
-    return starter(["clipbench.report.figures"])
+    return start_context(["clipbench.report.figures"])
 
 
 def _each(

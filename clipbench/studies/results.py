@@ -108,8 +108,7 @@ def contest_results(contest: Contest, rows: pd.DataFrame) -> list[MethodResult]:
     left out.
     """
     rows = contest.rows_of(rows)
-    # the column's name is `numbers` until the rooms are merged
-    best = winners(rows).rename(columns={"numbers": "hyperparameters"})
+    best = winners(rows)
     found = []
     for method in contest.study.methods:
         of_method = rows[rows["method"] == method]

@@ -17,7 +17,7 @@ from clipbench.record import tables
 from clipbench.record.files import check_writable
 from clipbench.runs.lockstep import record_failure
 from clipbench.runs.plan import Plan
-from clipbench.sweeps.groups import arrange, groups_of
+from clipbench.sweeps.groups import arrange
 from clipbench.sweeps.messages import (
     GroupFailed,
     GroupLeft,
@@ -223,6 +223,3 @@ class Sweep:
         self.state.elsewhere.pop(run, None)
         self.state.status[run] = status
         self.listener(self.state, self.state.plans[run], row)
-
-
-__all__ = ["Sweep", "groups_of", "make_runs", "unfinished"]  # groups_of: alias until the rooms are merged

@@ -19,7 +19,7 @@ from clipbench.optim import evaluation_weights
 from clipbench.record import tables
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.plan import Plan
-from clipbench.task import place
+from clipbench.task import prepare_on_device
 from clipbench.task.seeds import generator
 from clipbench.train.batches import device_batches
 from clipbench.train.learner import Evaluation, Learner
@@ -121,7 +121,7 @@ def _timed_validation(learner: Learner) -> float:
     since, evaluation = time.perf_counter(), Evaluation(learner)
     with evaluation_weights(learner.optimizer):
         for batch in learner.task.eval_batches(learner.task.splits[0]):
-            evaluation.update(place(learner.task, batch, learner.device))
+            evaluation.update(prepare_on_device(learner.task, batch, learner.device))
             if time.perf_counter() - since > TIMED_SECONDS:
                 return 0.0
     evaluation.values()

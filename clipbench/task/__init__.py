@@ -14,7 +14,7 @@ probe.py       what the laws look at: batches, examples, losses of parts
 from clipbench.task.metric_set import MetricSet, majority
 from clipbench.task.metrics import Metric
 from clipbench.task.order import holdout, shuffled
-from clipbench.task.task import Batch, Batches, Task, move, place, prepare_on_device
+from clipbench.task.task import Batch, Batches, Task, prepare_on_device
 
 __all__ = [
     "Batch",
@@ -24,8 +24,6 @@ __all__ = [
     "Task",
     "holdout",
     "majority",
-    "move",
-    "place",
     "prepare_on_device",
     "shuffled",
 ]

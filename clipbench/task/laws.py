@@ -262,5 +262,3 @@ CONTRACT: dict[str, Law] = {
     "learning can beat the baseline": learning_can_beat_the_baseline,
     "it says which data these are": it_says_which_data_these_are,
 }
-
-OWED = CONTRACT  # alias until the rooms are merged

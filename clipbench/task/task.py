@@ -176,7 +176,3 @@ def as_batches(batches: Iterator[Batch]) -> Batches:
 def prepare_on_device(task: Task, batch: Batch, device: torch.device) -> Batch:
     """The batch as `forward` takes it: on `device`, finished. Pinned memory is copied without waiting."""
     return task.finish(on_device(batch, device))
-
-
-move = on_device  # alias until the rooms are merged
-place = prepare_on_device  # alias until the rooms are merged

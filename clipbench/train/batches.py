@@ -98,9 +98,3 @@ def device_batches(
         ) from None
     finally:
         source.close()
-
-
-Span = Stopwatch  # alias until the rooms are merged
-Supply = BatchTiming  # alias until the rooms are merged
-Served = DeviceBatch  # alias until the rooms are merged
-serve = device_batches  # alias until the rooms are merged

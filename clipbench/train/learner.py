@@ -20,7 +20,6 @@ from clipbench.task.seeds import RandomState, generator
 from clipbench.train.batches import BatchTiming, DeviceBatch, Stopwatch, waiting_time
 from clipbench.train.evaluation import Evaluation
 from clipbench.train.metrics import BufferedMetrics
-from clipbench.train.schedule import Schedule as Schedule  # alias until the rooms are merged
 from clipbench.train.step import Plain, Step
 
 

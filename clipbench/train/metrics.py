@@ -74,6 +74,3 @@ def _has_rows(outputs: Tree, targets: Tree) -> bool:
 
 def _joinable(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> bool:
     return all(a.shape[1:] == b.shape[1:] for a, b in zip(old, new, strict=True))
-
-
-Together = BufferedMetrics  # alias until the rooms are merged

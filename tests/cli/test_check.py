@@ -8,7 +8,7 @@ import pytest
 
 from clipbench.cli.main import main
 from clipbench.optim import laws
-from clipbench.task.laws import OWED as OWED_BY_TASKS
+from clipbench.task.laws import CONTRACT as CONTRACT_OF_TASKS
 
 RULE = """
 import torch
@@ -127,8 +127,13 @@ def test_a_good_rule_passes_and_its_properties_are_named(own, capsys):
     assert main(["check", "checked_clip:Smooth"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("checked_clip:Smooth  α = 1/√(1 + (‖g‖/η)²)")
-    assert set(laws.OWED) <= lines(shown, "✓")
-    assert lines(shown, "✓") - set(laws.OWED) == {laws.SHRINKS, laws.BOUNDED, laws.HOMOGENEOUS, laws.STRAIGHT}
+    assert set(laws.CONTRACT) <= lines(shown, "✓")
+    assert lines(shown, "✓") - set(laws.CONTRACT) == {
+        laws.SHRINKS,
+        laws.BOUNDED,
+        laws.HOMOGENEOUS,
+        laws.STRAIGHT,
+    }
     assert lines(shown, "·") == {laws.IDEMPOTENT}
 
 
@@ -179,7 +184,7 @@ def test_ours_are_checked_by_name(capsys, name):
 )
 def test_a_good_task_passes(own, capsys, words):
     assert main(["check", *words]) == 0
-    assert lines(capsys.readouterr().out, "✓") == set(OWED_BY_TASKS)
+    assert lines(capsys.readouterr().out, "✓") == set(CONTRACT_OF_TASKS)
 
 
 def test_a_task_whose_test_is_its_validation_does_not(own, capsys):

@@ -13,7 +13,7 @@ from clipbench.optim import ClippedSSTM, Restarter, clip_gradients, make_rule
 from clipbench.runs.config import load
 from clipbench.runs.plan import make_plan
 from clipbench.task.seeds import device_generator, fresh_model, generator
-from clipbench.train.batches import serve
+from clipbench.train.batches import device_batches
 from clipbench.train.learner import Learner, Schedule, StepRow
 from clipbench.train.loop import train
 
@@ -35,7 +35,7 @@ def learner_of(task, model, optimizer, restarter=None):
 
 def rows_of(one, until=30):
     """The losses by step that a learner makes from where it is up to the step `until`."""
-    batches = serve(one.task, one.task.train_batches(generator(0, "data")), CPU, one.step)
+    batches = device_batches(one.task, one.task.train_batches(generator(0, "data")), CPU, one.step)
     found = {}
     for rows in train([one], batches, steps=30, eval_every=10, read=lambda step: step == until):
         for row in rows.get(one, []):

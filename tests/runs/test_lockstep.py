@@ -13,7 +13,7 @@ import torch
 from clipbench.record import tables
 from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.grid import make_plans
-from clipbench.sweeps.scheduler import groups_of
+from clipbench.sweeps.groups import groups_of
 
 OWN = Path(__file__).parents[1].joinpath("tiny.py")
 
