@@ -1,9 +1,11 @@
-"""Milliseconds a step in other people's loops: torch's AdamW, torch's with the loop's own clipping, and ClippedAdamW.
+"""Milliseconds a step in other people's loops: torch's AdamW, with the loop's own clipping, and ClippedAdamW.
 
-python scripts/bench_hosts.py [--rounds 7] [--steps 12] [--hosts plain Trainer accelerate compiled GradScaler] [--device auto]
+python scripts/bench_hosts.py [--rounds 7] [--steps 12] [--device auto]
+                              [--hosts plain Trainer accelerate compiled GradScaler]
 
-A BERT of 4 layers, 256 wide (11 million weights), 16 sentences of 32 words; under GradScaler fp16 on a GPU, fp32 on a CPU. Ways take turns
-in one process; the numbers are medians over the steps of all rounds, the ratios medians over the rounds.
+A BERT of 4 layers, 256 wide (11 million weights), 16 sentences of 32 words; under GradScaler fp16 on a GPU,
+fp32 on a CPU. Ways take turns in one process; milliseconds are medians over the steps of all rounds, ratios
+medians over the rounds.
 """
 
 from __future__ import annotations
@@ -198,9 +200,9 @@ def row(host: str, times: dict[str, Sequence[np.ndarray]]) -> str:
 def main(options: argparse.Namespace) -> None:
     device = find_device(options.device)
     warnings.simplefilter("ignore")  # theirs
-    print(
-        f"| loop | {' | '.join(f'{name}, ms' for name in OPTIMIZERS)} | ours / torch | ours / torch and the loop's clipping |"
-    )
+    heads = [f"{name}, ms" for name in OPTIMIZERS]
+    heads += ["ours / torch", "ours / torch and the loop's clipping"]
+    print(f"| loop | {' | '.join(heads)} |")
     print("|---|---|---|---|---|---|")
     for name in options.hosts:
         print(row(name, measure(HOSTS[name], options.rounds, options.steps, device)), flush=True)  # type: ignore[arg-type]

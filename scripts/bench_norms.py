@@ -1,8 +1,9 @@
-"""Other ways to a clipped step than the one clipbench takes: norms in backward hooks, one flat buffer, a compiled step.
+"""Other ways to a clipped step than clipbench's: norms in backward hooks, one flat buffer, a compiled step.
 
 python scripts/bench_norms.py [--rounds 20]
 
-ResNet18 at 32×32, batch 32, SGD with momentum. All ways take turns in one process; medians of milliseconds. CPU or GPU.
+ResNet18 at 32×32, batch 32, SGD with momentum. All ways take turns in one process; medians of milliseconds.
+CPU or GPU.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def sgd(params: Any) -> torch.optim.SGD:
 
 
 def whole_ways(device: torch.device) -> dict[str, Callable[[], Any]]:
-    """Forward, backward and step; the norm after backward, or of each gradient in its hook, while it is in cache."""
+    """Forward, backward and step; the norm after backward, or of each gradient in its hook, while in cache."""
 
     def way(hooked: bool, clipped: bool) -> Callable[[], None]:
         model = resnet18(num_classes=10).to(device)

@@ -1,10 +1,10 @@
-"""What a clipped step costs: every rule against the plain optimizer, torch's own clipping, torch-clip and the memory floor.
+"""What a clipped step costs, against the plain optimizer, torch's clipping, torch-clip and the floor.
 
 python scripts/bench_step.py [--rounds 30] [--only resnet18] [--device auto] [--out DIR]
 
-All ways take turns in one process on the same parameters and gradients; medians of the rounds, with their quartiles. A ratio is the median
-of the rounds' ratios. torch-clip is measured where it is installed (pip install --no-deps torch-clip). Writes the numbers as
-bench_step.parquet and draws bench_step.png.
+All ways take turns in one process on the same parameters and gradients; medians of the rounds, with their
+quartiles. A ratio is the median of the rounds' ratios. torch-clip is measured where it is installed (pip
+install --no-deps torch-clip). Writes the measurements as bench_step.parquet and draws bench_step.png.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ def measure(model: str, optimizer: str, rule: str, ways: Ways, rounds: int) -> d
     torchs = min((found[f"{kind}, {form}"] for form in ("fused", "foreach")), key=np.median)
     floor = ways.floor_bytes * ways.count / (ways.copied_bytes / np.median(found["copy"]))
     low, middle, high = np.percentile(found["ours"], [25, 50, 75])
+    theirs = ratio(found["torch-clip"], found["ours"]) if "torch-clip" in found else float("nan")
     row = {
         "model": model,
         "optimizer": optimizer,
@@ -159,16 +160,14 @@ def measure(model: str, optimizer: str, rule: str, ways: Ways, rounds: int) -> d
         "over_norm_and_step": ratio(found["ours"], found["norm pass"] + found["unclipped"]),
         "over_norm_rule": ratio(found["ours"], found["ours, norm"]),
         "torch_over_ours": ratio(torchs, found["ours"]),
-        "torch_clip_over_ours": ratio(found["torch-clip"], found["ours"])
-        if "torch-clip" in found
-        else float("nan"),
+        "torch_clip_over_ours": theirs,
         "over_floor": middle / floor,
     }
     return row | {f"ms_{name}": float(np.median(values)) for name, values in found.items() if name != "ours"}
 
 
 def auto_over_time(rounds: int = 300) -> tuple[float, float, int]:
-    """Microseconds of auto's own work around step 100 and around step 100 000, alternating, and the bytes of its memory."""
+    """Microseconds of auto's own work around steps 100 and 100 000, alternating; and the bytes of its memory."""
     rule, norms = Auto(), torch.rand(100_300, generator=torch.Generator().manual_seed(0))
     states = []
     for steps in (100, 100_000):
@@ -176,14 +175,14 @@ def auto_over_time(rounds: int = 300) -> tuple[float, float, int]:
         for norm in norms[:steps]:
             _, state = rule.level(norm, state)
         states.append(state)
-    taken: list[list[float]] = [[], []]
+    times_of: list[list[float]] = [[], []]
     for i in range(rounds):
         for which in (0, 1):
             started = time.perf_counter()
             rule.level(norms[i], states[which])
-            taken[which].append((time.perf_counter() - started) * 1e6)
+            times_of[which].append((time.perf_counter() - started) * 1e6)
     size = sum(value.numel() * value.element_size() for value in states[1].values())
-    return float(np.median(taken[0])), float(np.median(taken[1])), size
+    return float(np.median(times_of[0])), float(np.median(times_of[1])), size
 
 
 def machine(device: torch.device) -> str:
@@ -191,12 +190,13 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return f"{(names or [platform.processor()])[0]}, {torch.get_num_threads()} threads of {os.cpu_count()}, torch {torch.__version__}"
+    name = platform.processor()
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if "model name" in line:
+            name = line.partition(":")[2].strip()
+            break
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
+    return f"{name}, {threads}, torch {torch.__version__}"
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -298,8 +298,10 @@ def main(options: argparse.Namespace) -> None:
     draw(frame, options.out / "bench_step.png", machine(device))
     print(table(frame))
     early, late, size = auto_over_time()
+    growth = late / early
     print(
-        f"\n`auto`'s own work: {early:.0f} µs at step 100, {late:.0f} µs at step 100 000 (× {late / early:.2f}); its memory: {size} bytes."
+        f"\n`auto`'s own work: {early:.0f} µs at step 100, {late:.0f} µs at step 100 000 (× {growth:.2f}); "
+        f"its memory: {size} bytes."
     )
     print(machine(device))
 

@@ -195,7 +195,7 @@ class Clipping:
         if self.rng is not None and memory.rng_state is not None:
             self.rng.set_state(memory.rng_state)
 
-    # what they are made of
+    # their parts
 
     def _rules(self, optimizer: Optimizer, groups: Sequence[Group]) -> list[Rule]:
         return [rule_of_group(optimizer, self.rule, group) for group in groups]

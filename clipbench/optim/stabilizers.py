@@ -17,7 +17,7 @@ from clipbench.optim.rule import EntryRule, Rule, State
 
 @dataclass(frozen=True)
 class AdaClip(EntryRule):
-    """for each tensor, entries abs(g_w) > μ̂ become g_w·μ̂/M, where M = max abs(g_l) and μ̂ = its running mean
+    """for each tensor, entries abs(g_w) > μ̂ become g_w·μ̂/M, where M = max abs(g_l), μ̂ = its running mean
 
     The mean has this step's M in it: μ ← γ3·μ + (1 − γ3)·M, and μ̂ = μ/(1 − γ3^t) with t its own count of
     steps: with Adam's, which Stable-SPAM's resets set to 0, the threshold would rise several-hundred-fold

@@ -22,6 +22,7 @@ PAIRS = pairs_of(RULES)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_under_a_grad_scaler_the_step_is_the_same_as_without(name, kind, implementation):
+    """Whether the scaler unscales in its step or is asked to before."""
     cls, keywords = CLASSES[kind]
     keywords = {**keywords, **IMPLEMENTATIONS[implementation], "clipping_type": name}
     x, plain, scaled = torch.randn(8, 6), small_model(), small_model()
@@ -65,6 +66,7 @@ def test_an_overflow_under_a_grad_scaler_leaves_the_step_out_and_halves_the_scal
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_a_fused_step_with_a_gradient_that_is_not_finite_is_left_out_exactly(name, kind, bad):
+    """Afterwards all is as in a run without those steps."""
     cls, keywords = CLASSES[kind]
     model, clean = small_model(), small_model()
     torch.manual_seed(0)

@@ -62,9 +62,10 @@ def test_a_group_added_within_a_stretch_is_refused_and_after_a_restart_it_is_not
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_weights_become_the_mean_since_the_last_restart(dtype):
+    """Two stretches, of 5 and 10 steps; what is frozen is left alone."""
     model = small_model().to(dtype)
     frozen = model[0].bias.requires_grad_(False)
-    kept = frozen.clone()
+    unmoved = frozen.clone()
     optimizer, restarter = (
         ClippedSGD(model.parameters(), lr=0.1, momentum=0.9),
         Restarter(first=5, coeff=2, max=99),
@@ -81,7 +82,7 @@ def test_the_weights_become_the_mean_since_the_last_restart(dtype):
                 weights(model), expected, rtol=1e-6 if dtype != torch.bfloat16 else 1e-2, atol=1e-6
             )
             seen = []
-    assert torch.equal(frozen, kept)
+    assert torch.equal(frozen, unmoved)
     assert not frozen.requires_grad
     assert all(p.requires_grad for p in model.parameters() if p is not frozen)
 
@@ -185,6 +186,8 @@ def test_the_loop_of_torch_clips_readme():
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 9])
 def test_resuming_is_exact(cut):
+    """Optimizer and restarter saved and loaded at step `cut`, before, at and after a restart."""
+
     def build(model):
         rng = torch.Generator().manual_seed(3)
         return ClippedSGD(

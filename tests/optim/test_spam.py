@@ -278,6 +278,7 @@ def test_its_rules_keep_the_contract(make, law):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cls", [SPAM, StableSPAM])
 def test_resuming_is_exact_across_resets(cls, dtype, implementation):
+    """Saved and loaded before, at and after a reset."""
     own = {"threshold": 4.0, "pause": 1, "warmup": 2} if cls is SPAM else {}
     settings = {"lr": 0.01, "reset_every": 4, "clipping_type": "linear_rand_norm", **own, **implementation}
 

@@ -201,6 +201,7 @@ def test_a_types_own_threshold_is_not_divided():
     "name", ["none", "norm", "linear_rand_norm", "layer_wise", "coordinate_wise", "auto"]
 )
 def test_resuming_is_exact_and_evaluation_leaves_no_trace(name):
+    """Twelve steps without evaluation are five, a file and seven with it."""
     settings = {"lr": 0.1, "L": 1.0, "cap": 0.7, "clipping_type": name}
 
     def go(model, optimizer, steps, evaluate):
@@ -226,6 +227,7 @@ def test_resuming_is_exact_and_evaluation_leaves_no_trace(name):
 
 
 def test_evaluation_ends_at_x_also_when_it_fails_and_other_optimizers_are_left_alone():
+    """The weights before and after `evaluation_weights` are the same, to the bit."""
     model = small_model()
     optimizer = ClippedSSTM(model.parameters(), lr=1.0, L=1.0)
     for step in range(3):
