@@ -1,10 +1,12 @@
-"""What runs side by side cost: the wall time of 16 over that of one, and over 16 one by one. A table in Markdown.
+"""What runs side by side cost: the wall time of 16 over that of one, and over 16 one by one. A table in
+Markdown.
 
 python scripts/bench_lockstep.py [--steps 30] [--runs 16] [--repeats 3] [--device auto] [--only TEXT]
 
-The clock runs while the steps are made, the run is evaluated once and its tables are written; imports and loading the data are left
-out, since a real run has many more steps. One thread a run. The three ways take turns, and medians are shown: first in one worker,
-then, where the machine has several, in the workers that a sweep has by default.
+The clock runs while the steps are made, the run is evaluated once and its tables are written; imports and
+loading the data are left out, since a real run has many more steps. One thread a run. The three ways take
+turns, and medians are shown: first in one worker, then, where the machine has several, in the workers that a
+sweep has by default.
 """
 
 from __future__ import annotations

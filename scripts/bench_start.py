@@ -1,9 +1,10 @@
-"""How long the command line takes to answer, and a run to its first step over the imports that it cannot avoid.
+"""How long the command line takes to answer, and a run to its first step over the imports that it cannot
+avoid.
 
 python scripts/bench_start.py [--rounds 5]
 
-Fresh processes that take turns; medians of seconds. The imports: torch, hydra, torchmetrics (which imports torchvision and transformers by
-itself) and the task's own library.
+Fresh processes that take turns; medians of seconds. The imports: torch, hydra, torchmetrics (which imports
+torchvision and transformers by itself) and the task's own library.
 """
 
 from __future__ import annotations

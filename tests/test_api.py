@@ -1,4 +1,6 @@
-"""clipbench.run, .sweep, .study and .results: the same runs as the commands', as DataFrames, and nothing printed."""
+"""clipbench.run, .sweep, .study and .results: the same runs as the commands', as DataFrames, and nothing
+printed.
+"""
 
 import re
 import signal

@@ -26,6 +26,7 @@ from clipbench.runs.plan import Plan
 from clipbench.stats.tails import LEAST
 from clipbench.task import Batch, Task
 from clipbench.task.seeds import generator
+from clipbench.task.tree import widened
 from clipbench.train.batches import device_batches
 from clipbench.train.learner import Learner
 
@@ -228,7 +229,7 @@ def _gradients(
     """(loss, gradients in float64 on `device`) of each batch."""
     for batch in batches:
         outputs, targets = task.forward(model, batch)
-        loss = task.loss(outputs.float(), targets)
+        loss = task.loss(widened(outputs), targets)
         grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
         yield loss.item(), [grad.to(device, torch.float64) for grad in grads]
 
