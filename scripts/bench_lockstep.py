@@ -118,7 +118,7 @@ def seconds_of_slot(job: tuple[tuple[int, ...], list[list[Plan]]]) -> float:
 
 
 class Bench:
-    """Processes that stay, so that imports are paid once, and a fresh results folder for every measurement."""
+    """Processes that stay, so that imports are paid once; a fresh results folder for every measurement."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.fresh = folder, count()
@@ -210,7 +210,8 @@ def main(options: argparse.Namespace) -> None:
             cells = [name, *bench.row(plans, options.repeats)]
             print(f"| {' | '.join(cells)} |", flush=True)
         print(
-            f"\n{options.steps} steps, one thread a run, medians of {options.repeats}. {machine(options.device)}."
+            f"\n{options.steps} steps, one thread a run, medians of {options.repeats}. "
+            f"{machine(options.device)}."
         )
         bench.pool.shutdown()
 

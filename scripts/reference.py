@@ -1,12 +1,18 @@
 """Makes the reference results behind the README again: small tables and figures in results/reference, from
 runs in --results.
 
-python scripts/reference.py methods                     every clipping type, and every optimizer, at its defaults on the mini tasks
-python scripts/reference.py methods_cola COLA MODEL     five rules that torch-clip lacks, and none: AdamW, one pass over CoLA, one seed
-python scripts/reference.py studies                     a quick study of each mini task
-python scripts/reference.py cora DATA                   nine types with SGD, five seeds, on DATA/raw/reddit_data.npz, reddit_graph.npz
-python scripts/reference.py published COLA MODEL        torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a BERT
-python scripts/reference.py tails COLA MODEL CIFAR      the gradient's noise at steps 0 and 100; CIFAR: train/<class>/*, val/<class>/*
+python scripts/reference.py methods
+    every clipping type, and every optimizer, at its defaults on the mini tasks
+python scripts/reference.py methods_cola COLA MODEL
+    five rules that torch-clip lacks, and none: AdamW, one pass over CoLA, one seed
+python scripts/reference.py studies
+    a quick study of each mini task
+python scripts/reference.py cora DATA
+    nine types with SGD, five seeds, on DATA/raw/reddit_data.npz, reddit_graph.npz
+python scripts/reference.py published COLA MODEL
+    torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a BERT
+python scripts/reference.py tails COLA MODEL CIFAR
+    the gradient's noise at steps 0 and 100; CIFAR: train/<class>/*, val/<class>/*
 
 Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour
 for what trains MiniLM. Each goes on where it was stopped.
@@ -25,7 +31,10 @@ from clipbench.record import tables
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 MINI = "task=imagenet,voc,cola,reddit"
-CORE = "none,norm,linear_rand_norm,quadratic_rand_norm,layer_wise,coordinate_wise,auto,linear_rand_auto,quadratic_rand_auto"
+CORE = (
+    "none,norm,linear_rand_norm,quadratic_rand_norm,layer_wise,coordinate_wise,"
+    "auto,linear_rand_auto,quadratic_rand_auto"
+)
 
 
 def run(*arguments: str) -> None:
