@@ -135,7 +135,7 @@ def _file(name: Any, config_dir: Path | None) -> Path:
 
 
 def _checked(path: Path, given: Any, methods: Sequence[str]) -> Study:
-    """The study that a file's content describes. `methods` stand instead of the file's, where there are any."""
+    """The study that a file's content describes. `methods` stand instead of the file's if there are any."""
     where = f"Study '{path.stem}'"
     _check_keys(where, path, given)
     names = _methods(where, list(methods) or given["methods"])

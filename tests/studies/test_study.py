@@ -123,7 +123,7 @@ METHODS = ["none", "norm", "own_rule:Smooth"]  # none is added
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a finished study of a task and a rule of one's own, its outcome, and the phases in order."""
+    """The folder of a finished study of a task and a rule of one's own, its outcome, and its phases."""
     folder = tmp_path_factory.mktemp("finished")
     prepare(folder)
     phases = []
@@ -448,7 +448,8 @@ def test_every_study_of_ours_is_sound(name):
     [
         (
             ["study=quik"],
-            r"Unknown study 'quik'\. Did you mean 'quick'\? Known: full, quick, small, standard\. .*DIR/study/quik.yaml",
+            r"Unknown study 'quik'\. Did you mean 'quick'\? Known: full, quick, small, standard\. "
+            r".*DIR/study/quik.yaml",
         ),
         (["study=quick,full"], "study=quick,full has several values"),
         (["study.trals=3"], r"unknown key 'trals'\. Did you mean 'trials'"),
@@ -464,7 +465,8 @@ def test_every_study_of_ours_is_sound(name):
         (["optim.clipping_type=own_rule:Smoth"], "'Smoth' in own_rule must be a dataclass"),
         (
             ["study.space.cliping_level={log:[1,2]}"],
-            r"space\.cliping_level: there is no such hyperparameter\. Did you mean 'clipping_level'\? Known: beta, ",
+            r"space\.cliping_level: there is no such hyperparameter\. Did you mean 'clipping_level'\? "
+            r"Known: beta, ",
         ),
         (
             ["study.own={norm:{betta:{log:[1,2]}}}"],
