@@ -1,4 +1,6 @@
-"""`clipbench check`: a user's own rule and task are put through the laws of ours, and each fault is found by name."""
+"""`clipbench check`: a user's own rule and task are put through the laws of ours, and each fault is found by
+name.
+"""
 
 import re
 import sys
@@ -8,7 +10,7 @@ import pytest
 
 from clipbench.cli.main import main
 from clipbench.optim import laws
-from clipbench.task.laws import OWED as OWED_BY_TASKS
+from clipbench.task.laws import CONTRACT as TASKS
 
 RULE = """
 import torch
@@ -127,8 +129,13 @@ def test_a_good_rule_passes_and_its_properties_are_named(own, capsys):
     assert main(["check", "checked_clip:Smooth"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("checked_clip:Smooth  α = 1/√(1 + (‖g‖/η)²)")
-    assert set(laws.OWED) <= lines(shown, "✓")
-    assert lines(shown, "✓") - set(laws.OWED) == {laws.SHRINKS, laws.BOUNDED, laws.HOMOGENEOUS, laws.STRAIGHT}
+    assert set(laws.CONTRACT) <= lines(shown, "✓")
+    assert lines(shown, "✓") - set(laws.CONTRACT) == {
+        laws.SHRINKS,
+        laws.BOUNDED,
+        laws.HOMOGENEOUS,
+        laws.STRAIGHT,
+    }
     assert lines(shown, "·") == {laws.IDEMPOTENT}
 
 
@@ -179,7 +186,7 @@ def test_ours_are_checked_by_name(capsys, name):
 )
 def test_a_good_task_passes(own, capsys, words):
     assert main(["check", *words]) == 0
-    assert lines(capsys.readouterr().out, "✓") == set(OWED_BY_TASKS)
+    assert lines(capsys.readouterr().out, "✓") == set(TASKS)
 
 
 def test_a_task_whose_test_is_its_validation_does_not(own, capsys):
@@ -193,7 +200,7 @@ def test_a_task_whose_test_is_its_validation_does_not(own, capsys):
     ("words", "message"),
     [
         (["nowhere:Smooth"], "There is no module 'nowhere'"),
-        (["checked_clip:Smoth"], "There is no class 'Smoth' in checked_clip"),
+        (["checked_clip:Smoth"], "There is no 'Smoth' in checked_clip. Did you mean 'Smooth'?"),
         (["checked_clip:plain"], "must be a class that inherits clipbench.optim.Rule or clipbench.task.Task"),
         (["checked_line:Sized"], "A class that needs settings is checked as task=NAME"),
         (["atuo"], "Did you mean 'auto'"),
