@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,8 +11,16 @@ import pandas as pd
 import pytest
 import torch
 
+from clipbench.cli.arguments import parse
+from clipbench.cli.commands import COMMANDS, command_named
+from clipbench.cli.filters import read_filter
 from clipbench.cli.main import main
+from clipbench.cli.sources import clipping_types, keys_of
 from clipbench.optim import ALIASES, RULES, TIED
+from clipbench.runs import config
+from clipbench.runs.plan import make_plan
+from clipbench.studies.contest import contests
+from clipbench.sweeps.grid import make_plans, split_launcher
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -99,12 +109,32 @@ def test_the_table_of_types_is_the_rules(folder):
         assert set(rest) & set(ALIASES) == {alias for alias, of in ALIASES.items() if of == name}
 
 
-def test_every_file_of_the_package_has_its_line():
+def test_every_room_has_its_line_and_every_file_is_named_in_the_tree_or_by_its_room():
     tree = TEXT.split("## The house")[1]
     for folder in ("clipbench", "tasks"):
         for path in (ROOT / folder).rglob("*.py"):
-            if path.name != "__init__.py":
-                assert path.name in tree, path
+            parts = path.relative_to(ROOT).parts
+            if parts[:2] in (("clipbench", "conf"), ("clipbench", "tasks")):  # where they are links
+                continue
+            if path.name == "__init__.py":
+                assert f"{path.parent.name}/" in tree, path
+                continue
+            room = path.with_name("__init__.py")
+            listed = ast.get_docstring(ast.parse(room.read_text())) or "" if room.exists() else ""
+            assert path.name in re.findall(r"\w+\.py", tree + listed), path
+
+
+@pytest.mark.parametrize(
+    "room", sorted(path.parent.name for path in (ROOT / "clipbench").glob("*/__init__.py"))
+)
+def test_a_room_lists_its_files_and_no_others(room):
+    folder = ROOT / "clipbench" / room
+    if room in ("conf", "tasks"):  # links to the folders beside the package
+        return
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    listed = re.findall(r"(?:^|\s)(\w+\.py)(?=\s|,|$)", text, re.MULTILINE)
+    files = sorted(path.name for path in folder.glob("*.py") if path.name != "__init__.py")
+    assert sorted(listed) == files
 
 
 def test_the_schema_is_the_tables():
@@ -124,7 +154,103 @@ def test_the_schema_is_the_tables():
         assert set(schema.names) <= named | {"column"}
 
 
-def test_the_commands_named_are_commands():
-    commands = set(re.findall(r"^clipbench (\w+)", TEXT, re.MULTILINE))
-    source = ast.parse((ROOT / "clipbench" / "cli.py").read_text())
-    assert commands <= {node.name for node in source.body if isinstance(node, ast.FunctionDef)} | {"list"}
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+
+
+def commands_shown():
+    """Every `clipbench …` of the README, in blocks and in running text, its comment left out."""
+    lines = []
+    for language, text in BLOCKS:
+        if not language:
+            joined = text.replace("\\\n", " ")
+            lines += re.findall(r"^(?:pip install .*&& )?(clipbench .*?)(?:\s+#.*)?$", joined, re.MULTILINE)
+    outside = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    lines += re.findall(r"`(clipbench [^`]+)`", outside)
+    lines += re.findall(r"\$\((clipbench [^)]+)\)", outside)
+    return sorted({" ".join(line.split()) for line in lines})
+
+
+def words_of(line):
+    """As a shell would split it; a reader's DATA or NAME is left as it is."""
+    return shlex.split(line.split(" | ")[0])[1:]
+
+
+@pytest.fixture
+def shown(folder):
+    """Where the README's lines are typed: with a rule, a task, an experiment and results of one's own."""
+    (folder / "my_clip.py").write_text(block("A rule of your own", "python"))
+    for group, heading in (("task", "A task of your own"), ("experiment", "Sweeps")):
+        name = {"task": "iris", "experiment": "pair"}[group]
+        (folder / "mine" / group).mkdir(parents=True)
+        (folder / "mine" / group / f"{name}.yaml").write_text(block(heading, "yaml"))
+    (folder / "mine" / "iris.py").write_text(block("A task of your own", "python"))
+    shutil.copytree(ROOT / "tests" / "record" / "earlier_version" / "results", folder / "results")
+    return folder
+
+
+@pytest.mark.parametrize("line", commands_shown())
+def test_every_command_shown_is_one(shown, line, capsys):
+    """It is parsed, and what it asks for is composed as far as that needs no data; what only reads is run."""
+    name, *argv = words_of(line)
+    if name.startswith("-"):
+        assert main([name]) == 0
+        return
+    if "--help" in argv:
+        with pytest.raises(SystemExit) as end:
+            main([name, *argv])
+        assert end.value.code == 0
+        return
+    command = command_named(name)
+    if (
+        line == f"clipbench {name}"
+        and name != "sweep"
+        and any(place.count != "?" for place in command.places)
+    ):
+        return  # a command's name in running text
+    options = parse(name, command, argv)
+    if name in ("plot", "table", "status", "list", "completion"):
+        assert main([name, *argv]) == 0
+    elif name == "rm":
+        assert [read_filter(word) for word in options.filters]
+    elif command.overrides:
+        assert composed(name, options)
+
+
+def composed(name, options):
+    words, launcher = split_launcher(options.overrides)
+    if launcher:
+        assert "hydra/launcher" in words_known(launcher)
+    if name == "study":
+        return contests(words, options.config_dir)
+    if name == "sweep":
+        return make_plans(words, options.config_dir)
+    settings = config.load(words, options.config_dir)
+    return settings if name == "prepare" else make_plan(words, options.config_dir)
+
+
+def words_known(launcher):
+    return {word.partition("=")[0] for word in launcher}
+
+
+def test_there_are_commands_to_type():
+    shown = commands_shown()
+    assert len(shown) > 20
+    assert {line.split()[1] for line in shown} >= set(COMMANDS) - {"completion"}
+
+
+@pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "python"])
+def test_every_import_shown_works(text):
+    imports = [node for node in ast.parse(text).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    exec(compile(ast.Module(imports, []), "README.md", "exec"), {})
+
+
+def test_every_key_shown_is_a_key():
+    """`key=value` in running text: a key of a run, an optimizer, a task, a rule or a study."""
+    known = {"task", "optim", "scale", "study", "results", "hydra/launcher"}
+    for path in [*(ROOT / "conf").rglob("*.yaml")]:
+        known |= {name.split(".")[-1] for name, _ in keys_of(path)}
+    for _, parameters, *_ in clipping_types().values():
+        known |= {parameter.partition("=")[0] for parameter in parameters.split(", ")}
+    outside = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    for key in re.findall(r"`((?:optim|restart|sweep|study)\.\w+)=[^`]*`", outside):
+        assert key.split(".")[-1] in known | {"KEY"}, key

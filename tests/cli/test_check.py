@@ -1,4 +1,6 @@
-"""`clipbench check`: a user's own rule and task are put through the laws of ours, and each fault is found by name."""
+"""`clipbench check`: a user's own rule and task are put through the laws of ours, and each fault is found by
+name.
+"""
 
 import re
 import sys
@@ -8,7 +10,7 @@ import pytest
 
 from clipbench.cli.main import main
 from clipbench.optim import laws
-from clipbench.task.laws import CONTRACT as CONTRACT_OF_TASKS
+from clipbench.task.laws import CONTRACT as TASKS
 
 RULE = """
 import torch
@@ -184,7 +186,7 @@ def test_ours_are_checked_by_name(capsys, name):
 )
 def test_a_good_task_passes(own, capsys, words):
     assert main(["check", *words]) == 0
-    assert lines(capsys.readouterr().out, "✓") == set(CONTRACT_OF_TASKS)
+    assert lines(capsys.readouterr().out, "✓") == set(TASKS)
 
 
 def test_a_task_whose_test_is_its_validation_does_not(own, capsys):
@@ -198,7 +200,7 @@ def test_a_task_whose_test_is_its_validation_does_not(own, capsys):
     ("words", "message"),
     [
         (["nowhere:Smooth"], "There is no module 'nowhere'"),
-        (["checked_clip:Smoth"], "There is no class 'Smoth' in checked_clip"),
+        (["checked_clip:Smoth"], "There is no 'Smoth' in checked_clip. Did you mean 'Smooth'?"),
         (["checked_clip:plain"], "must be a class that inherits clipbench.optim.Rule or clipbench.task.Task"),
         (["checked_line:Sized"], "A class that needs settings is checked as task=NAME"),
         (["atuo"], "Did you mean 'auto'"),

@@ -3,40 +3,65 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from clipbench.cli.listing import folders_of
 from clipbench.cli.main import main
+from clipbench.cli.sources import config_folders
 from clipbench.optim import RULES, TIED
 
 OWN = Path(__file__).parents[1].joinpath("tiny.py")
 
 
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A user's folder with a task of their own, and the working directory in it."""
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "line.yaml").write_text(
-        "# Points near a plane\nname: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
+def furnish(folder):
+    """A user's folder with a task and a rule of their own."""
+    (folder / "task").mkdir()
+    (folder / "task" / "line.yaml").write_text(
+        "# Points near a plane\nname: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\n"
+        "fail_at: -1\n"
     )
-    (tmp_path / "own_line.py").write_text(OWN.read_text())
-    (tmp_path / "my_clip.py").write_text(
-        "from dataclasses import dataclass\nfrom clipbench.optim import Rule\n\n@dataclass(frozen=True)\nclass Smooth(Rule):\n"
-        '    """α = η/√(η² + ‖g‖²)"""\n\n    clipping_level: float = 1.0\n\n    def __call__(self, grads, params, state, rng):\n'
+    (folder / "own_line.py").write_text(OWN.read_text())
+    (folder / "my_clip.py").write_text(
+        "from dataclasses import dataclass\nfrom clipbench.optim import Rule\n\n@dataclass(frozen=True)\n"
+        'class Smooth(Rule):\n    """α = η/√(η² + ‖g‖²)"""\n\n    clipping_level: float = 1.0\n\n'
+        "    def __call__(self, grads, params, state, rng):\n"
         "        return self.clipping_level / (self.clipping_level**2 + grads.norm**2).sqrt(), state\n"
     )
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The working directory is a user's folder."""
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
     for name in ("own_line", "own_headless", "my_clip"):  # the next test's files of these names lie elsewhere
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def swept_once(tmp_path_factory):
+    """A user's folder in which `clipbench sweep` was typed without axes, and what it said."""
+    folder = tmp_path_factory.mktemp("swept")
+    furnish(folder)
+    words = ["--config-dir", ".", "task=line", "steps=20", "eval_every=10", "sweep.workers_per_device=1"]
+    command = [sys.executable, "-m", "clipbench", "sweep", *words]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    return folder, answer.stdout
+
+
+@pytest.fixture
+def swept(own, swept_once):
+    shutil.copytree(swept_once[0] / "results", own / "results")
+    return swept_once[1]
 
 
 def clipbench(command, *words):
@@ -107,36 +132,37 @@ def test_a_run_that_fails_is_recorded_with_its_traceback_and_tried_again(own, ca
     assert clipbench("run", "task.fail_at=5") == 1
 
 
-def test_sweep_makes_the_grid_once(own, capsys):
-    words = ("-m", "optim.clipping_type=none,norm,auto", "seed=0,1")
-    assert clipbench("sweep", *words) == 0
+def test_a_sweep_without_axes_is_all_core_types(swept):
     runs = table("runs")
-    assert sorted(zip(runs["clipping_type"], runs["seed"], strict=True)) == [
-        (t, s) for t in ("auto", "none", "norm") for s in (0, 1)
-    ]
-    capsys.readouterr()
-    assert clipbench("sweep", *words) == 0
+    assert runs.groupby("clipping_type").size().to_dict() == dict.fromkeys(RULES, 2)
+    assert set(runs["status"]) == {"done"}
+    assert f"{2 * len(RULES)} runs, 0 of them finished already, {2 * len(RULES)} to do, into results" in swept
+    for name in RULES:
+        assert re.search(rf"^line \(mini\) +adamw +{name} .* 2 +0 +mse ", swept, re.MULTILINE)
+
+
+def test_sweep_makes_the_grid_once(swept, capsys):
+    before = {path: path.stat().st_mtime_ns for path in Path("results/runs").iterdir()}
+    assert clipbench("sweep", "-m", "optim.clipping_type=none,norm,auto", "seed=0,1") == 0
     assert "6 runs, 6 of them finished already, 0 to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in Path("results/runs").iterdir()} == before
 
 
-def test_levels_of_a_type_that_has_none_are_one_run(own):
-    assert clipbench("sweep", "optim.clipping_type=none,norm", "optim.clipping_level=0.5,1,inf") == 0
-    assert sorted(table("runs")["clipping_type"]) == ["none", "norm", "norm", "norm"]
-
-
-def test_a_sweep_without_axes_is_all_core_types(own, capsys):
-    assert clipbench("sweep", "steps=2", "eval_every=2") == 0
-    assert table("runs").groupby("clipping_type").size().to_dict() == dict.fromkeys(RULES, 2)
+def test_levels_of_a_type_that_has_none_are_one_run(swept, capsys):
+    """Of the four runs, `none` and `norm` at its default level are there."""
+    words = ("optim.clipping_type=none,norm", "optim.clipping_level=0.5,1,inf", "seed=0")
+    assert clipbench("sweep", "--dry-run", *words) == 0
+    assert "4 runs into results: 2 finished, 2 to do" in capsys.readouterr().out
 
 
 def test_a_failed_run_costs_only_itself(own, capsys):
-    assert clipbench("sweep", "task.fail_at=-1,5") == 1
+    assert clipbench("sweep", "task.fail_at=-1,5", "sweep.workers_per_device=1") == 1
     assert sorted(table("runs")["status"]) == ["done", "failed"]
     assert "failed: clipbench run" in capsys.readouterr().err
 
 
-def test_plot_draws_from_the_tables(own, capsys):
-    clipbench("sweep", "optim.clipping_type=none,norm", "seed=0,1")
+def test_plot_draws_from_the_tables(swept, capsys):
+    assert main(["rm", "results", "clipping_type!=none,norm", "--yes"]) == 0
     capsys.readouterr()
     assert main(["plot", "results", "--out", "drawn"]) == 0
     drawn = capsys.readouterr().out.split()
@@ -144,13 +170,15 @@ def test_plot_draws_from_the_tables(own, capsys):
     assert all(Path(path).stat().st_size > 10_000 for path in drawn)
 
 
-def test_plot_skips_a_foreign_file_with_a_message(own, capsys):
-    clipbench("run")
+def test_a_foreign_file_is_skipped_with_a_message(swept, capsys):
     Path("results/steps/foreign.parquet").write_text("no parquet")
     Path("results/runs/foreign.parquet").write_text("no parquet")
-    assert main(["plot", "results/"]) == 0
-    assert "foreign.parquet: not a readable clipbench table" in capsys.readouterr().err
-    assert clipbench("sweep", "optim.clipping_type=norm,auto", "seed=0") == 0
+    assert main(["rm", "results", "clipping_type!=none,norm", "--yes"]) == 0
+    for words in (["plot", "results/"], ["table"], ["status"]):
+        capsys.readouterr()
+        assert main(words) == 0
+        assert "foreign.parquet: not a readable clipbench table" in capsys.readouterr().err
+    assert clipbench("sweep", "optim.clipping_type=none,norm", "seed=0") == 0
 
 
 @pytest.mark.parametrize(
@@ -201,7 +229,7 @@ def test_the_list_has_a_row_for_everything_and_imports_nothing_heavy():
     *lines, modules = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    optimizers = {path.stem for path in folders_of(None)[0].glob("optim/*.yaml")} - {"clipping"}
+    optimizers = {path.stem for path in config_folders(None)[0].glob("optim/*.yaml")} - {"clipping"}
     assert {*RULES, *TIED, *optimizers, "restart"} <= {
         line.split()[0] for line in lines if line.startswith("  ")
     }
@@ -230,6 +258,7 @@ def test_help_lists_every_key_and_the_users_own_tasks(own, capsys):
 
 
 def start(*words):
+    """The command in a process of its own, where a step takes at least 10 ms."""
     command = [
         sys.executable,
         "-m",
@@ -238,32 +267,27 @@ def start(*words):
         "--config-dir",
         ".",
         "task=line",
-        "eval_every=50",
+        "eval_every=20",
         *words,
     ]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "LINE_SECONDS": "0.01"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
-def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(own):
-    process = start("steps=2000", "results=cut")
+def test_ctrl_c_loses_nothing_and_the_same_command_resumes(own):
+    process = start("steps=300", "results=cut")
     for line in process.stderr:
-        if line.startswith("step 100/"):
+        if line.startswith("step 40/"):
             break
-    time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Nothing is lost: the same command goes on from there" in error
+    assert "Finishing the step and keeping everything. Ctrl-C again stops now." in error
+    assert "Nothing is lost: re-run the same command to resume." in error
     assert "Traceback" not in error
     assert not list(Path("cut").glob("runs/*.parquet"))
-    assert clipbench("run", "steps=2000", "eval_every=50", "results=cut") == 0
-    assert clipbench("run", "steps=2000", "eval_every=50", "results=whole") == 0
+    assert clipbench("run", "steps=300", "eval_every=20", "results=cut") == 0
+    assert clipbench("run", "steps=300", "eval_every=20", "results=whole") == 0
     for name in ("steps", "evals"):
         cut, whole = (
             table(name, folder).drop(columns="seconds").sort_values(["step"], kind="stable")

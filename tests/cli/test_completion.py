@@ -15,8 +15,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from clipbench.cli.candidates import FOLDERS, OPTIONS, SHELLS
+from clipbench.cli.commands import COMMANDS, SHELLS
 from clipbench.cli.completion import split
+from clipbench.cli.keys import FOLDERS
 from clipbench.cli.main import main
 from clipbench.optim import RULES, TIED
 from clipbench.record.tables import SCHEMAS
@@ -63,7 +64,7 @@ def test_the_commands_are_those_that_there_are(offered, capsys):
     assert set(offered("clipbench r|")) == {"run", "rm"}
 
 
-@pytest.mark.parametrize("command", OPTIONS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_options_are_those_of_the_commands_help(offered, capsys, command):
     with pytest.raises(SystemExit):
         main([command, "--help"])

@@ -135,13 +135,13 @@ def test_a_failed_run_that_is_tried_again_is_shown_as_being_made(folder, capsys)
 
 
 def test_a_dead_workers_report_is_shown_from_its_start():
-    from clipbench.cli.status import ending
+    from clipbench.cli.describe import last_lines
 
     report = (
         "The worker process on cpu #1 was killed by SIGSEGV.\nFatal Python error: Segmentation fault\n\nCurrent thread:\n"
         + "  File\n" * 50
     )
-    assert ending(report).splitlines()[0] == "The worker process on cpu #1 was killed by SIGSEGV."
+    assert last_lines(report).splitlines()[0] == "The worker process on cpu #1 was killed by SIGSEGV."
 
 
 @pytest.mark.parametrize(
@@ -297,10 +297,10 @@ def test_a_dry_run_says_what_there_is_to_do_and_writes_nothing(folder, capsys):
     before = tree(".")
     shown = dry(capsys, "optim.clipping_type=none,norm,auto", "seed=range(4)", "sweep.workers_per_device=2")
     assert "12 runs into results: 6 finished, 6 to do" in shown
-    assert "6 new, 0 unfinished that go on from a checkpoint, 0 failed that are tried again" in shown
+    assert "6 new, 0 unfinished that resume from a checkpoint, 0 failed that are tried again" in shown
     assert "side by side: 2 groups of 3 runs; on 2 slots: cpu #1, cpu #2" in shown  # seeds 2 and 3
     assert "Nothing was started." in shown
-    assert "1 unfinished that go on" in dry(capsys, "optim.clipping_type=norm,none", "seed=4", "steps=2000")
+    assert "1 unfinished that resume" in dry(capsys, "optim.clipping_type=norm,none", "seed=4", "steps=2000")
     assert "1 failed that are tried again" in dry(
         capsys, "task.fail_at=5", "optim.clipping_type=norm", "seed=3,4"
     )
@@ -314,7 +314,9 @@ UNITS = {"s": 1, "min": 60, "h": 3600, "days": 86400}
 
 
 def test_a_dry_run_into_a_folder_that_is_not_there_times_some_steps(folder, capsys):
-    """A batch takes 20 ms and a validation 200: 100 000 steps with 10 000 validations are then at least 4000 s."""
+    """A batch takes 20 ms and a validation 200: 100 000 steps with 10 000 validations are then at least 4000
+    s.
+    """
     Path("own_slow.py").write_text(SLOW)
     Path("task/slow.yaml").write_text(
         Path("task/line.yaml").read_text().replace("own_line.Line", "own_slow.Slow").replace("line", "slow")
@@ -342,7 +344,9 @@ def test_a_dry_run_into_a_folder_that_is_not_there_times_some_steps(folder, caps
 
 
 def test_the_estimate_is_the_median_of_runs_of_its_kind(folder, capsys):
-    """20 steps in 20, 40 and 400 s are 2 s a step in the middle; 4 runs of 30 steps are then 240 s on one slot, 120 s on two."""
+    """20 steps in 20, 40 and 400 s are 2 s a step in the middle; 4 runs of 30 steps are then 240 s on one
+    slot, 120 s on two.
+    """
     for path, seconds in zip(sorted(Path("results/runs").iterdir()), [20.0, 40.0, 400.0], strict=False):
         (row,) = pq.read_table(path).to_pylist()
         tables.write_rows(
