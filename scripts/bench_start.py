@@ -3,8 +3,8 @@ avoid.
 
 python scripts/bench_start.py [--rounds 5]
 
-Fresh processes that take turns; medians of seconds. The imports: torch, hydra, torchmetrics (which imports
-torchvision and transformers by itself) and the task's own library.
+Fresh processes that take turns; medians of seconds. The imports: torch, hydra, the readers of tables and the
+task's own library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-SHARED = "import torch, hydra, torchmetrics, pandas, pyarrow.parquet, rich"
+SHARED = "import torch, hydra, pandas, pyarrow.parquet, rich"
 OWN = {
     "cola": "from transformers import BertForSequenceClassification",
     "reddit": "",

@@ -9,7 +9,7 @@ from clipbench.optim.laws import set_gradients, small_model, weights
 
 __all__ = ["set_gradients", "small_model", "weights"]
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the suite runs in several processes
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,19 @@ ARROWS = {
     "api": BESIDE | {"studies", "sweeps", "runs", "interrupt"},
     "__init__": {"errors", "api"},
     "cli": BESIDE
-    | {"api", "studies", "sweeps", "runs", "task", "optim", "plot", "report", "interrupt", "__init__"},
+    | {
+        "api",
+        "studies",
+        "sweeps",
+        "runs",
+        "task",
+        "optim",
+        "analysis",
+        "plot",
+        "report",
+        "interrupt",
+        "__init__",
+    },
     "__main__": {"cli"},
 }
 """What each room (a folder, or a file beside them) may import of the others: all of a room, or one module."""

@@ -22,7 +22,8 @@ from clipbench.runs.plan import Plan
 from clipbench.task import prepare_on_device
 from clipbench.task.seeds import generator
 from clipbench.train.batches import device_batches
-from clipbench.train.learner import Evaluation, Learner
+from clipbench.train.evaluation import Evaluation
+from clipbench.train.learner import Learner
 
 TIMED_STEPS = 20
 TIMED_SECONDS = 3.0  # after which timing ends, of the steps and again of the validation

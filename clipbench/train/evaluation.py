@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from clipbench.task import Batch, MetricSet
+from clipbench.optim import evaluation_weights
+from clipbench.task import Batch, MetricSet, prepare_on_device
+from clipbench.train.learner import Learner
 from clipbench.train.step import as_tensor, forward, weighted
 
-if TYPE_CHECKING:
-    from clipbench.train.learner import Learner
+
+def evaluate(learner: Learner, split: str) -> dict[str, float]:
+    """{"loss": …, and each metric of the task} over a split, at the optimizer's answer. Waits for the device."""
+    evaluation = Evaluation(learner)
+    with evaluation_weights(learner.optimizer):
+        for batch in learner.task.eval_batches(split):
+            evaluation.update(prepare_on_device(learner.task, batch, learner.device))
+    return evaluation.values()
 
 
 class Evaluation:

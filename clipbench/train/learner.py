@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from clipbench.optim import Restarter, clip_stats, evaluation_weights
+from clipbench.optim import Restarter, clip_stats
 from clipbench.record.rows import EvalRow, RunEnd, StepRow
-from clipbench.task import MetricSet, Task, prepare_on_device
+from clipbench.task import MetricSet, Task
 from clipbench.task.seeds import RandomState, generator
 from clipbench.train.batches import BatchTiming, DeviceBatch, Stopwatch, waiting_time
-from clipbench.train.evaluation import Evaluation
 from clipbench.train.metrics import BufferedMetrics
 from clipbench.train.step import Plain, Step
 
@@ -130,14 +129,6 @@ class Learner:
     def eval_rows(self, split: str, values: dict[str, float]) -> list[EvalRow]:
         """A row for each value, at this step."""
         return [EvalRow(self.step, self.seconds, split, *item) for item in values.items()]
-
-    def evaluate(self, split: str) -> dict[str, float]:
-        """The task's metrics and the mean loss over a split."""
-        evaluation = Evaluation(self)
-        with evaluation_weights(self.optimizer):
-            for batch in self.task.eval_batches(split):
-                evaluation.update(prepare_on_device(self.task, batch, self.device))
-        return evaluation.values()
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint: what `load_state_dict` needs to resume bit for bit. Read the steps first."""

@@ -14,6 +14,7 @@ from clipbench.runs.config import load
 from clipbench.runs.plan import make_plan
 from clipbench.task.seeds import device_generator, fresh_model, generator
 from clipbench.train.batches import device_batches
+from clipbench.train.evaluation import evaluate
 from clipbench.train.learner import Learner, Schedule, StepRow
 from clipbench.train.loop import train
 
@@ -98,5 +99,5 @@ def test_the_bench_evaluates_at_y():
             p.copy_(optimizer.state[q]["y"])
         expected = (at_y(x) - y).square().mean().item()
         here = (model.eval()(x) - y).square().mean().item()
-    assert one.evaluate("test")["mse"] == pytest.approx(expected, rel=1e-6)
+    assert evaluate(one, "test")["mse"] == pytest.approx(expected, rel=1e-6)
     assert abs(here - expected) > 1e-3

@@ -23,7 +23,7 @@ from clipbench.task.seeds import fresh_model, generator
 from clipbench.task.tree import map_tensors
 from clipbench.tasks.voc import VOID, DigitScenes
 from clipbench.train.batches import device_batches
-from clipbench.train.evaluation import Evaluation
+from clipbench.train.evaluation import Evaluation, evaluate
 from clipbench.train.step import Accumulate, Plain, make_step
 
 SCENES = DigitScenes(batch_size=2, size=16, width=2)
@@ -295,7 +295,7 @@ def test_evaluation_weighs_batches_by_what_they_count():
     assert 0 < seen.sum() < len(y)
     with torch.no_grad():
         expected = (model(x) - y)[seen].square().mean().item()
-    assert one.evaluate("test") == pytest.approx({"loss": expected, "mse": expected}, rel=1e-5)
+    assert evaluate(one, "test") == pytest.approx({"loss": expected, "mse": expected}, rel=1e-5)
 
 
 def test_an_evaluation_batch_of_void_alone_does_not_make_the_loss_nan():
