@@ -107,8 +107,10 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "checked_clip.py").write_text(RULE)
     (tmp_path / "checked_line.py").write_text(
         Path(__file__).parents[1].joinpath("tiny.py").read_text()
-        + "\n\nclass Leaks(Line):\n    def eval_batches(self, split):\n        return super().eval_batches('val')\n"
-        + "\n\nclass Sized(Line):\n    def __init__(self, batch_size):\n        super().__init__(batch_size)\n"
+        + "\n\nclass Leaks(Line):\n    def eval_batches(self, split):\n"
+        "        return super().eval_batches('val')\n"
+        + "\n\nclass Sized(Line):\n    def __init__(self, batch_size):\n"
+        "        super().__init__(batch_size)\n"
     )
     (tmp_path / "mine" / "task").mkdir(parents=True)
     (tmp_path / "mine" / "task" / "sized.yaml").write_text(

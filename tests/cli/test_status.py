@@ -1,4 +1,4 @@
-"""A folder at rest: what status says of it, what rm takes out of it, and what a dry run says before a sweep."""
+"""A folder at rest: what status says of it, what rm takes out of it, and what a dry run says."""
 
 import os
 import pty
@@ -55,7 +55,7 @@ def make(*words, stopped=lambda: False):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """results/ with six done runs, a diverged, a failed and an unfinished one, and the ids by how they ended."""
+    """results/ with six done runs, a diverged, a failed and an unfinished one; ids by how they ended."""
     folder, here = tmp_path_factory.mktemp("made"), os.getcwd()
     (folder / "task").mkdir()
     (folder / "task" / "line.yaml").write_text(
@@ -106,7 +106,8 @@ def test_status_counts_what_ended_how_and_shows_what_is_to_do(folder, capsys):
         rf"{folder['unfinished'][0]} +{step}/2000 +line \(mini\) · adamw · norm clipping_level=1 · seed 4",
         shown,
     )
-    words = "--config-dir . threads=1 task=line steps=20 eval_every=10 task.fail_at=5 optim.clipping_type=norm seed=3"
+    words = "--config-dir . threads=1 task=line steps=20 eval_every=10 task.fail_at=5"
+    words += " optim.clipping_type=norm seed=3"
     assert f"clipbench run {words}\n" in shown
     assert "    burn(disk)\n      RuntimeError: the disk is on fire\n" in shown
     assert "^" not in shown
@@ -138,8 +139,8 @@ def test_a_dead_workers_report_is_shown_from_its_start():
     from clipbench.cli.describe import last_lines
 
     report = (
-        "The worker process on cpu #1 was killed by SIGSEGV.\nFatal Python error: Segmentation fault\n\nCurrent thread:\n"
-        + "  File\n" * 50
+        "The worker process on cpu #1 was killed by SIGSEGV.\n"
+        "Fatal Python error: Segmentation fault\n\nCurrent thread:\n" + "  File\n" * 50
     )
     assert last_lines(report).splitlines()[0] == "The worker process on cpu #1 was killed by SIGSEGV."
 
@@ -155,7 +156,8 @@ def test_a_folder_without_results_is_a_mistake(folder, capsys, place, message):
 
 @pytest.mark.parametrize("command", [["status"], ["rm", "results", "seed=0", "--yes"]])
 def test_neither_torch_nor_hydra_is_imported(folder, command):
-    script = f"import sys\nfrom clipbench.cli.main import main\nassert main({command}) == 0\nprint(' '.join(sys.modules))"
+    script = f"import sys\nfrom clipbench.cli.main import main\nassert main({command}) == 0\n"
+    script += "print(' '.join(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not set(answer.stdout.splitlines()[-1].split()) & {"torch", "hydra", "matplotlib"}
 
