@@ -1,4 +1,4 @@
-"""A mistake that the user can mend, or a source that cannot be reached: one clear message, never a traceback."""
+"""A mistake that the user can mend, or a source out of reach: one clear message, never a traceback."""
 
 from __future__ import annotations
 

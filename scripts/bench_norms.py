@@ -51,7 +51,7 @@ def sgd(params: Any) -> torch.optim.SGD:
 
 
 def whole_ways(device: torch.device) -> dict[str, Callable[[], Any]]:
-    """Forward, backward and step; the norm after backward, or of each gradient in its hook, while in cache."""
+    """Forward, backward and step; the norm after it, or of each gradient in its hook, while in cache."""
 
     def way(hooked: bool, clipped: bool) -> Callable[[], None]:
         model = resnet18(num_classes=10).to(device)

@@ -167,7 +167,7 @@ def measure(model: str, optimizer: str, rule: str, ways: Ways, rounds: int) -> d
 
 
 def auto_over_time(rounds: int = 300) -> tuple[float, float, int]:
-    """Microseconds of auto's own work around steps 100 and 100 000, alternating; and the bytes of its memory."""
+    """Microseconds of auto's own work around steps 100 and 100 000, alternating; and its memory's bytes."""
     rule, norms = Auto(), torch.rand(100_300, generator=torch.Generator().manual_seed(0))
     states = []
     for steps in (100, 100_000):

@@ -12,7 +12,7 @@ from clipbench.train.step import as_tensor, forward, weighted
 
 
 def evaluate(learner: Learner, split: str) -> dict[str, float]:
-    """{"loss": …, and each metric of the task} over a split, at the optimizer's answer. Waits for the device."""
+    """{"loss": …, and each metric of the task} over a split, at the optimizer's answer. Waits."""
     evaluation = Evaluation(learner)
     with evaluation_weights(learner.optimizer):
         for batch in learner.task.eval_batches(split):
