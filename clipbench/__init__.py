@@ -8,6 +8,7 @@ The command line is `clipbench`, or `python -m clipbench`; the clipped optimizer
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clipbench.errors import UserError
@@ -21,11 +22,15 @@ __all__ = ["UserError", "__version__", "results", "run", "study", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """Functions of clipbench/api.py, imported when one is first used: `import clipbench` stays instant."""
+    """What stands in clipbench/api.py, and `clipbench.selection`, imported when first used: `import clipbench`
+    stays instant.
+    """
     if name in ("Results", "results", "run", "study", "sweep"):
         from clipbench import api
 
         return getattr(api, name)
+    if name == "selection":
+        return import_module("clipbench.selection")
     raise AttributeError(f"module 'clipbench' has no attribute {name!r}")
 
 
