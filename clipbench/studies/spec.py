@@ -75,6 +75,7 @@ class StudyOverrides:
 
     @classmethod
     def sorted(cls, overrides: Sequence[Override]) -> StudyOverrides:
+        """Each override where it belongs, in the order given."""
         found = cls()
         for override in overrides:
             key = override.key_or_group

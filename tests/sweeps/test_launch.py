@@ -86,6 +86,8 @@ def assert_same_tables(one, other):
         pd.testing.assert_frame_equal(left, right, check_exact=True)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_joblib_writes_what_a_sweep_here_writes_and_a_failure_is_recorded(own):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
