@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipbench.errors import UserError
+from clipbench.processes import check_main_guard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +69,7 @@ def sweep(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
     KeyboardInterrupt; the same call resumes. UserError for a mistake: where only some runs cannot be made, it
     is raised after the others are recorded.
     """
+    check_main_guard()
     plans, launcher = plan_sweep(_checked(overrides), _folder(config_dir))
     outcome = _make_quietly(plans, launcher, _folder(config_dir))
     _raise_for(outcome)
@@ -90,6 +92,7 @@ def study(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
     from clipbench.studies.protocol import run_study
     from clipbench.sweeps.grid import split_launcher
 
+    check_main_guard()
     folder = _folder(config_dir)
     words, launcher = split_launcher(_checked(overrides))
     found = contests(words, folder)

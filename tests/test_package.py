@@ -69,7 +69,7 @@ ARROWS = {
     "plot": BESIDE | {"analysis", "stats"},
     "report": BESIDE | {"analysis", "stats", "plot", "processes"},
     # on top
-    "api": BESIDE | {"studies", "sweeps", "runs", "interrupt"},
+    "api": BESIDE | {"studies", "sweeps", "runs", "interrupt", "processes"},
     "__init__": {"errors", "api"},
     "cli": BESIDE
     | {
