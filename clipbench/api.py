@@ -140,8 +140,10 @@ class Results:
     def __repr__(self) -> str:
         """ "Results('results'): 6 runs (5 done, 1 failed) on cola (mini); 1 unfinished"."""
         from clipbench.record.folder import unfinished_runs
+        from clipbench.record.rows import ENDED
 
-        ended = [f"{count} {status}" for status, count in Counter(self.runs["status"]).items()]
+        counts = Counter(self.runs["status"])
+        ended = [f"{counts[status]} {status}" for status in ENDED if counts[status]]
         tasks = sorted(set(self.runs["task"] + " (" + self.runs["scale"] + ")"))
         text = f"Results({str(self.folder)!r}): {len(self.runs)} runs"
         if ended:
