@@ -18,7 +18,7 @@ import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clipbench.analysis.across import Across, across
-from clipbench.analysis.comparison import Ranking
+from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.verdict import Verdict, judge
 from clipbench.plot.looks import Look, method_looks
 from clipbench.record.folder import unfinished_runs
@@ -92,7 +92,8 @@ class Page:
     """Rankings are added one at a time, so that a folder's steps need not be in memory together."""
 
     def __init__(self, folder: Path) -> None:
-        self.name, self.unfinished = folder.resolve().name, len(unfinished_runs(folder))
+        self.name = folder.resolve().name
+        self.unfinished = len(unfinished_runs(folder))
         self.rankings: list[Ranking] = []
         self.parts: list[str] = []
 
@@ -108,12 +109,13 @@ class Page:
         for ranking in self.rankings:
             verdict = judge(ranking)
             summary.append((ranking, verdict, badge(verdict)))
+        parts_across = map(_part_across, across(self.rankings))
         return _fill(
             "page.html",
             name=self.name,
             unfinished=self.unfinished,
             summary=summary,
-            parts_of_page=[*self.parts, *(_part_across(found) for found in across(self.rankings))],
+            parts_of_page=[*self.parts, *parts_across],
             style=source.joinpath("page.css").read_text(encoding="utf-8"),
             script=source.joinpath("page.js").read_text(encoding="utf-8"),
         )
@@ -156,7 +158,9 @@ def badge(verdict: Verdict) -> Badge:
     """What stands in a frame before the sentence."""
     descriptive = verdict.descriptive and verdict.kind in DESCRIBED
     text = BADGES.get(verdict.kind, "no verdict")
-    return Badge(verdict.kind, f"descriptive: {text}" if descriptive else text, descriptive)
+    if descriptive:
+        text = f"descriptive: {text}"
+    return Badge(verdict.kind, text, descriptive)
 
 
 def _blocks(ranking: Ranking) -> list[Block]:
