@@ -153,7 +153,7 @@ def edge(name: str, value: Any, tried: Iterable[Any]) -> str:
     """
     if not is_number(value) or float(value) == NO_CLIPPING.get(name):
         return ""
-    values = {float(each) for each in tried if is_number(each)}
+    values = set(map(float, filter(is_number, tried)))
     if len(values) < 2:
         return ""
     if float(value) == min(values):

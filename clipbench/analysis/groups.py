@@ -70,6 +70,10 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
         "repeated later": len(finished) - len(latest),
         "of what an earlier, smaller tuning chose": int(earlier.sum()),
     }
+    notes = []
+    for why, count in left_out.items():
+        if count:
+            notes.append(f"runs left out: {count} {why}")
     latest = latest[~earlier]
     tuned = latest["role"] == "tune"
     shown = latest[~tuned]
@@ -84,7 +88,7 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
         steps=_steps(folder, shown["run"]),
         evals=tables.read(folder, "evals", EVALS, shown["run"]),
         higher_is_better=higher_is_better,
-        notes=tuple(f"runs left out: {count} {why}" for why, count in left_out.items() if count),
+        notes=tuple(notes),
         study=first["study"],
         runs=shown.set_index("run"),
         tuning=latest[tuned].set_index("run"),
@@ -134,12 +138,13 @@ def _of_earlier_choice(runs: pd.DataFrame) -> pd.Series:
 def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
     """Only what is drawn, with `run` as a category: as text it would be most of the memory."""
     found = dict(tables.read_parts(folder, "steps", STEPS, runs))
-    schema = pa.schema([tables.SCHEMAS["steps"].field(name) for name in STEPS])
-    parts = [schema.empty_table(), *found.values()]
-    steps = pa.concat_tables(parts).to_pandas()
+    fields = map(tables.SCHEMAS["steps"].field, STEPS)
+    empty = pa.schema(list(fields)).empty_table()
+    steps = pa.concat_tables([empty, *found.values()]).to_pandas()
     lengths = list(map(len, found.values()))
     codes = np.repeat(np.arange(len(found)), lengths)
-    return steps.assign(run=pd.Categorical.from_codes(codes, list(found)))
+    run = pd.Categorical.from_codes(codes, list(found))
+    return steps.assign(run=run)
 
 
 def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:

@@ -39,7 +39,7 @@ def _choice(ranking: Ranking) -> list[str]:
     """How the configurations were chosen, and what that allows."""
     if ranking.equal_budget:
         return [*_infinity(ranking), *_tuning(ranking)]
-    tried = {method.tried for method in ranking.judged} or {0}
+    tried = ranking.budgets or {0}
     budget = f"{min(tried)} to {max(tried)}" if len(tried) > 1 else f"{max(tried)}"
     if ranking.group.study:
         start = "Descriptive only, not a verdict"
@@ -62,14 +62,16 @@ def _infinity(ranking: Ranking) -> list[str]:
     """Clipping at level ∞ is no clipping: a tuned method that could choose it and stands below none was not
     searched for well enough.
     """
-    tuned = []
+    free, bound = [], []
     for method in ranking.judged:
-        if method.tried > 1 and method.name in ranking.comparisons:
-            tuned.append(method)
-    if not tuned:
+        if method.tried < 2 or method.name not in ranking.comparisons:
+            continue
+        if method.without:
+            free.append(method)
+        else:
+            bound.append(method.name)
+    if not free and not bound:
         return []
-    free = [method for method in tuned if method.without]
-    bound = [method.name for method in tuned if not method.without]
     aside = f" Without such a trial: {listed(bound)}." if bound else ""
     none_diverged = ranking.none.diverged if ranking.none else 0
     lost = []
@@ -164,7 +166,7 @@ def _tests(ranking: Ranking) -> list[str]:
     comparisons = ranking.comparisons.values()
     if len(comparisons) > 1 and any(comparison.different for comparison in comparisons):
         notes.append(f"The largest of {len(comparisons)} differences is on average larger seen than it is.")
-    n = max((comparison.difference.n for comparison in ranking.usable.values()), default=0)
+    n = ranking.most_pairs
     floor = sign_flip_floor(n)
     if n >= FEWEST and floor > 0.05:
         start = "p is of the paired t-test and takes the differences for normal"

@@ -96,8 +96,8 @@ class Ranking:
         """Whether differences are told in hundredths: the metric is a share, or a correlation."""
         if not self.group.higher_is_better:
             return False
-        largest = [method.scores.abs().max() for method in self.methods]  # NaN where all runs diverged
-        return not any(value > 1 for value in largest)
+        # The maximum is NaN where all runs diverged.
+        return not any(method.scores.abs().max() > 1 for method in self.methods)
 
     @property
     def judged(self) -> tuple[Method, ...]:
@@ -157,12 +157,14 @@ class Ranking:
         return tried
 
     @property
+    def budgets(self) -> set[int]:
+        """How many settings each method was chosen from, as far as these numbers differ."""
+        return {method.tried for method in self.judged}
+
+    @property
     def equal_budget(self) -> bool:
         """A study's methods had as many trials each, unless some were tuned further than others."""
-        if not self.group.study:
-            return False
-        budgets = {method.tried for method in self.judged}
-        return len(budgets) <= 1
+        return bool(self.group.study) and len(self.budgets) <= 1
 
     @property
     def usable(self) -> dict[str, Comparison]:
@@ -172,3 +174,8 @@ class Ranking:
             if np.isfinite(comparison.difference.estimate):
                 found[name] = comparison
         return found
+
+    @property
+    def most_pairs(self) -> int:
+        """Of seeds, behind one of the usable comparisons; 0 where there is none."""
+        return max((comparison.difference.n for comparison in self.usable.values()), default=0)

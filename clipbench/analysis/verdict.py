@@ -80,7 +80,7 @@ def _without_reference(none: Method, judged: tuple[Method, ...]) -> str:
 
 def _compared(ranking: Ranking) -> tuple[str, str]:
     """Kind and sentence where at least one method has a mean difference to none."""
-    n = max(comparison.difference.n for comparison in ranking.usable.values())
+    n = ranking.most_pairs
     if n < FEWEST:
         return "few", _too_few(ranking, n)
     sure = {}

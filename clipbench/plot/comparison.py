@@ -29,7 +29,7 @@ def comparison(group: Group) -> Figure:
     steps.
     """
     lines = shown(group)
-    configurations = [configuration for configuration, _ in lines]
+    configurations, _ = zip(*lines, strict=True)
     counts = {len(configuration.done) for configuration in configurations}
     unequal = len(counts) > 1
     entries = [_entry(configuration, n=unequal) for configuration in configurations]

@@ -29,14 +29,15 @@ def distribution(group: Group) -> Figure:
     lines = shown(group)
     row_height = 0.36 if len(lines) <= 12 else 0.25  # inches
     height = max(2.3, 0.75 + len(lines) * row_height)
-    longest = max(len(configuration.label) for configuration, _ in lines)
+    configurations, _ = zip(*lines, strict=True)
+    longest = max(len(configuration.label) for configuration in configurations)
     margin = 0.25 + 0.055 * min(LONGEST, longest)  # inches
     fig = style.figure(title(group, len(lines)), height, margins=(margin, 0.1, 0.4, 0.42))
     left = fig.add_gridspec(len(lines), 1, right=4.2 / style.WIDTH, hspace=0.25)
     rows = left.subplots(squeeze=False).ravel()
     right = fig.add_gridspec(1, 1, left=5.5 / style.WIDTH)
     above = fig.add_subplot(right[0])
-    parts = [group.steps_of(configuration) for configuration, _ in lines]
+    parts = list(map(group.steps_of, configurations))
     edges = _edges(pd.concat(parts)["grad_norm"])
     for ax, (configuration, look), steps in zip(rows, lines, parts, strict=True):
         norms = steps["grad_norm"].to_numpy(float)
@@ -51,7 +52,7 @@ def distribution(group: Group) -> Figure:
         ax.set_xticks([])
     rows[-1].set_xlabel("gradient norm before clipping")
     style.letter(above, 1, "share of steps above")  # no tail: these norms are not identically distributed
-    most_steps = max(len(steps) for steps in parts)
+    most_steps = max(map(len, parts))
     rarest = 1 / max(1, most_steps)
     above.set(xscale="log", xlim=_limits(edges), xlabel="gradient norm x before clipping")
     above.set(yscale="log", ylim=(0.7 * rarest, 1.4), ylabel="share of steps with norm ≥ x")

@@ -46,7 +46,7 @@ def levels(group: Group) -> Figure:
     infinite level stands at the right.
     """
     configurations = group.configurations
-    types = list(hues(configuration.type for configuration in configurations))
+    types = list(hues(configurations))
     if "none" in types:
         types.remove("none")
     width = style.WIDTH * min(1, max(2, len(types)) / COLUMNS)
@@ -124,9 +124,9 @@ def _draw_point(ax: Axes, point: Point, losing_edge: float) -> None:
 
 def _name(ax: Axes, line: list[Point]) -> None:
     """At the right end of a line: the words that its labels share, but for the type."""
-    labels = [point.configuration.label.split() for point in line]
-    common = labels[0]
-    for words in labels[1:]:
+    common = line[0].configuration.label.split()
+    for point in line[1:]:
+        words = point.configuration.label.split()
         common = [word for word in common if word in words]
     last = line[-1]
     for point in reversed(line):

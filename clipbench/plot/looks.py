@@ -62,7 +62,7 @@ def looks(group: Group) -> list[tuple[Configuration, Look]]:
     """Every configuration of a group with its look: a hue for each type, from light to dark by level, and
     dashes in turn.
     """
-    hue_of = hues(configuration.type for configuration in group.configurations)
+    hue_of = hues(group.configurations)
     found = []
     for configuration in group.configurations:
         kind, variant = configuration.type, configuration.variant
@@ -82,7 +82,7 @@ def method_looks(ranking: Ranking) -> dict[str, Look]:
         for method in ranking.methods:
             found[method.name] = look_of[method.configuration.runs]
         return found
-    hue_of = hues(configuration.type for configuration in ranking.configurations)
+    hue_of = hues(ranking.configurations)
     for method in ranking.methods:
         found[method.name] = _look_of(method, hue_of)
     return found
@@ -96,11 +96,11 @@ def _look_of(method: Method, hue_of: dict[str, str]) -> Look:
     return Look(colour, dash(kind, 0))
 
 
-def hues(types: Iterable[str]) -> dict[str, str]:
-    """A colour for each clipping type: the core types always have the same, others take theirs in order of
-    name.
+def hues(configurations: Iterable[Configuration]) -> dict[str, str]:
+    """A colour for each of their clipping types: the core types always have the same, others take theirs in
+    order of name.
     """
-    types = set(types)
+    types = {configuration.type for configuration in configurations}
     found = {}
     for name, hue in HUES.items():
         if name in types:

@@ -196,7 +196,8 @@ def _ticks(low: float, high: float) -> list[float]:
                 ticks.append(tick)
     if len(ticks) > 1:
         return ticks
-    return [float(tick) for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+    even = np.asarray(MaxNLocator(3).tick_values(low, high))
+    return even[(low <= even) & (even <= high)].tolist()
 
 
 made = provenance  # alias until the rooms are merged

@@ -30,7 +30,7 @@ def trajectory(group: Group) -> Figure:
     rows = math.ceil(len(lines) / columns)
     fig = style.figure(title(group, len(lines)), 0.85 + 1.15 * rows, margins=(0.5, 0.1, 0.55, 0.42))
     panels = style.grid(fig, len(lines), columns, hspace=0.32, wspace=0.1)
-    configurations = [configuration for configuration, _ in lines]
+    configurations, _ = zip(*lines, strict=True)
     every = group.steps_of(*configurations)
     ends = _ends(every)
     last = int(every["step"].max()) if len(every) else 1

@@ -9,5 +9,6 @@ panels.py        the page's small figures; over settings: sensitivity.py, diverg
 svg.py           a figure as text for the page
 table.py         the same tables for a paper, CSV with every digit; no matplotlib
 markup.py        Markdown and LaTeX
+frame.py         what the small figures share: size, fonts, the empty panel
 text.py          numbers and names as both tables print them
 """

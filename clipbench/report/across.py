@@ -10,7 +10,7 @@ from clipbench.analysis.across import REPEATS, Across, Aggregate
 from clipbench.plot import style
 from clipbench.plot.looks import Look, method_looks
 from clipbench.report.cells import Cell
-from clipbench.report.panels import panel
+from clipbench.report.frame import panel
 from clipbench.stats import Interval
 
 TAUS = np.linspace(-0.5, 1.0, 61)

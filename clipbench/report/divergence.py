@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.plot.looks import Look, method_looks
-from clipbench.report.panels import MARGINS, SIZE
+from clipbench.report.frame import MARGINS, SIZE
 
 GRID = 8  # values of a setting that are places of their own; more are put into bins of trials
 OWN = 12  # values of a setting that have a cell of their own in such a row

@@ -24,7 +24,7 @@ from clipbench.plot.looks import Look, method_looks
 from clipbench.record.folder import unfinished_runs
 from clipbench.report import across as several
 from clipbench.report import cells, panels, svg
-from clipbench.report.panels import Drawing
+from clipbench.report.frame import BANDS, RC, Drawing
 from clipbench.report.provenance import facts, failures
 from clipbench.report.sensitivity import sensitivity
 
@@ -141,7 +141,7 @@ def part_of(ranking: Ranking) -> str:
 
 def _part_across(found: Across) -> str:
     """The part on several tasks."""
-    with matplotlib.rc_context(panels.RC):
+    with matplotlib.rc_context(RC):
         image = _image("performance profile: higher is better", several.profile(found))
     return _fill(
         "across.html",
@@ -166,12 +166,12 @@ def badge(verdict: Verdict) -> Badge:
 def _blocks(ranking: Ranking) -> list[Block]:
     """The figures under their headings; a heading without figures is left out."""
     blocks = []
-    with matplotlib.rc_context(panels.RC):
+    with matplotlib.rc_context(RC):
         for name, (draw, text) in BLOCKS.items():
             images = [_image(caption, figure) for caption, figure in draw(ranking)]
-            if name == "Training" and len(ranking.judged) > panels.BANDS:
+            if name == "Training" and len(ranking.judged) > BANDS:
                 best = ranking.judged[0].name
-                text += f" Of more than {panels.BANDS} methods only none and {best} keep their bands."
+                text += f" Of more than {BANDS} methods only none and {best} keep their bands."
             if images:
                 blocks.append(Block(name, text, images))
     return blocks

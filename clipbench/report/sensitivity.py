@@ -17,7 +17,7 @@ from clipbench.plot import style
 from clipbench.plot.looks import Look, method_looks
 from clipbench.record.rows import NO_CLIPPING
 from clipbench.report.divergence import beyond, divergence, is_grid
-from clipbench.report.panels import Drawing, banded, panel
+from clipbench.report.frame import Drawing, banded, panel
 from clipbench.stats import smoothed
 
 NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "p_autoclip"}
