@@ -56,8 +56,7 @@ def interquartile_mean(scores: Scores) -> float:
     """
     values = np.sort(_pooled(scores))
     cut = len(values) // 4
-    middle = values[cut : len(values) - cut]
-    return _mean(middle)
+    return _mean(values[cut : len(values) - cut])
 
 
 def median(scores: Scores) -> float:

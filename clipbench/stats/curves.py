@@ -27,7 +27,8 @@ def time_to_target(
     for at, values in curves:
         x, y = vector(at), vector(values)
         reached = x[sign * y >= sign * target]
-        times.append(float(reached.min()) if len(reached) else math.inf)
+        first = reached.min(initial=math.inf)
+        times.append(float(first))
     return np.array(times)
 
 

@@ -191,9 +191,12 @@ def seed_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interva
     r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
     if n <= 3:
         return Interval(r, -1.0, 1.0, n)
-    half = float(special.ndtri((1 + level) / 2)) / math.sqrt(n - 3)
-    centre = math.atanh(min(max(r, -1 + 1e-15), 1 - 1e-15))
-    low, high = math.tanh(centre - half), math.tanh(centre + half)
+    z = float(special.ndtri((1 + level) / 2))
+    half = z / math.sqrt(n - 3)
+    almost_one = 1 - 1e-15
+    centre = math.atanh(min(max(r, -almost_one), almost_one))
+    low = math.tanh(centre - half)
+    high = math.tanh(centre + half)
     return Interval(r, low, high, n)
 
 
