@@ -2,8 +2,10 @@
 
 choice.py          the one rule of choice; what tuning chose; what lies at the edge of a space
 settings.py        what defines a run, and the words for it
-groups.py          the runs of one task, scale and optimizer, sorted into configurations
-comparison.py      methods, each at its chosen configuration, compared with none at its own
+group.py           the runs of one task, scale and optimizer, sorted into configurations
+groups.py          how they are read from the tables
+ranking.py         methods, each at its chosen configuration, compared with none at its own
+comparison.py      which configurations may be compared, and the choice among them
 verdict.py         what may be said of that, in a sentence
 notes.py           what limits it
 amounts.py         differences as text

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from clipbench import stats
-from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.stats import Interval
 
 REPEATS = 1000  # of the bootstrap
@@ -55,12 +55,12 @@ def across(rankings: Sequence[Ranking]) -> list[Across]:
     kinds: dict[tuple[str, ...], list[Ranking]] = {}
     for ranking in rankings:
         group = ranking.group
-        kind: tuple[str, ...] = (group.scale, group.optimizer, group.study, ranking.context, ranking.split)
+        kind = (group.scale, group.optimizer, group.study, ranking.context, ranking.split)
         if not group.apart:
             kinds.setdefault(kind, []).append(ranking)
     found = []
-    for shared, members in kinds.items():
-        title = " · ".join(part for part in shared[:4] if part)
+    for (*shared, _), members in kinds.items():
+        title = " · ".join(filter(None, shared))
         result = _across(title, members)
         if result is not None:
             found.append(result)
@@ -110,17 +110,21 @@ def _unusable(ranking: Ranking) -> str:
     if ranking.none is None or not ranking.none.score.n:
         return "no run without clipping came to an end"
     none, best = _span(ranking)
-    return "" if np.isfinite(best) and ranking.sign * (best - none) > 0 else "all runs are equal"
+    if np.isfinite(best) and ranking.sign * (best - none) > 0:
+        return ""
+    return "all runs are equal"
 
 
 def _span(ranking: Ranking) -> tuple[float, float]:
     """(mean of none, the best run of any method): what 0 and 1 stand for."""
     best = -np.inf
     for method in ranking.judged:
-        scores = ranking.sign * method.scores.dropna().to_numpy()
-        best = max(best, scores.max(initial=-np.inf))
-    none = ranking.none.scores.dropna().mean() if ranking.none else np.nan
-    return float(none), float(ranking.sign * best)
+        ended = method.scores.dropna().to_numpy()
+        best = max(best, (ranking.sign * ended).max(initial=-np.inf))
+    mean = np.nan
+    if ranking.none is not None:
+        mean = ranking.none.scores.dropna().mean()
+    return float(mean), float(ranking.sign * best)
 
 
 def _method(ranking: Ranking, name: str) -> Method:
@@ -141,7 +145,8 @@ def _ranks(scores: Mapping[str, Seeds]) -> pd.DataFrame:
     means: dict[str, dict[str, float]] = {}
     for name, tasks in scores.items():
         for task, values in tasks.items():
-            means.setdefault(task, {})[name] = np.nan_to_num(values, nan=-np.inf).mean()
+            filled = np.nan_to_num(values, nan=-np.inf)
+            means.setdefault(task, {})[name] = filled.mean()
     return pd.DataFrame(means).rank(ascending=False)
 
 
@@ -153,19 +158,24 @@ def _bootstrap(rankings: Mapping[str, Ranking], name: str, statistic: Callable[[
     for task, ranking in rankings.items():
         ours = _method(ranking, name).scores
         none = ranking.none.scores if ranking.none else ours
+        both = pd.concat([ours, none.reindex(ours.index)], axis=1)
         spans[task] = _span(ranking)
-        pairs[task] = pd.concat([ours, none.reindex(ours.index)], axis=1).to_numpy(float)
+        pairs[task] = both.to_numpy(float)
 
     def drawn(parts: Mapping[str, np.ndarray]) -> float:
         scores = {}
         for task, part in parts.items():
+            ours, none = part[:, 0], part[:, 1]
             mean, best = spans[task]
-            scores[task] = stats.scaled(part[:, 0], _mean(part[:, 1], mean), best)
+            scores[task] = stats.scaled(ours, _mean(none, mean), best)
         return statistic(scores)
 
-    return stats.stratified_bootstrap(pairs, drawn, np.random.default_rng(0), REPEATS)
+    rng = np.random.default_rng(0)
+    return stats.stratified_bootstrap(pairs, drawn, rng, REPEATS)
 
 
 def _mean(values: np.ndarray, otherwise: float) -> float:
-    there = values[np.isfinite(values)]
-    return float(there.mean()) if len(there) else otherwise
+    finite = values[np.isfinite(values)]
+    if len(finite):
+        return float(finite.mean())
+    return otherwise

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 
-from clipbench.analysis.comparison import Ranking
+from clipbench.analysis.ranking import Ranking
 from clipbench.stats import Comparison, Interval
 
 
 def told(ranking: Ranking, name: str, comparison: Comparison) -> str:
     """ "auto +3.1 points of mcc over none, 95 % interval 1.2 to 5.0, n=5"."""
     found = comparison.difference
-    ends = interval(ranking, found) if math.isfinite(found.low) else "without bounds"
+    ends = "without bounds"
+    if math.isfinite(found.low):
+        ends = interval(ranking, found)
     return f"{name} {difference(ranking, found)}, 95 % interval {ends}, n={found.n}"
 
 
 def interval(ranking: Ranking, found: Interval) -> str:
     """ "1.2 to 5.0"."""
-    return f"{amount(ranking, found.low, found)} to {amount(ranking, found.high, found)}"
+    low = amount(ranking, found.low, found)
+    high = amount(ranking, found.high, found)
+    return f"{low} to {high}"
 
 
 def difference(ranking: Ranking, found: Interval, short: bool = False) -> str:
@@ -25,11 +29,13 @@ def difference(ranking: Ranking, found: Interval, short: bool = False) -> str:
     headline = ranking.group.headline
     unit = f"points of {headline}" if ranking.in_points else headline
     if ranking.sign < 0:
-        value = amount(ranking, abs(found.estimate), found)
+        size = amount(ranking, abs(found.estimate), found)
         side = "better" if found.estimate >= 0 else "worse"
-        return f"{value} {unit} {side} than {reference(ranking)}"
-    value = amount(ranking, found.estimate, found, signed=True)
-    return value if short else f"{value} {unit} over {reference(ranking)}"
+        return f"{size} {unit} {side} than {reference(ranking)}"
+    gain = amount(ranking, found.estimate, found, signed=True)
+    if short:
+        return gain
+    return f"{gain} {unit} over {reference(ranking)}"
 
 
 def reference(ranking: Ranking) -> str:
@@ -42,7 +48,8 @@ def amount(ranking: Ranking, value: float, found: Interval, signed: bool = False
     if not math.isfinite(value):
         return "−∞" if value < 0 else "∞"
     scale = 100 if ranking.in_points else 1
-    text = f"{scale * value:.{_digits(ranking, found, scale)}f}"
+    digits = _digits(ranking, found, scale)
+    text = f"{scale * value:.{digits}f}"
     if float(text) == 0:
         return text.lstrip("-")
     if signed and value > 0:
@@ -54,12 +61,18 @@ def _digits(ranking: Ranking, found: Interval, scale: int) -> int:
     """Decimals: the first digit of half the interval is shown, and an interval that leaves out 0 does not
     seem to touch it.
     """
-    size = scale * (found.half if math.isfinite(found.half) else abs(found.estimate))
-    first = -math.floor(math.log10(size)) if size else 0  # the decimal that its first digit stands at
-    digits = max(1, min(first, 4)) if ranking.in_points else max(0, min(first + 1, 8))
-    ends = [scale * end for end in (found.low, found.high) if end and math.isfinite(end)]
-    while digits < 8 and any(round(end, digits) == 0 for end in ends):
-        digits += 1
+    size = found.half if math.isfinite(found.half) else abs(found.estimate)
+    first = 0  # the decimal that its first digit stands at
+    if size:
+        first = -math.floor(math.log10(scale * size))
+    digits = max(0, min(first + 1, 8))
+    if ranking.in_points:
+        digits = max(1, min(first, 4))
+    for end in (found.low, found.high):
+        if end == 0 or not math.isfinite(end):
+            continue
+        while digits < 8 and round(scale * end, digits) == 0:
+            digits += 1
     return digits
 
 
@@ -67,7 +80,9 @@ def p_value(p: float) -> str:
     """ "<.001", ".034", ".21"."""
     if p < 0.001:
         return "<.001"
-    return f"{p:.3f}"[1:] if p < 0.0995 else f"{p:.2f}".removeprefix("0")
+    if p < 0.0995:
+        return f"{p:.3f}".removeprefix("0")
+    return f"{p:.2f}".removeprefix("0")
 
 
 def minus(text: str) -> str:
@@ -77,6 +92,7 @@ def minus(text: str) -> str:
 
 def listed(words: list[str]) -> str:
     """ "a, b and c"."""
-    if len(words) < 2:
-        return "".join(words)
-    return ", ".join(words[:-1]) + " and " + words[-1]
+    if not words:
+        return ""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

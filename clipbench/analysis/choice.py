@@ -44,7 +44,9 @@ def best_first(candidates: Iterable[Candidate], higher_is_better: bool) -> list[
     sign = -1 if higher_is_better else 1
 
     def place(each: Candidate) -> tuple[int, float]:
-        return each.diverged, math.inf if math.isnan(each.value) else sign * each.value
+        if math.isnan(each.value):
+            return each.diverged, math.inf
+        return each.diverged, sign * each.value
 
     return sorted(complete, key=place)
 
@@ -60,15 +62,21 @@ def trials(runs: pd.DataFrame) -> pd.DataFrame:
     number. A run that failed is no result: a trial that lacks a run that others have has no place (it is left
     out).
     """
+    keys = [*CONTEST, "method"]
     tuned = runs[(runs["role"] == "tune") & (runs["status"] != "failed")]
     tuned = tuned.sort_values(["started", "run"])
-    tuned = tuned.drop_duplicates([*CONTEST, "method", "trial", "seed"], keep="last")
+    tuned = tuned.drop_duplicates([*keys, "trial", "seed"], keep="last")
     rows = []
-    for key, part in tuned.groupby([*CONTEST, "method"], dropna=False, sort=False):
-        where = dict(zip([*CONTEST, "method"], key, strict=True))
-        for place, each in enumerate(_ranked(part), 1):
-            row = {"value": each.value, "diverged": each.diverged, "seeds": each.seeds, "place": place}
-            rows.append(where | each.what | row)
+    for key, part in tuned.groupby(keys, dropna=False, sort=False):
+        contest_and_method = dict(zip(keys, key, strict=True))
+        for place, candidate in enumerate(_ranked(part), 1):
+            row = dict(contest_and_method)
+            row.update(candidate.what)
+            row["value"] = candidate.value
+            row["diverged"] = candidate.diverged
+            row["seeds"] = candidate.seeds
+            row["place"] = place
+            rows.append(row)
     return pd.DataFrame(rows, columns=TRIALS)
 
 
@@ -80,8 +88,10 @@ def _ranked(runs: pd.DataFrame) -> list[Candidate]:
         value = float(ended["final"].mean()) if len(ended) else math.nan
         first = part.iloc[0].to_dict()
         what = {"trial": int(first["trial"]), "hyperparameters": _hyperparameters(first)}
-        candidates.append(Candidate(what, len(part), len(part) - len(ended), value))
-    return best_first(candidates, bool(runs["higher_is_better"].iloc[0]))
+        diverged = len(part) - len(ended)
+        candidates.append(Candidate(what, len(part), diverged, value))
+    higher_is_better = bool(runs["higher_is_better"].iloc[0])
+    return best_first(candidates, higher_is_better)
 
 
 def _hyperparameters(run: Mapping[str, Any]) -> dict[str, float]:
@@ -92,7 +102,8 @@ def _hyperparameters(run: Mapping[str, Any]) -> dict[str, float]:
     for name in ("lr", *CLIP_KEYS[1:]):
         if pd.notna(run[name]):
             found[name] = run[name]
-    optim = json.loads(run["config"] or "{}").get("optim", {})
+    config = json.loads(run["config"] or "{}")
+    optim = config.get("optim", {})
     found.update(optim.get("clip") or {})
     return {name: float(value) for name, value in found.items() if is_number(value)}
 
@@ -114,17 +125,24 @@ def winners(runs: pd.DataFrame) -> pd.DataFrame:
     every = trials(runs)
     best = every[every["place"] == 1].drop(columns="place").reset_index(drop=True)
     counts, edges = [], []
-    for _, row in best.iterrows():
-        same = (every[[*CONTEST, "method"]] == row[[*CONTEST, "method"]]).all(axis=1)
-        tried = list(every.loc[same, "hyperparameters"])
-        found = {}
-        for name, value in row["hyperparameters"].items():
-            side = edge(name, value, [each.get(name) for each in tried])
-            if side:
-                found[name] = side
+    for _, winner in best.iterrows():
+        keys = [*CONTEST, "method"]
+        rivals = (every[keys] == winner[keys]).all(axis=1)
+        tried = list(every.loc[rivals, "hyperparameters"])
         counts.append(len(tried))
-        edges.append(found)
+        edges.append(edges_of(winner["hyperparameters"], tried))
     return best.assign(trials=counts, edge=edges)
+
+
+def edges_of(chosen: Mapping[str, Any], tried: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """{name: "lowest" or "highest"} of the `chosen` hyperparameters at the edge of what was `tried`."""
+    tried = list(tried)
+    found = {}
+    for name, value in chosen.items():
+        side = edge(name, value, [hyperparameters.get(name) for hyperparameters in tried])
+        if side:
+            found[name] = side
+    return found
 
 
 def edge(name: str, value: Any, tried: Iterable[Any]) -> str:
@@ -135,12 +153,14 @@ def edge(name: str, value: Any, tried: Iterable[Any]) -> str:
     """
     if not is_number(value) or float(value) == NO_CLIPPING.get(name):
         return ""
-    values = {float(each) for each in tried if is_number(each)}
+    values = set(map(float, filter(is_number, tried)))
     if len(values) < 2:
         return ""
     if float(value) == min(values):
         return "lowest"
-    return "highest" if float(value) == max(values) else ""
+    if float(value) == max(values):
+        return "highest"
+    return ""
 
 
 def is_without_clipping(settings: Mapping[str, Any]) -> bool:

@@ -1,12 +1,8 @@
-"""Tables → groups: the runs of one task, scale and optimizer, sorted into configurations. Runs of one differ
-in nothing but the seed.
-"""
+"""Tables → groups: which runs belong together, which are left out, and how each configuration is called."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,119 +11,15 @@ import pandas as pd
 import pyarrow as pa
 
 from clipbench.analysis.choice import winners
+from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.settings import Settings, label, order, settings_of
 from clipbench.errors import UserError
 from clipbench.record import tables
 
+__all__ = ["Configuration", "Group", "parts", "read_group", "read_groups"]
+
 STEPS = ["step", "seconds", "loss", "grad_norm", "clipped_norm", "clip_factor"]
 EVALS = ["run", "step", "seconds", "split", "metric", "value"]
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """A clipping type with its settings; `label` names those that set it apart. `finals`: final validation
-    metric of each run in `done`.
-
-    Of the group's `variants` configurations of its type it is number `variant`, from 0, by level, quantile,
-    beta, learning rate.
-    """
-
-    label: str
-    settings: Settings
-    done: tuple[str, ...]
-    diverged: tuple[str, ...]
-    finals: np.ndarray  # (len(done),)
-    variant: int
-    variants: int
-    name: str  # the type, or what a study calls the method
-    role: str  # in a study "final" or "default", else ""
-
-    @property
-    def type(self) -> str:
-        return self.settings["clipping_type"]
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        return self.done + self.diverged
-
-    @property
-    def final(self) -> float:
-        """Mean over the seeds that came to an end; NaN where none did."""
-        return float(self.finals.mean()) if len(self.finals) else float("nan")
-
-
-@dataclass(frozen=True)
-class Group:
-    """What one set of figures shows. `configurations` stand best first by their final validation metric,
-    those without one last.
-    """
-
-    task: str
-    scale: str
-    optimizer: str
-    headline: str
-    configurations: tuple[Configuration, ...]
-    steps: pd.DataFrame
-    evals: pd.DataFrame
-    higher_is_better: bool
-    notes: tuple[str, ...]  # which runs are left out
-    study: str  # "" outside one
-    runs: pd.DataFrame  # of the configurations, by run
-    tuning: pd.DataFrame  # a study's trials, by run: never drawn or judged together with the others
-    failed: pd.DataFrame
-    apart: bool  # each configuration stands for itself, with those of other optimizers
-
-    @property
-    def name(self) -> str:
-        """Task, scale, optimizer and study, as far as there is one."""
-        parts = [self.task, self.scale, self.optimizer, self.study]
-        return " ".join(part for part in parts if part)
-
-    @property
-    def stem(self) -> str:
-        """The same as the beginning of a file's name."""
-        parts = [self.task, self.scale, self.optimizer, self.study]
-        return re.sub(r"[^\w.-]+", "-", "_".join(part for part in parts if part))
-
-    def steps_of(self, *configurations: Configuration) -> pd.DataFrame:
-        """The rows of `steps` of their runs, one run after the other."""
-        runs: list[str] = []
-        for configuration in configurations:
-            runs += configuration.runs
-        return self.steps.iloc[self._rows(runs)]
-
-    def _rows(self, runs: Iterable[str]) -> np.ndarray:
-        """Where these runs stand in `steps`, which holds one run after the other. Those without steps are
-        left out.
-        """
-        run = self.steps["run"].cat
-        codes = np.sort(run.categories.get_indexer(list(runs)))
-        codes = codes[codes >= 0]
-        starts, ends = np.searchsorted(run.codes, [codes, codes + 1])
-        rows = [np.zeros(0, int)]
-        for start, end in zip(starts, ends, strict=True):
-            rows.append(np.arange(start, end))
-        return np.concatenate(rows)
-
-    def curve(self, column: str, *configurations: Configuration) -> pd.DataFrame:
-        """A column of `steps` against step, one column per run of these, of all by default; NaN after a run's
-        end. (steps, runs)
-        """
-        steps = self.steps_of(*configurations) if configurations else self.steps
-        runs = steps["run"].cat.remove_unused_categories().cat
-        at, row = np.unique(steps["step"].to_numpy(), return_inverse=True)
-        table = np.full((len(at), len(runs.categories)), np.nan)
-        table[row, runs.codes] = steps[column].to_numpy()
-        return pd.DataFrame(table, pd.Index(at, name="step"), runs.categories)
-
-    def metric(self, split: str) -> pd.DataFrame:
-        """The headline metric against step, one column per run. (evaluations, runs)"""
-        rows = self.evals_of(split)
-        return rows.pivot(index="step", columns="run", values="value")
-
-    def evals_of(self, split: str) -> pd.DataFrame:
-        """The rows of `evals` that hold the headline metric of a split."""
-        return self.evals[(self.evals["metric"] == self.headline) & (self.evals["split"] == split)]
 
 
 def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> Iterator[Group]:
@@ -178,32 +70,44 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
         "repeated later": len(finished) - len(latest),
         "of what an earlier, smaller tuning chose": int(earlier.sum()),
     }
+    notes = []
+    for why, count in left_out.items():
+        if count:
+            notes.append(f"runs left out: {count} {why}")
     latest = latest[~earlier]
     tuned = latest["role"] == "tune"
     shown = latest[~tuned]
     first = latest.iloc[0]
-    sign = -1 if first["higher_is_better"] else 1
-
-    def place(configuration: Configuration) -> tuple[bool, float, str]:
-        final = configuration.final
-        return bool(np.isnan(final)), sign * float(np.nan_to_num(final)), configuration.label
-
+    higher_is_better = bool(first["higher_is_better"])
     return Group(
         task=first["task"],
         scale=first["scale"],
         optimizer="" if apart else first["optimizer"],
         headline=first["headline"],
-        configurations=tuple(sorted(_configurations(shown, apart), key=place)),
+        configurations=_best_first(_configurations(shown, apart), higher_is_better),
         steps=_steps(folder, shown["run"]),
         evals=tables.read(folder, "evals", EVALS, shown["run"]),
-        higher_is_better=bool(first["higher_is_better"]),
-        notes=tuple(f"runs left out: {count} {why}" for why, count in left_out.items() if count),
+        higher_is_better=higher_is_better,
+        notes=tuple(notes),
         study=first["study"],
         runs=shown.set_index("run"),
         tuning=latest[tuned].set_index("run"),
         failed=runs[runs["status"] == "failed"].set_index("run"),
         apart=apart,
     )
+
+
+def _best_first(configurations: Iterable[Configuration], higher_is_better: bool) -> tuple[Configuration, ...]:
+    """By final value, those without one last; equal ones by label."""
+    sign = -1 if higher_is_better else 1
+
+    def place(configuration: Configuration) -> tuple[bool, float, str]:
+        final = configuration.final
+        if np.isnan(final):
+            return True, 0.0, configuration.label
+        return False, sign * final, configuration.label
+
+    return tuple(sorted(configurations, key=place))
 
 
 def _numbered(runs: pd.DataFrame) -> pd.DataFrame:
@@ -213,8 +117,10 @@ def _numbered(runs: pd.DataFrame) -> pd.DataFrame:
     places = runs[["role", "method", "trial"]].fillna(-1).to_dict("records")
     for row, place in zip(runs.to_dict("records"), places, strict=True):
         found = settings_of(row)
+        identity = frozenset([*found.items(), *place.items()])
+        number = known.setdefault(identity, len(known))
         settings.append(found)
-        numbers.append(known.setdefault(frozenset([*found.items(), *place.items()]), len(known)))
+        numbers.append(number)
     return runs.assign(settings=settings, number=numbers)
 
 
@@ -223,43 +129,51 @@ def _of_earlier_choice(runs: pd.DataFrame) -> pd.Series:
     chosen anew.
     """
     chosen = winners(runs).set_index("method")["trial"]
-    final = (runs["role"] == "final") & runs["method"].isin(chosen.index)
-    return final & (runs["trial"] != runs["method"].map(chosen))
+    is_final = runs["role"] == "final"
+    was_tuned = runs["method"].isin(chosen.index)
+    is_other = runs["trial"] != runs["method"].map(chosen)
+    return is_final & was_tuned & is_other
 
 
 def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
     """Only what is drawn, with `run` as a category: as text it would be most of the memory."""
     found = dict(tables.read_parts(folder, "steps", STEPS, runs))
-    schema = pa.schema([tables.SCHEMAS["steps"].field(name) for name in STEPS])
-    lengths = [len(part) for part in found.values()]
+    fields = map(tables.SCHEMAS["steps"].field, STEPS)
+    empty = pa.schema(list(fields)).empty_table()
+    steps = pa.concat_tables([empty, *found.values()]).to_pandas()
+    lengths = list(map(len, found.values()))
     codes = np.repeat(np.arange(len(found)), lengths)
-    steps = pa.concat_tables([schema.empty_table(), *found.values()]).to_pandas()
-    return steps.assign(run=pd.Categorical.from_codes(codes, list(found)))
+    run = pd.Categorical.from_codes(codes, list(found))
+    return steps.assign(run=run)
 
 
 def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:
     """One for each number of `runs`, those of a type one after the other."""
-    kinds: dict[int, Settings] = dict(zip(runs["number"], runs["settings"], strict=True))
+    settings_of_number: dict[int, Settings] = dict(zip(runs["number"], runs["settings"], strict=True))
+    everyone = settings_of_number.values()
     types: dict[str, list[int]] = {}
-    for number, settings in kinds.items():
+    for number, settings in settings_of_number.items():
         types.setdefault(settings["clipping_type"], []).append(number)
     for numbers in types.values():
-        peers = [kinds[number] for number in numbers]
-        for variant, number in enumerate(sorted(numbers, key=lambda number: order(kinds[number]))):
+        peers = [settings_of_number[number] for number in numbers]
+        numbers.sort(key=lambda number: order(settings_of_number[number]))
+        for variant, number in enumerate(numbers):
+            settings = settings_of_number[number]
             rows = runs[runs["number"] == number]
-            done, diverged = (rows[rows["status"] == status] for status in ("done", "diverged"))
+            done = rows[rows["status"] == "done"]
+            diverged = rows[rows["status"] == "diverged"]
             role, method = rows["role"].iloc[0], rows["method"].iloc[0]
-            text = label(kinds[number], peers, kinds.values())
+            text = label(settings, peers, everyone)
             if role == "default":
                 text += " (default)"
             yield Configuration(
                 label=text,
-                settings=kinds[number],
+                settings=settings,
                 done=tuple(done["run"]),
                 diverged=tuple(diverged["run"]),
                 finals=done["final"].to_numpy(float),
                 variant=variant,
                 variants=len(numbers),
-                name=text if apart else method or kinds[number]["clipping_type"],
+                name=text if apart else method or settings["clipping_type"],
                 role=role,
             )

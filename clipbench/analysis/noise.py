@@ -35,7 +35,8 @@ def samples(rows: pd.DataFrame) -> dict[int, Tail]:
 def amount(rows: pd.DataFrame) -> str:
     """ "300 batches, 2 passes": of each step."""
     batches = len(rows) // rows["step"].nunique()
-    return f"{batches} batches, {_passes(float(rows['passes'].iloc[0]))}"
+    passes = float(rows["passes"].iloc[0])
+    return f"{batches} batches, {_passes(passes)}"
 
 
 def _passes(passes: float) -> str:
@@ -62,8 +63,13 @@ def numbers(step: int, tail: Tail) -> str:
     """ "step 0   skewness 1.18 (0.9 to 1.5)   ρ_mR 4.1 (2.2 to 7)   ξ 0.02 (−0.15 to 0.3)": 95 %
     intervals.
     """
-    skewness, rho, index = _text(tail.skewness), _text(tail.rho), _text(tail.index)
-    return f"step {step}   skewness {skewness}   ρ_mR {rho}, of χ {tail.rho_chi:.2g}   ξ {index}"
+    parts = [
+        f"step {step}",
+        f"skewness {_text(tail.skewness)}",
+        f"ρ_mR {_text(tail.rho)}, of χ {tail.rho_chi:.2g}",
+        f"ξ {_text(tail.index)}",
+    ]
+    return "   ".join(parts)
 
 
 def conclusion(tail: Tail) -> str:
@@ -114,5 +120,6 @@ def _apart(tail: Tail) -> str:
 
 
 def _text(interval: Interval) -> str:
-    text = f"{interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    ends = f"{interval.low:.2f} to {interval.high:.2f}"
+    text = f"{interval.estimate:.2f} ({ends})"
     return text.replace("-", "−").replace("inf", "∞")

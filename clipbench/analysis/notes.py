@@ -7,7 +7,7 @@ from __future__ import annotations
 import pandas as pd
 
 from clipbench.analysis.amounts import amount, interval, listed
-from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.stats import paired_interval, sign_flip_floor
 
 FEWEST = 3  # pairs of seeds: an interval from two is wider than anything one would call a result
@@ -16,7 +16,10 @@ PASSED = "Check at ∞ passed: no method that could choose no clipping, level �
 
 def notes_on(ranking: Ranking) -> list[str]:
     """A sentence or two each."""
-    return [*_choice(ranking), *_runs(ranking), *_tests(ranking)]
+    notes = _choice(ranking)
+    notes += _runs(ranking)
+    notes += _tests(ranking)
+    return notes
 
 
 def runs_diverged(method: Method) -> str:
@@ -36,7 +39,7 @@ def _choice(ranking: Ranking) -> list[str]:
     """How the configurations were chosen, and what that allows."""
     if ranking.equal_budget:
         return [*_infinity(ranking), *_tuning(ranking)]
-    tried = {method.tried for method in ranking.judged} or {0}
+    tried = ranking.budgets or {0}
     budget = f"{min(tried)} to {max(tried)}" if len(tried) > 1 else f"{max(tried)}"
     if ranking.group.study:
         start = "Descriptive only, not a verdict"
@@ -59,14 +62,16 @@ def _infinity(ranking: Ranking) -> list[str]:
     """Clipping at level ∞ is no clipping: a tuned method that could choose it and stands below none was not
     searched for well enough.
     """
-    tuned = []
+    free, bound = [], []
     for method in ranking.judged:
-        if method.tried > 1 and method.name in ranking.comparisons:
-            tuned.append(method)
-    if not tuned:
+        if method.tried < 2 or method.name not in ranking.comparisons:
+            continue
+        if method.without:
+            free.append(method)
+        else:
+            bound.append(method.name)
+    if not free and not bound:
         return []
-    free = [method for method in tuned if method.without]
-    bound = [method.name for method in tuned if not method.without]
     aside = f" Without such a trial: {listed(bound)}." if bound else ""
     none_diverged = ranking.none.diverged if ranking.none else 0
     lost = []
@@ -88,17 +93,24 @@ def _infinity(ranking: Ranking) -> list[str]:
 
 def _tuning(ranking: Ranking) -> list[str]:
     """What tuning brought to none: a measure for what clipping brings."""
+    none = ranking.none
     defaults = [method for method in ranking.methods if method.is_default and method.is_none]
-    if ranking.none is None or not defaults or defaults[0].diverged or ranking.none.diverged:
+    if none is None or not defaults:
         return []
-    both = pd.concat([ranking.none.scores, defaults[0].scores], axis=1, join="inner").dropna()
+    default = defaults[0]
+    if none.diverged or default.diverged:
+        return []
+    both = pd.concat([none.scores, default.scores], axis=1, join="inner").dropna()
     if len(both) < FEWEST:
         return []
-    found = paired_interval(*(both * ranking.sign).to_numpy().T)
-    unit = "points of " if ranking.in_points else ""
-    gain = f"{amount(ranking, found.estimate, found, signed=True)} {unit}{ranking.group.headline}"
+    tuned, untuned = (ranking.sign * both).to_numpy().T
+    found = paired_interval(tuned, untuned)
+    unit = ranking.group.headline
+    if ranking.in_points:
+        unit = f"points of {unit}"
+    gain = amount(ranking, found.estimate, found, signed=True)
     about = f"(95 % interval {interval(ranking, found)}, n={found.n}; positive is better)"
-    return [f"For scale: tuning alone moved none by {gain} from its defaults {about}."]
+    return [f"For scale: tuning alone moved none by {gain} {unit} from its defaults {about}."]
 
 
 def _runs(ranking: Ranking) -> list[str]:
@@ -130,7 +142,11 @@ def _runs(ranking: Ranking) -> list[str]:
 
 def _skipped(ranking: Ranking) -> list[str]:
     """ "none 1": steps, of each method that skipped some."""
-    return [f"{method.name} {method.skipped}" for method in ranking.judged if method.skipped]
+    found = []
+    for method in ranking.judged:
+        if method.skipped:
+            found.append(f"{method.name} {method.skipped}")
+    return found
 
 
 def _edges(ranking: Ranking) -> list[str]:
@@ -148,11 +164,11 @@ def _tests(ranking: Ranking) -> list[str]:
     """
     notes = []
     comparisons = ranking.comparisons.values()
-    if len(comparisons) > 1 and any(each.different for each in comparisons):
+    if len(comparisons) > 1 and any(comparison.different for comparison in comparisons):
         notes.append(f"The largest of {len(comparisons)} differences is on average larger seen than it is.")
-    n = max((each.difference.n for each in ranking.usable.values()), default=0)
-    if n >= FEWEST and sign_flip_floor(n) > 0.05:
+    n = ranking.most_pairs
+    floor = sign_flip_floor(n)
+    if n >= FEWEST and floor > 0.05:
         start = "p is of the paired t-test and takes the differences for normal"
-        floor = f"{sign_flip_floor(n):g}"
-        notes.append(f"{start}; the exact sign-flip test cannot go below {floor} at n={n}.")
+        notes.append(f"{start}; the exact sign-flip test cannot go below {floor:g} at n={n}.")
     return notes

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from clipbench.analysis.choice import Candidate, best_first
-from clipbench.analysis.comparison import Ranking
+from clipbench.analysis.ranking import Ranking
 from clipbench.record.rows import NO_CLIPPING
 from clipbench.stats import mean_and_half
 
@@ -43,10 +43,11 @@ def best_setting(ranking: Ranking, runs: pd.DataFrame) -> pd.Series:
     """The values of the best setting's runs that ended, by the rule of choice."""
     candidates = []
     for _, part in runs.groupby("setting"):
-        lost = int(part["value"].isna().sum())
-        candidates.append(Candidate(part, len(part), lost, float(part["value"].mean())))
-    best = best_first(candidates, ranking.group.higher_is_better)[0].what
-    return best["value"].dropna()
+        values = part["value"]
+        diverged = int(values.isna().sum())
+        candidates.append(Candidate(values, len(values), diverged, float(values.mean())))
+    best, *_ = best_first(candidates, ranking.group.higher_is_better)
+    return best.what.dropna()
 
 
 def mean_of_best(ranking: Ranking, runs: pd.DataFrame) -> tuple[float, float]:

@@ -92,8 +92,13 @@ def order(settings: Settings) -> list[tuple[bool, Any]]:
     for name in RESOLVED[1:]:
         value = settings[name]
         places.append((value is not None, value or 0))
-    rest = sorted((key, str(value)) for key, value in settings.items() if key not in RESOLVED)
-    return [*places, (True, str(rest))]
+    rest = []
+    for key, value in settings.items():
+        if key not in RESOLVED:
+            rest.append((key, str(value)))
+    rest.sort()
+    places.append((True, str(rest)))
+    return places
 
 
 def label(settings: Settings, peers: Iterable[Settings], everyone: Iterable[Settings]) -> str:
@@ -102,37 +107,44 @@ def label(settings: Settings, peers: Iterable[Settings], everyone: Iterable[Sett
     The optimizer, where there are several; the type; then what differs: a clipping setting among the settings
     of the type (`peers`), any other among all (`everyone`). Only those with the same optimizer are looked at.
     """
+    kind, optimizer = settings["clipping_type"], settings.get("optim.name")
     everyone = list(everyone)
-    optimizer = settings.get("optim.name")
-    words = [settings["clipping_type"]]
-    if any(rival.get("optim.name") != optimizer for rival in everyone):
-        words = [str(optimizer), *words]
+    same = [rival for rival in everyone if rival.get("optim.name") == optimizer]
     peers = [rival for rival in peers if rival.get("optim.name") == optimizer]
-    everyone = [rival for rival in everyone if rival.get("optim.name") == optimizer]
+    words = [kind]
+    if len(same) < len(everyone):
+        words = [str(optimizer), kind]
     for key, value in settings.items():
         if value is None or key == "clipping_type":
             continue
-        rivals = peers if is_of_the_rule(key) else everyone
+        rivals = peers if is_of_the_rule(key) else same
         if any(rival.get(key) != value for rival in rivals):
             words.append(_word(key, value))
     return " ".join(dict.fromkeys(words))  # batch_size and task.batch_size are one
 
 
 def _word(key: str, value: Any) -> str:
-    symbol = SYMBOLS.get(key, key.rpartition(".")[2] + "=")
-    return symbol + as_text(value) if isinstance(value, float) else f"{symbol}{value}"
+    last = key.rpartition(".")[2]
+    symbol = SYMBOLS.get(key, f"{last}=")
+    text = as_text(value) if isinstance(value, float) else str(value)
+    return symbol + text
 
 
 def as_text(value: Any) -> str:
     """A setting's value, a number in short: "0.001", "∞"."""
-    return f"{value:g}".replace("inf", "∞") if isinstance(value, (int, float)) else str(value)
+    if not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:g}".replace("inf", "∞")
 
 
 def in_words(settings: Settings) -> str:
     """ "level 2  lr=0.01": what was tuned over."""
     words = []
     for name, value in hyperparameters(settings).items():
-        if value is not None:
-            symbol = "level " if name == "clipping_level" else SYMBOLS.get(name, name + "=")
-            words.append(symbol + as_text(value))
+        if value is None:
+            continue
+        symbol = SYMBOLS.get(name, f"{name}=")
+        if name == "clipping_level":
+            symbol = "level "
+        words.append(symbol + as_text(value))
     return "  ".join(words)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clipbench import stats
 from clipbench.analysis.choice import winners
-from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.stats import Interval
 
 
@@ -38,10 +38,15 @@ def reached(ranking: Ranking, method: Method, value: float) -> Reached:
     """Evaluations are not timed; a run that missed or diverged before counts as ∞."""
     group = ranking.group
     rows = group.evals_of("val")
-    parts = [rows[rows["run"] == run].sort_values("step") for run in method.configuration.runs]
-    times = {}
-    for axis in ("step", "seconds"):
-        curves = [(part[axis], part["value"]) for part in parts]
-        times[axis] = stats.time_to_target(curves, value, group.higher_is_better)
-    steps, seconds = stats.median_interval(times["step"]), stats.median_interval(times["seconds"])
-    return Reached(steps, seconds, int((times["step"] < math.inf).sum()))
+    in_steps, in_seconds = [], []
+    for run in method.configuration.runs:
+        own = rows[rows["run"] == run].sort_values("step")
+        in_steps.append((own["step"], own["value"]))
+        in_seconds.append((own["seconds"], own["value"]))
+    steps = stats.time_to_target(in_steps, value, group.higher_is_better)
+    seconds = stats.time_to_target(in_seconds, value, group.higher_is_better)
+    return Reached(
+        steps=stats.median_interval(steps),
+        seconds=stats.median_interval(seconds),
+        count=int((steps < math.inf).sum()),
+    )

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clipbench.analysis.amounts import difference, listed, p_value, told
-from clipbench.analysis.comparison import Method, Ranking
 from clipbench.analysis.notes import FEWEST, divergences, notes_on, runs_diverged
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.stats import Comparison
 
 
@@ -29,7 +29,8 @@ class Verdict:
 def judge(ranking: Ranking) -> Verdict:
     """The verdict on a ranking's methods, from their final runs alone."""
     kind, sentence = _impossible(ranking) or _compared(ranking)
-    return Verdict(kind, sentence, tuple(notes_on(ranking)), not ranking.equal_budget)
+    notes = tuple(notes_on(ranking))
+    return Verdict(kind, sentence, notes, descriptive=not ranking.equal_budget)
 
 
 def _impossible(ranking: Ranking) -> tuple[str, str] | None:
@@ -79,48 +80,67 @@ def _without_reference(none: Method, judged: tuple[Method, ...]) -> str:
 
 def _compared(ranking: Ranking) -> tuple[str, str]:
     """Kind and sentence where at least one method has a mean difference to none."""
-    usable = ranking.usable
-    n = max(each.difference.n for each in usable.values())
+    n = ranking.most_pairs
     if n < FEWEST:
-        best = max(usable, key=lambda name: usable[name].difference.estimate)
-        seeds = "One seed shows" if n == 1 else f"{n} seeds show"
-        found = difference(ranking, usable[best].difference)
-        return "few", f"Too few seeds for a verdict. {seeds} {best} at {found} (n={n})."
+        return "few", _too_few(ranking, n)
     sure = {}
-    for name, each in usable.items():
-        if each.different and each.difference.n >= FEWEST:
-            sure[name] = each.difference.estimate
-    idle = set()  # a method that clipped no step is no help of clipping
-    if not ranking.group.apart:
-        idle = {method.name for method in ranking.judged if method.clipped == 0}
-    up = [name for name, gain in sure.items() if gain > 0 and name not in idle]
-    down = [name for name, gain in sure.items() if gain < 0]
-    up.sort(key=lambda name: -sure[name])
-    down.sort(key=lambda name: sure[name])
+    for name, comparison in ranking.usable.items():
+        gain = comparison.difference
+        if comparison.different and gain.n >= FEWEST:
+            sure[name] = gain.estimate
+    idle = _idle(ranking)
+    up, down = [], []
+    for name in sorted(sure, key=lambda name: -abs(sure[name])):
+        if sure[name] < 0:
+            down.append(name)
+        elif sure[name] > 0 and name not in idle:
+            up.append(name)
     if up or down:
         return _difference(ranking, up, down)
-    return "same", _no_difference(ranking, [name for name in sure if name in idle])
+    without_a_step = [name for name in sure if name in idle]
+    return "same", _no_difference(ranking, without_a_step)
+
+
+def _too_few(ranking: Ranking, n: int) -> str:
+    """What the best method's few seeds show."""
+    usable = ranking.usable
+    best = max(usable, key=lambda name: usable[name].difference.estimate)
+    found = difference(ranking, usable[best].difference)
+    seeds = "One seed shows" if n == 1 else f"{n} seeds show"
+    return f"Too few seeds for a verdict. {seeds} {best} at {found} (n={n})."
+
+
+def _idle(ranking: Ranking) -> set[str]:
+    """Methods that clipped no step: what they gain is no help of clipping."""
+    if ranking.group.apart:
+        return set()
+    return {method.name for method in ranking.judged if method.clipped == 0}
 
 
 def _difference(ranking: Ranking, up: list[str], down: list[str]) -> tuple[str, str]:
     """The first of each side in full, the others in short."""
     usable = ranking.usable
-    full = [told(ranking, names[0], usable[names[0]]) for names in (up, down) if names]
+    full = []
+    for names in (up, down):
+        if names:
+            full.append(told(ranking, names[0], usable[names[0]]))
     rest = []
     for name in up[1:] + down[1:]:
-        rest.append(f"{name} {difference(ranking, usable[name].difference, short=True)}")
+        found = difference(ranking, usable[name].difference, short=True)
+        rest.append(f"{name} {found}")
     also = f" Also: {', '.join(rest)}." if rest else ""
+    every = f"{'; '.join(full)}.{also}"
     if ranking.group.apart:
-        return _side_by_side(ranking, up, down, f"{'; '.join(full)}.{also}")
+        return _side_by_side(ranking, up, down, every)
     if up and down:
-        return "mixed", f"It depends on how one clips: {'; '.join(full)}.{also}"
+        return "mixed", f"It depends on how one clips: {every}"
     free = {method.name for method in ranking.judged if method.without}
-    if down and ranking.equal_budget and set(down) <= free:
+    if down and ranking.equal_budget and free.issuperset(down):
         why = "but no clipping was among its choices, so the search was too small."
         return "short", f"No verdict on clipping: {full[0]}, {why}{also}"
     clipping = "Clipping" if ranking.equal_budget else "In these runs clipping"
     kind = "helps" if up else "hurts"
-    return kind, f"{clipping} {kind}: {full[0]}.{also}"
+    return kind, f"{clipping} {kind}: {every}"
 
 
 def _side_by_side(ranking: Ranking, up: list[str], down: list[str], found: str) -> tuple[str, str]:
@@ -138,16 +158,16 @@ def _no_difference(ranking: Ranking, idle: list[str]) -> str:
     """`idle`: what differs surely, but did not clip."""
     usable: dict[str, Comparison] = ranking.usable
     if idle:
-        largest = told(ranking, idle[0], usable[idle[0]])
-        return f"No difference that clipping made: {largest}, without clipping a step."
-    far = max(usable, key=lambda name: abs(usable[name].difference.estimate))
-    found = usable[far].difference
+        gain = told(ranking, idle[0], usable[idle[0]])
+        return f"No difference that clipping made: {gain}, without clipping a step."
+    name = max(usable, key=lambda name: abs(usable[name].difference.estimate))
+    largest, found = usable[name], usable[name].difference
     sentence = f"No difference that {found.n} seeds could show."
     if found.estimate == 0:
         return sentence
-    sentence += f" The largest is {told(ranking, far, usable[far])}"
+    sentence += f" The largest is {told(ranking, name, largest)}"
     if 0 not in found:
-        sentence += f"; p={p_value(usable[far].adjusted)}"
+        sentence += f"; p={p_value(largest.adjusted)}"
         count = len(ranking.comparisons) + len(ranking.missing)
         if count > 1:
             sentence += f" after Holm's correction for {count} comparisons"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clipbench.analysis.groups import Configuration, Group
+from clipbench.analysis.group import Configuration, Group
 from clipbench.plot import style
 from clipbench.plot.looks import Look, shown, title
 from clipbench.stats import mean_and_half
@@ -29,12 +29,13 @@ def comparison(group: Group) -> Figure:
     steps.
     """
     lines = shown(group)
-    configurations = [configuration for configuration, _ in lines]
+    configurations, _ = zip(*lines, strict=True)
     counts = {len(configuration.done) for configuration in configurations}
-    entries = [_entry(configuration, n=len(counts) > 1) for configuration in configurations]
+    unequal = len(counts) > 1
+    entries = [_entry(configuration, n=unequal) for configuration in configurations]
     longest = max(map(len, entries))
     columns = min(3, max(1, CHARACTERS // (longest + 8)))
-    rows = -(-len(lines) // columns)
+    rows = math.ceil(len(lines) / columns)
     fig = style.figure(title(group, len(lines)), 2.4 + 0.125 * rows)
     panels = {
         "training loss, smoothed": thinned(smooth(group.curve("loss"))),
@@ -61,14 +62,18 @@ def comparison(group: Group) -> Figure:
 def smooth(loss: pd.DataFrame) -> pd.DataFrame:
     """Each column's exponential moving average over 2 % of the steps; gaps where the loss is not finite."""
     finite = loss.where(np.isfinite(loss))
-    return finite.ewm(span=max(1, len(loss) // 50)).mean().where(finite.notna())
+    span = max(1, len(loss) // 50)
+    averages = finite.ewm(span=span).mean()
+    return averages.where(finite.notna())
 
 
 def thinned(table: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
     """At most `points` rows at even distance, the first and the last among them."""
     if len(table) <= points:
         return table
-    return table.iloc[np.linspace(0, len(table) - 1, points).round().astype(int)]
+    last = len(table) - 1
+    rows = np.linspace(0, last, points).round()
+    return table.iloc[rows.astype(int)]
 
 
 def there(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:
@@ -84,26 +89,26 @@ def _limit(ax: Axes, table: pd.DataFrame, configurations: Sequence[Configuration
     for configuration in configurations:
         runs += configuration.done
     done = there(table, runs)
-    values = (table if done.empty else done).to_numpy(float)
+    shown_values = table if done.empty else done
+    values = shown_values.to_numpy(float)
     style.log_if_wide(ax, "y", values)
     style.fit(ax, values)
 
 
 def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Look, band: bool) -> None:
     marker = "." if len(table) <= 25 else ""
-    line: dict[str, Any] = {**look.line, "marker": marker, "markersize": 3}
     done = there(table, configuration.done)
     if not done.empty:
         mean, half = mean_and_half(done.to_numpy(float))
-        ax.plot(done.index, mean, label=configuration.label, **line)
+        label = configuration.label
+        ax.plot(done.index, mean, label=label, marker=marker, markersize=3, **look.line)
         if band and done.shape[1] > 1:
             low, high = mean - half, mean + half
             ax.fill_between(done.index, low, high, color=look.colour, alpha=0.12, linewidth=0)
-    line["marker"] = ""
     for run in there(table, configuration.diverged):
         values = table[run].dropna()
         if len(values):
-            ax.plot(values.index, values, linewidth=0.5, **line)
+            ax.plot(values.index, values, linewidth=0.5, **look.line)
             style.cross(ax, values.index[-1], values.iloc[-1], look.colour)
 
 
@@ -111,10 +116,10 @@ def _entry(configuration: Configuration, n: bool) -> str:
     """ "norm 0.5   0.713 ± 0.012   n=5   1✕"; `n`: whether to say how many seeds."""
     result = "–"
     if len(configuration.finals):
-        mean, half = mean_and_half(configuration.finals)
-        result = style.number(float(mean))
+        mean, half = map(float, mean_and_half(configuration.finals))
+        result = style.number(mean)
         if not np.isnan(half):
-            result += f" ± {style.number(float(half))}"
+            result += f" ± {style.number(half)}"
     parts = [configuration.label, result]
     if n:
         parts.append(f"n={len(configuration.done)}")

@@ -4,14 +4,17 @@ compare.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipbench.analysis.groups import Configuration, Group
+from clipbench.analysis.group import Configuration, Group
 from clipbench.plot import style
 from clipbench.plot.looks import Look, hues, looks, title
 from clipbench.stats import mean_and_half
@@ -19,7 +22,20 @@ from clipbench.stats import mean_and_half
 COLUMNS = 4
 LABELS = {"clipping_level": "clipping level", "p_autoclip": "p_autoclip"}
 
-Looked = tuple[Configuration, Look]
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration at its place along the axis of levels."""
+
+    x: float
+    configuration: Configuration
+    look: Look
+
+    def other_settings(self, setting: str) -> frozenset[Any]:
+        """All but `setting`: what the points of a line have in common."""
+        others = dict(self.configuration.settings)
+        del others[setting]
+        return frozenset(others.items())
 
 
 def levels(group: Group) -> Figure:
@@ -29,31 +45,33 @@ def levels(group: Group) -> Figure:
     A line joins configurations that differ in the level alone. Diverged runs are ✕ at the losing edge; an
     infinite level stands at the right.
     """
-    types = list(hues(each.type for each in group.configurations))
+    configurations = group.configurations
+    types = list(hues(configurations))
     if "none" in types:
         types.remove("none")
     width = style.WIDTH * min(1, max(2, len(types)) / COLUMNS)
-    rows = -(-len(types) // COLUMNS)
-    fig = style.figure(title(group, len(group.configurations)), 0.5 + 1.35 * rows, width)
+    rows = math.ceil(len(types) / COLUMNS)
+    fig = style.figure(title(group, len(configurations)), 0.5 + 1.35 * rows, width)
     panels = style.grid(fig, len(types), COLUMNS)
-    finals = np.concatenate([each.finals for each in group.configurations])
+    finals = np.concatenate([configuration.finals for configuration in configurations])
+    references = [configuration for configuration in configurations if configuration.type == "none"]
     for i, (ax, name) in enumerate(zip(panels, types, strict=True)):
         style.letter(ax, i, name)
         style.fit(ax, finals)
-        for each in group.configurations:
-            if each.type == "none":
-                _band(ax, each, named=i == 0)
-        own = [(each, look) for each, look in looks(group) if each.type == name]
+        for none in references:
+            _band(ax, none, named=i == 0)
+        own = [(configuration, look) for configuration, look in looks(group) if configuration.type == name]
         _points(ax, own, group.higher_is_better)
     style.outer_labels(panels, COLUMNS, x=False)
     label = f"final validation {group.headline}"
-    if any(each.diverged for each in group.configurations):
+    if any(configuration.diverged for configuration in configurations):
         label += "   (✕ diverged)"
     fig.supylabel(label, fontsize=6.5)
     return fig
 
 
 def _band(ax: Axes, none: Configuration, named: bool) -> None:
+    """The mean without clipping and its interval, where there is one."""
     if not len(none.finals):
         return
     mean, half = mean_and_half(none.finals)
@@ -61,47 +79,70 @@ def _band(ax: Axes, none: Configuration, named: bool) -> None:
     if np.isfinite(half):
         ax.axhspan(mean - half, mean + half, color=style.GREY, alpha=0.2, linewidth=0)
     if named:
-        at, shift = (0.01, float(mean)), (0, 1.5)
-        across = ax.get_yaxis_transform()
-        ax.annotate(none.label, at, shift, across, "offset points", color=style.GREY, fontsize=6)
+        ax.annotate(
+            none.label,
+            (0.01, float(mean)),
+            (0, 1.5),
+            ax.get_yaxis_transform(),
+            "offset points",
+            color=style.GREY,
+            fontsize=6,
+        )
 
 
-def _points(ax: Axes, own: Sequence[Looked], higher_is_better: bool) -> None:
+def _points(ax: Axes, own: Sequence[tuple[Configuration, Look]], higher_is_better: bool) -> None:
     """`own`: the configurations of one type."""
     setting = "p_autoclip"
-    if any(each.settings["clipping_level"] is not None for each, _ in own):
+    if any(configuration.settings["clipping_level"] is not None for configuration, _ in own):
         setting = "clipping_level"
-    edge = -np.inf if higher_is_better else np.inf
-    places = _places(ax, [each.settings[setting] for each, _ in own], setting)
-    lines: dict[frozenset, list[tuple[float, Looked]]] = {}
-    for x, (each, look) in sorted(zip(places, own, strict=True), key=lambda pair: pair[0]):
-        rest = frozenset(item for item in each.settings.items() if item[0] != setting)
-        lines.setdefault(rest, []).append((x, (each, look)))
-        point: dict[str, Any] = {"markersize": 2.5, "markeredgewidth": 0, "alpha": 0.6, "color": look.colour}
-        ax.plot([x] * len(each.finals), each.finals, "o", **point)
-        for _ in each.diverged:
-            style.cross(ax, x, edge, look.colour)
+    losing_edge = -np.inf if higher_is_better else np.inf
+    points = []
+    places = _places(ax, [configuration.settings[setting] for configuration, _ in own], setting)
+    for x, (configuration, look) in zip(places, own, strict=True):
+        points.append(Point(x, configuration, look))
+    points.sort(key=attrgetter("x"))
+    lines: dict[frozenset[Any], list[Point]] = {}
+    for point in points:
+        lines.setdefault(point.other_settings(setting), []).append(point)
+        _draw_point(ax, point, losing_edge)
     for line in lines.values():
-        _, (_, middle) = line[len(line) // 2]
-        means = [each.final for _, (each, _) in line]
-        ax.plot([x for x, _ in line], means, color=middle.colour)
+        middle = line[len(line) // 2]
+        means = [point.configuration.final for point in line]
+        ax.plot([point.x for point in line], means, color=middle.look.colour)
         if len(lines) > 1:
             _name(ax, line)
 
 
-def _name(ax: Axes, line: list[tuple[float, Looked]]) -> None:
+def _draw_point(ax: Axes, point: Point, losing_edge: float) -> None:
+    """A dot for each seed that came to an end, ✕ for each that diverged."""
+    finals, colour = point.configuration.finals, point.look.colour
+    x = [point.x] * len(finals)
+    ax.plot(x, finals, "o", markersize=2.5, markeredgewidth=0, alpha=0.6, color=colour)
+    for _ in point.configuration.diverged:
+        style.cross(ax, point.x, losing_edge, colour)
+
+
+def _name(ax: Axes, line: list[Point]) -> None:
     """At the right end of a line: the words that its labels share, but for the type."""
-    labels = [each.label.split() for _, (each, _) in line]
-    common = labels[0]
-    for words in labels[1:]:
+    common = line[0].configuration.label.split()
+    for point in line[1:]:
+        words = point.configuration.label.split()
         common = [word for word in common if word in words]
-    x, (last, look) = line[-1]
-    for place, (each, its_look) in reversed(line):
-        if np.isfinite(each.final):
-            x, last, look = place, each, its_look
+    last = line[-1]
+    for point in reversed(line):
+        if np.isfinite(point.configuration.final):
+            last = point
             break
-    text: dict[str, Any] = {"fontsize": 5, "va": "center", "color": look.colour}
-    ax.annotate(" ".join(common[1:]), (x, last.final), (3, 0), "data", "offset points", **text)
+    ax.annotate(
+        " ".join(common[1:]),
+        (last.x, last.configuration.final),
+        (3, 0),
+        "data",
+        "offset points",
+        fontsize=5,
+        va="center",
+        color=last.look.colour,
+    )
 
 
 def _places(ax: Axes, levels: list[float | None], setting: str) -> list[float]:
@@ -109,10 +150,10 @@ def _places(ax: Axes, levels: list[float | None], setting: str) -> list[float]:
     1.
     """
     finite = [level for level in levels if level is not None and np.isfinite(level)]
-    beyond = 3 * max(finite) if finite else 1.0  # of infinity
+    infinity = 3 * max(finite) if finite else 1.0
     names, places = {}, []
     for level in levels:
-        place = 1.0 if level is None else min(level, beyond)
+        place = 1.0 if level is None else min(level, infinity)
         names[place] = _level_name(level)
         places.append(place)
     ax.set_xlabel(LABELS[setting] if any(levels) else "")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
 
-from clipbench.analysis.comparison import Method, Ranking
-from clipbench.analysis.groups import Configuration, Group
+from clipbench.analysis.group import Configuration, Group
+from clipbench.analysis.ranking import Method, Ranking
 
 Dash = str | tuple[int, tuple[float, ...]]
 
@@ -62,11 +62,13 @@ def looks(group: Group) -> list[tuple[Configuration, Look]]:
     """Every configuration of a group with its look: a hue for each type, from light to dark by level, and
     dashes in turn.
     """
-    hue_of = hues(each.type for each in group.configurations)
+    hue_of = hues(group.configurations)
     found = []
-    for each in group.configurations:
-        colour = shade(hue_of[each.type], each.variant, each.variants)
-        found.append((each, Look(colour, dash(each.type, each.variant))))
+    for configuration in group.configurations:
+        kind, variant = configuration.type, configuration.variant
+        colour = shade(hue_of[kind], variant, configuration.variants)
+        look = Look(colour, dash(kind, variant))
+        found.append((configuration, look))
     return found
 
 
@@ -74,26 +76,37 @@ def method_looks(ranking: Ranking) -> dict[str, Look]:
     """{method: its look}: the hue of its type, lighter for an untuned default; set side by side, that of its
     configuration.
     """
+    found = {}
     if ranking.group.apart:
-        of_runs = {each.runs: look for each, look in looks(ranking.group)}
-        return {method.name: of_runs[method.configuration.runs] for method in ranking.methods}
-    hue_of = hues(each.type for each in ranking.configurations)
-    return {method.name: _look_of(method, hue_of) for method in ranking.methods}
+        look_of = {configuration.runs: look for configuration, look in looks(ranking.group)}
+        for method in ranking.methods:
+            found[method.name] = look_of[method.configuration.runs]
+        return found
+    hue_of = hues(ranking.configurations)
+    for method in ranking.methods:
+        found[method.name] = _look_of(method, hue_of)
+    return found
 
 
 def _look_of(method: Method, hue_of: dict[str, str]) -> Look:
     kind = method.configuration.type
-    colour = shade(hue_of[kind], 0, 2) if method.is_default else hue_of[kind]
+    colour = hue_of[kind]
+    if method.is_default:
+        colour = shade(colour, 0, 2)
     return Look(colour, dash(kind, 0))
 
 
-def hues(types: Iterable[str]) -> dict[str, str]:
-    """A colour for each clipping type: the core types always have the same, others take theirs in order of
-    name.
+def hues(configurations: Iterable[Configuration]) -> dict[str, str]:
+    """A colour for each of their clipping types: the core types always have the same, others take theirs in
+    order of name.
     """
-    types = set(types)
-    found = {name: hue for name, hue in HUES.items() if name in types}
-    for i, name in enumerate(sorted(types - set(HUES))):
+    types = {configuration.type for configuration in configurations}
+    found = {}
+    for name, hue in HUES.items():
+        if name in types:
+            found[name] = hue
+    others = sorted(types - set(HUES))
+    for i, name in enumerate(others):
         found[name] = OTHER_HUES[i % len(OTHER_HUES)]
     return found
 
@@ -103,8 +116,9 @@ def shade(hue: str, i: int, n: int) -> str:
     if n == 1:
         return hue
     tilt = 2 * i / (n - 1) - 1  # -1: half way to white, 1: half way to black
-    white = abs(tilt) / 2 * (tilt < 0)
-    return to_hex((1 - abs(tilt) / 2) * np.array(to_rgb(hue)) + white)
+    mixed = abs(tilt) / 2
+    white = mixed if tilt < 0 else 0
+    return to_hex((1 - mixed) * np.array(to_rgb(hue)) + white)
 
 
 def dash(name: str, variant: int) -> Dash:
@@ -121,6 +135,8 @@ def title(group: Group, count: int) -> str:
     out.
     """
     parts = [group.name]
-    if count < len(group.configurations):
-        parts.append(f"the best {count} of {len(group.configurations)} methods")
-    return "   ·   ".join([*parts, *group.notes])
+    every = len(group.configurations)
+    if count < every:
+        parts.append(f"the best {count} of {every} methods")
+    parts += group.notes
+    return "   ·   ".join(parts)

@@ -4,6 +4,7 @@ looks.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from string import ascii_lowercase
 from typing import Any, Literal
@@ -66,7 +67,8 @@ def figure(title: str, height: float, width: float = WIDTH, margins: Margins | N
 
 def grid(fig: Figure, n: int, columns: int, **spacing: Any) -> list[Axes]:
     """n panels in rows of `columns`."""
-    rows, columns = -(-n // columns), min(n, columns)
+    columns = min(n, columns)
+    rows = math.ceil(n / columns)
     axes = fig.subplots(rows, columns, squeeze=False, gridspec_kw=spacing).ravel()
     for ax in axes[n:]:
         ax.remove()
@@ -97,9 +99,11 @@ def binned(bins: np.ndarray, values: np.ndarray, shares: Sequence[float]) -> tup
     ranked = values[order]
     filled, start, count = np.unique(bins[order], return_index=True, return_counts=True)
     place = np.asarray(shares)[:, None] * (count - 1)
-    low, part = np.floor(place).astype(int), place % 1
+    low = np.floor(place).astype(int)
     high = np.minimum(low + 1, count - 1)
-    return filled, (1 - part) * ranked[start + low] + part * ranked[start + high]
+    part = place % 1
+    quantiles = (1 - part) * ranked[start + low] + part * ranked[start + high]
+    return filled, quantiles
 
 
 def letter(ax: Axes, i: int, title: str) -> None:
@@ -108,7 +112,8 @@ def letter(ax: Axes, i: int, title: str) -> None:
     if i >= 26:
         name = ascii_lowercase[i // 26 - 1] + name
     # Two texts: as math in one it would take far longer.
-    for x, text, weight in ((0, name, "bold"), (3 + 4.5 * len(name), title, "normal")):
+    indent = 3 + 4.5 * len(name)
+    for x, text, weight in ((0, name, "bold"), (indent, title, "normal")):
         ax.annotate(
             text,
             (0, 1),
@@ -125,16 +130,22 @@ def log_if_wide(ax: Axes, axis: Literal["x", "y"], values: Any) -> None:
     """A logarithmic axis where the values span more than a decade and a half. A zero stays on it; a negative
     value keeps it linear.
     """
-    finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
+    finite = _finite(values)
     positive = finite[finite > 0]
-    if len(positive) == 0 or finite.min() < 0 or positive.max() < 30 * positive.min():
+    if len(positive) == 0 or finite.min() < 0:
+        return
+    if positive.max() < 30 * positive.min():
         return
     scale = ax.set_xscale if axis == "x" else ax.set_yscale
     if len(positive) == len(finite):
         scale("log")
     else:
         scale("symlog", linthresh=positive.min())
+
+
+def _finite(values: Any) -> np.ndarray:
+    numbers = np.asarray(values, float)
+    return numbers[np.isfinite(numbers)]
 
 
 def cross(ax: Axes, x: float, y: float, colour: str) -> None:
@@ -162,12 +173,12 @@ def number(value: float) -> str:
 
 def fit(ax: Axes, values: Any) -> None:
     """y limits around the finite values, with a margin that follows the axis' scale."""
-    finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
+    finite = _finite(values)
     if len(finite) == 0:
         return
-    transform = ax.yaxis.get_transform()
-    low, high = transform.transform(np.array([finite.min(), finite.max()]))
+    scale = ax.yaxis.get_transform()
+    extremes = np.array([finite.min(), finite.max()])
+    low, high = scale.transform(extremes)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    ends = transform.inverted().transform(np.array([low - margin, high + margin]))
-    ax.set_ylim(*ends)
+    ends = np.array([low - margin, high + margin])
+    ax.set_ylim(*scale.inverted().transform(ends))

@@ -7,6 +7,8 @@ cells.py         a row of its table
 provenance.py    where the runs come from
 panels.py        the page's small figures; over settings: sensitivity.py, divergence.py; over tasks: across.py
 svg.py           a figure as text for the page
-table.py         the same tables for a paper: Markdown, LaTeX, CSV; no matplotlib
+table.py         the same tables for a paper, CSV with every digit; no matplotlib
+markup.py        Markdown and LaTeX
+frame.py         what the small figures share: size, fonts, the empty panel
 text.py          numbers and names as both tables print them
 """

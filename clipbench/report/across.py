@@ -10,7 +10,7 @@ from clipbench.analysis.across import REPEATS, Across, Aggregate
 from clipbench.plot import style
 from clipbench.plot.looks import Look, method_looks
 from clipbench.report.cells import Cell
-from clipbench.report.panels import panel
+from clipbench.report.frame import panel
 from clipbench.stats import Interval
 
 TAUS = np.linspace(-0.5, 1.0, 61)
@@ -27,8 +27,9 @@ def profile(found: Across) -> Figure:
     fig, ax = panel("scaled score τ (0: none, 1: best seen)", "share of runs above τ")
     look_of = looks(found)
     for row in reversed(found.rows):
-        scores, look = found.scores[row.name], look_of[row.name]
-        band = stats.performance_profile(scores, TAUS, np.random.default_rng(0), REPEATS)
+        look = look_of[row.name]
+        rng = np.random.default_rng(0)
+        band = stats.performance_profile(found.scores[row.name], TAUS, rng, REPEATS)
         ax.plot(band.at, band.estimate, **look.line)
         if np.isfinite(band.low).all():
             ax.fill_between(band.at, band.low, band.high, color=look.colour, alpha=0.1, linewidth=0)
@@ -40,9 +41,9 @@ def profile(found: Across) -> Figure:
 
 def seeds(found: Across) -> str:
     """ "n=3 to 5 seeds a task"."""
-    counts = set()
+    counts: set[int] = set()
     for scores in found.scores.values():
-        counts |= {len(values) for values in scores.values()}
+        counts.update(map(len, scores.values()))
     first, last = min(counts), max(counts)
     n = f"n={first} to {last}" if last > first else f"n={first}"
     return f"{n} seeds a task"
@@ -50,15 +51,22 @@ def seeds(found: Across) -> str:
 
 def cells(found: Across, row: Aggregate) -> list[Cell]:
     """One for each of COLUMNS but the first."""
-    intervals = [_cell(part) for part in (row.mean, row.median, row.gap)]
     wins = f"{row.wins} of {len(found.rankings)}"
-    return [*intervals, Cell(row.rank, f"{row.rank:.1f}"), Cell(row.wins, wins)]
+    return [
+        _cell(row.mean),
+        _cell(row.median),
+        _cell(row.gap),
+        Cell(row.rank, f"{row.rank:.1f}"),
+        Cell(row.wins, wins),
+    ]
 
 
 def _cell(found: Interval) -> Cell:
-    if np.isfinite([found.low, found.high]).any():
-        return Cell(found.estimate, _text(found.estimate), (f"{_text(found.low)} to {_text(found.high)}",))
-    return Cell(found.estimate, _text(found.estimate))
+    text = _text(found.estimate)
+    if not np.isfinite([found.low, found.high]).any():
+        return Cell(found.estimate, text)
+    ends = f"{_text(found.low)} to {_text(found.high)}"
+    return Cell(found.estimate, text, (ends,))
 
 
 def _text(value: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipbench.analysis.amounts import amount, interval, minus, p_value, reference
-from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
 from clipbench.report.text import milliseconds, short, split
 from clipbench.stats import Comparison, Interval, sign_flip_floor
@@ -42,7 +42,9 @@ class Cell:
     @property
     def key(self) -> str:
         """The value as JavaScript reads it."""
-        return "" if math.isnan(self.value) else str(self.value).replace("inf", "Infinity")
+        if math.isnan(self.value):
+            return ""
+        return str(self.value).replace("inf", "Infinity")
 
 
 EMPTY = Cell(math.nan)
@@ -77,16 +79,22 @@ def columns(ranking: Ranking) -> dict[str, str]:
 
 def cells(ranking: Ranking, method: Method) -> list[Cell]:
     """One for each of `columns` but the first."""
-    found = [Cell(float(method.n), str(method.n)), _mean(method), *_compared(ranking, method)]
+    found = [Cell(float(method.n), str(method.n)), _mean(method)]
+    found += _compared(ranking, method)
     goal = target(ranking)
     if goal is not None:
         found.append(_reached(ranking, method, goal))
     lost = f"{method.diverged} of {method.n}" if method.diverged else "0"
-    clipped, speed = method.clipped, method.ms_per_step
     found.append(Cell(method.diverged / method.n, lost))
-    found.append(Cell(clipped, "–" if math.isnan(clipped) else f"{100 * clipped:.3g} %"))
-    found.append(Cell(speed, "–" if math.isnan(speed) else milliseconds(speed)))
+    share = 100 * method.clipped
+    found.append(_cell(method.clipped, f"{share:.3g} %"))
+    found.append(_cell(method.ms_per_step, milliseconds(method.ms_per_step)))
     return found
+
+
+def _cell(value: float, text: str) -> Cell:
+    """The text, or a dash where there is no value."""
+    return Cell(value, "–" if math.isnan(value) else text)
 
 
 def flags(method: Method) -> list[str]:
@@ -95,12 +103,14 @@ def flags(method: Method) -> list[str]:
 
 
 def _mean(method: Method) -> Cell:
-    score, small = method.score, []
+    score = method.score
+    text = minus(short(score.estimate)) if score.n else "–"
+    small = []
     if math.isfinite(score.half):
         small.append(f"± {short(score.half)}")
     if score.n < method.n:
         small.append(f"n={score.n}")
-    return Cell(score.estimate, minus(short(score.estimate)) if score.n else "–", tuple(small))
+    return Cell(score.estimate, text, tuple(small))
 
 
 def _compared(ranking: Ranking, method: Method) -> list[Cell]:
@@ -114,7 +124,7 @@ def _compared(ranking: Ranking, method: Method) -> list[Cell]:
     return [
         *_difference(ranking, comparison),
         Cell(share.estimate, f"{share.estimate:.2f}", (ends,)),
-        Cell(r, "–" if math.isnan(r) else minus(f"{r:.2f}")),
+        _cell(r, minus(f"{r:.2f}")),
     ]
 
 
@@ -123,46 +133,58 @@ def _difference(ranking: Ranking, comparison: Comparison) -> list[Cell]:
     found = comparison.difference
     if not math.isfinite(found.estimate):
         return [Cell(math.nan, "diverged"), EMPTY, EMPTY, EMPTY]
-    small, p = [], Cell(math.nan, "–")
+    gain = amount(ranking, found.estimate, found, signed=True)
+    small: tuple[str, ...] = ()
+    p = Cell(math.nan, "–")
     if math.isfinite(found.low):
         ends = interval(ranking, found)
         if found.n < max(method.n for method in ranking.judged):
             ends += f", n={found.n}"
-        small.append(ends)
+        small = (ends,)
         p = Cell(comparison.adjusted, p_value(comparison.adjusted), bold=comparison.different)
-    at_floor = comparison.sign_p <= sign_flip_floor(found.n) * 1.001
+    exact = comparison.sign_p
+    at_floor = exact <= sign_flip_floor(found.n) * 1.001
     return [
-        Cell(found.estimate, amount(ranking, found.estimate, found, signed=True), tuple(small)),
+        Cell(found.estimate, gain, small),
         Cell(found.estimate, forest=forest(ranking, found)),
         p,
-        Cell(comparison.sign_p, p_value(comparison.sign_p), ("floor",) if at_floor else ()),
+        Cell(exact, p_value(exact), ("floor",) if at_floor else ()),
     ]
 
 
 def _reached(ranking: Ranking, method: Method, goal: float) -> Cell:
     found = reached(ranking, method, goal)
-    at = found.steps.estimate
-    if not math.isfinite(at):
-        return Cell(at, "∞", (f"{found.count} of {method.n} did",))
-    seconds = f"{found.seconds.estimate:.3g} s, {found.count} of {method.n}"
-    return Cell(at, f"{at:.4g}", (seconds,))
+    steps, seconds = found.steps.estimate, found.seconds.estimate
+    count = f"{found.count} of {method.n}"
+    if not math.isfinite(steps):
+        return Cell(steps, "∞", (f"{count} did",))
+    return Cell(steps, f"{steps:.4g}", (f"{seconds:.3g} s, {count}",))
 
 
 def forest(ranking: Ranking, found: Interval) -> Forest:
     """On one scale for all methods of the ranking: a very wide interval is cut rather than that the others
     cannot be seen.
     """
+    scale = _scale(ranking)
+    middle = WIDTH / 2
+
+    def place(value: float) -> float:
+        share = max(-1.0, min(1.0, value / scale))
+        return round(middle + (middle - 4) * share, 1)
+
+    low, at, high = place(found.low), place(found.estimate), place(found.high)
+    return Forest(low, at, high, bounded=math.isfinite(found.low))
+
+
+def _scale(ranking: Ranking) -> float:
+    """The difference that stands at the end of what is drawn."""
     ends, estimates = [], []
     for comparison in ranking.usable.values():
         difference = comparison.difference
         estimates.append(abs(difference.estimate))
-        ends += [abs(end) for end in (difference.low, difference.high) if math.isfinite(end)]
-    widest = max([*ends, *estimates])
-    scale = min(widest, 4 * float(np.median(ends or [widest]))) or 1.0
-
-    def place(value: float) -> float:
-        share = max(-1.0, min(1.0, value / scale))
-        return round(WIDTH / 2 + (WIDTH / 2 - 4) * share, 1)
-
-    low, at, high = place(found.low), place(found.estimate), place(found.high)
-    return Forest(low, at, high, math.isfinite(found.low))
+        for end in (difference.low, difference.high):
+            if math.isfinite(end):
+                ends.append(abs(end))
+    widest = max(ends + estimates)
+    usual = float(np.median(ends or [widest]))
+    return min(widest, 4 * usual) or 1.0

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.plot.looks import Look, method_looks
-from clipbench.report.panels import MARGINS, SIZE
+from clipbench.report.frame import MARGINS, SIZE
 
 GRID = 8  # values of a setting that are places of their own; more are put into bins of trials
 OWN = 12  # values of a setting that have a cell of their own in such a row
@@ -32,11 +32,13 @@ def is_grid(ranking: Ranking, values: pd.Series) -> bool:
 
 def beyond(runs: pd.DataFrame, setting: str) -> float:
     """Where ∞ stands: a little beyond the last value."""
-    finite = runs[setting][np.isfinite(runs[setting]) & (runs[setting] > 0)]
-    if not len(finite):
+    values = runs[setting]
+    finite = values[np.isfinite(values) & (values > 0)]
+    if finite.empty:
         return 1.0
-    ratio = max(1.3, (finite.max() / finite.min()) ** 0.08)
-    return float(finite.max() * ratio**2)
+    smallest, largest = finite.min(), finite.max()
+    ratio = max(1.3, (largest / smallest) ** 0.08)
+    return float(largest * ratio**2)
 
 
 def divergence(
@@ -47,13 +49,16 @@ def divergence(
     """
     if not runs["diverged"].any():
         return False
+    width, _ = SIZE
+    _, _, bottom, _ = MARGINS
     total = SIZE[1] + GAP + ROW * len(methods)
-    fig.set_size_inches(SIZE[0], total)
-    fig.subplots_adjust(bottom=MARGINS[2] / total, top=(MARGINS[2] + HEIGHT) / total)
+    fig.set_size_inches(width, total)
+    fig.subplots_adjust(bottom=bottom / total, top=(bottom + HEIGHT) / total)
     looks, end = method_looks(ranking), beyond(runs, setting)
     for i, method in enumerate(reversed(methods)):
         own = runs[(runs["name"] == method.name) & (runs[setting] > 0)]
-        cells = _cells(ax, ranking, own[setting].clip(upper=end))
+        places = own[setting].clip(upper=end)
+        cells = _cells(ax, ranking, places)
         y = 1 + (GAP + ROW * i) / HEIGHT
         _row(ax, y, cells, own["diverged"].to_numpy(), looks[method.name])
     middle = 1 + (GAP + ROW * len(methods) / 2) / HEIGHT
@@ -70,20 +75,27 @@ def _row(ax: Axes, y: float, cells: list[Cell], diverged: np.ndarray, look: Look
     tried: list[float] = []
     for low, high, _ in cells:
         tried += [low, high]
-    ax.plot(tried, [y + 0.45 * ROW / HEIGHT] * len(tried), linewidth=0.6, **look.line, **place)
+    middle = y + 0.45 * ROW / HEIGHT
+    ax.plot(tried, [middle] * len(tried), linewidth=0.6, **look.line, **place)
     for low, high, there in cells:
         part = diverged[there]
         if not part.any():
             continue
-        size = (high - low - 0.004, 0.9 * ROW / HEIGHT)
-        box: dict[str, Any] = {"xy": (low + 0.002, y), "width": size[0], "height": size[1], "linewidth": 0}
+        box: dict[str, Any] = {
+            "xy": (low + 0.002, y),
+            "width": high - low - 0.004,
+            "height": 0.9 * ROW / HEIGHT,
+            "linewidth": 0,
+        }
         depth = 0.1 + 0.45 * part.mean()
         ax.add_patch(Rectangle(facecolor="white", zorder=3, **box, **place))
         ax.add_patch(Rectangle(facecolor=look.colour, alpha=depth, zorder=4, **box, **place))
         counts = f"{part.sum()}/{len(part)}"
-        if len(part) > 1 and 0.045 * len(counts) < WIDTH * (high - low):
-            x, middle = (low + high) / 2, y + 0.42 * ROW / HEIGHT
-            ax.text(x, middle, counts, fontsize=5, ha="center", va="center_baseline", zorder=5, **place)
+        room = WIDTH * (high - low)
+        if len(part) > 1 and 0.045 * len(counts) < room:
+            centre = (low + high) / 2
+            base = y + 0.42 * ROW / HEIGHT
+            ax.text(centre, base, counts, fontsize=5, ha="center", va="center_baseline", zorder=5, **place)
 
 
 def _cells(ax: Axes, ranking: Ranking, x: pd.Series) -> list[Cell]:
@@ -91,17 +103,22 @@ def _cells(ax: Axes, ranking: Ranking, x: pd.Series) -> list[Cell]:
     if x.empty:
         return []
     points = np.column_stack([x, np.zeros(len(x))])
-    along = (ax.transScale + ax.transLimits).transform(points)[:, 0].round(9)
+    to_axes = ax.transScale + ax.transLimits
+    along = to_axes.transform(points)[:, 0].round(9)
     values = np.unique(along)
     count = len(values)
     if count > OWN and not is_grid(ranking, x):
         count = min(OWN, count // 4)
     parts = np.array_split(values, count)
     between = [(left[-1] + right[0]) / 2 for left, right in pairwise(parts)]
-    first, last = 0.04, 0.04
+    before, after = 0.04, 0.04
     if between:
-        first, last = between[0] - values[0], values[-1] - between[-1]
-    ends = [max(0.0, values[0] - first), *between, min(1.0, values[-1] + last)]
-    return [
-        (low, high, np.isin(along, part)) for part, (low, high) in zip(parts, pairwise(ends), strict=True)
-    ]
+        before = between[0] - values[0]
+        after = values[-1] - between[-1]
+    first = max(0.0, values[0] - before)
+    last = min(1.0, values[-1] + after)
+    cells = []
+    ends = pairwise([first, *between, last])
+    for part, (low, high) in zip(parts, ends, strict=True):
+        cells.append((low, high, np.isin(along, part)))
+    return cells

@@ -14,8 +14,10 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from clipbench.analysis.comparison import Ranking, rankings
-from clipbench.analysis.groups import Group, read_group
+from clipbench.analysis.comparison import rankings
+from clipbench.analysis.group import Group
+from clipbench.analysis.groups import read_group
+from clipbench.analysis.ranking import Ranking
 from clipbench.errors import Unreadable, UserError
 from clipbench.plot import style
 from clipbench.plot.comparison import comparison
@@ -67,7 +69,11 @@ def draw_group_aside(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", Unreadable)
         drawn = draw_group(results, runs, out, formats, apart)
-    return drawn, [str(each.message) for each in caught if issubclass(each.category, Unreadable)]
+    messages = []
+    for warning in caught:
+        if issubclass(warning.category, Unreadable):
+            messages.append(str(warning.message))
+    return drawn, messages
 
 
 @contextmanager

@@ -18,13 +18,13 @@ import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from clipbench.analysis.across import Across, across
-from clipbench.analysis.comparison import Ranking
+from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.verdict import Verdict, judge
 from clipbench.plot.looks import Look, method_looks
 from clipbench.record.folder import unfinished_runs
 from clipbench.report import across as several
 from clipbench.report import cells, panels, svg
-from clipbench.report.panels import Drawing
+from clipbench.report.frame import BANDS, RC, Drawing
 from clipbench.report.provenance import facts, failures
 from clipbench.report.sensitivity import sensitivity
 
@@ -92,7 +92,8 @@ class Page:
     """Rankings are added one at a time, so that a folder's steps need not be in memory together."""
 
     def __init__(self, folder: Path) -> None:
-        self.name, self.unfinished = folder.resolve().name, len(unfinished_runs(folder))
+        self.name = folder.resolve().name
+        self.unfinished = len(unfinished_runs(folder))
         self.rankings: list[Ranking] = []
         self.parts: list[str] = []
 
@@ -108,12 +109,13 @@ class Page:
         for ranking in self.rankings:
             verdict = judge(ranking)
             summary.append((ranking, verdict, badge(verdict)))
+        parts_across = map(_part_across, across(self.rankings))
         return _fill(
             "page.html",
             name=self.name,
             unfinished=self.unfinished,
             summary=summary,
-            parts_of_page=[*self.parts, *(_part_across(found) for found in across(self.rankings))],
+            parts_of_page=[*self.parts, *parts_across],
             style=source.joinpath("page.css").read_text(encoding="utf-8"),
             script=source.joinpath("page.js").read_text(encoding="utf-8"),
         )
@@ -139,7 +141,7 @@ def part_of(ranking: Ranking) -> str:
 
 def _part_across(found: Across) -> str:
     """The part on several tasks."""
-    with matplotlib.rc_context(panels.RC):
+    with matplotlib.rc_context(RC):
         image = _image("performance profile: higher is better", several.profile(found))
     return _fill(
         "across.html",
@@ -156,18 +158,20 @@ def badge(verdict: Verdict) -> Badge:
     """What stands in a frame before the sentence."""
     descriptive = verdict.descriptive and verdict.kind in DESCRIBED
     text = BADGES.get(verdict.kind, "no verdict")
-    return Badge(verdict.kind, f"descriptive: {text}" if descriptive else text, descriptive)
+    if descriptive:
+        text = f"descriptive: {text}"
+    return Badge(verdict.kind, text, descriptive)
 
 
 def _blocks(ranking: Ranking) -> list[Block]:
     """The figures under their headings; a heading without figures is left out."""
     blocks = []
-    with matplotlib.rc_context(panels.RC):
+    with matplotlib.rc_context(RC):
         for name, (draw, text) in BLOCKS.items():
             images = [_image(caption, figure) for caption, figure in draw(ranking)]
-            if name == "Training" and len(ranking.judged) > panels.BANDS:
+            if name == "Training" and len(ranking.judged) > BANDS:
                 best = ranking.judged[0].name
-                text += f" Of more than {panels.BANDS} methods only none and {best} keep their bands."
+                text += f" Of more than {BANDS} methods only none and {best} keep their bands."
             if images:
                 blocks.append(Block(name, text, images))
     return blocks

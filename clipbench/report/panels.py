@@ -4,6 +4,7 @@ is wide.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -12,54 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipbench import stats
-from clipbench.analysis.comparison import Method, Ranking
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.plot import style
 from clipbench.plot.comparison import smooth, there, thinned
 from clipbench.plot.looks import Look, method_looks
 from clipbench.record.rows import is_clipped
+from clipbench.report.frame import Drawing, banded, panel
 from clipbench.stats import mean_and_half
 
-SIZE = (3.05, 2.15)  # inches
-MARGINS = (0.56, 0.08, 0.4, 0.08)
-RC = style.RC | {
-    "font.size": 7.5,
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "lines.linewidth": 1.2,
-    "svg.fonttype": "none",  # the reader's own font, and a fifth of the size
-    "svg.hashsalt": "clipbench",
-    "path.simplify_threshold": 0.3,
-}
 POINTS = 120  # of a line
-BANDS = 4  # methods; of more than that only none and the best keep theirs
-LONGEST = 34  # characters along the axis
 BINS = 48  # of time, for what clipping did
 
-Drawing = tuple[str, Figure]  # what it shows, and it
 Tables = Mapping[str, pd.DataFrame]  # of each method, by name: a column per run
-
-
-def panel(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    """An empty figure of one panel, its labels at the same place whatever the ticks."""
-    fig = style.figure("", SIZE[1], SIZE[0], MARGINS)
-    ax = fig.subplots()
-    if len(ylabel) > LONGEST:
-        ylabel = ylabel[: LONGEST - 1] + "…"
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    left, right, _, _ = MARGINS
-    edge = -(left - 0.15) / (SIZE[0] - left - right)  # the left one of the figure
-    ax.yaxis.set_label_coords(edge, 0.5)
-    return fig, ax
-
-
-def banded(ranking: Ranking) -> list[Method]:
-    """The methods that have a band: more of them would hide the lines."""
-    judged = ranking.judged
-    if len(judged) <= BANDS:
-        return list(judged)
-    return [method for method in judged if method is ranking.none or method is judged[0]]
 
 
 def curves(ranking: Ranking) -> Iterator[Drawing]:
@@ -69,27 +34,26 @@ def curves(ranking: Ranking) -> Iterator[Drawing]:
     loss = group.curve("loss", *configurations)
     seconds = thinned(group.curve("seconds", *configurations), POINTS)
     smoothed, raw = thinned(smooth(loss), POINTS), thinned(loss, POINTS)
-    name = "training loss, smoothed"
-    yield (
-        f"{name}, against step: faint, as it was",
-        _curve(ranking, _on_steps(ranking, smoothed), "step", name, raw),
-    )
-    yield (
-        f"{name}, against time",
-        _curve(ranking, on_seconds(ranking, smoothed, seconds), "seconds of training", name),
-    )
-    val, name = group.evals_of("val"), f"validation {group.headline}"
+    name, time = "training loss, smoothed", "seconds of training"
+    tables = _on_steps(ranking, smoothed)
+    yield f"{name}, against step: faint, as it was", _curve(ranking, tables, "step", name, raw)
+    tables = on_seconds(ranking, smoothed, seconds)
+    yield f"{name}, against time", _curve(ranking, tables, time, name)
+    name = f"validation {group.headline}"
+    val = group.evals_of("val")
     values = val.pivot(index="step", columns="run", values="value")
     seconds = val.pivot(index="step", columns="run", values="seconds")
-    yield f"{name}, against step", _curve(ranking, _on_steps(ranking, values), "step", name)
-    yield (
-        f"{name}, against time",
-        _curve(ranking, on_seconds(ranking, values, seconds), "seconds of training", name),
-    )
+    tables = _on_steps(ranking, values)
+    yield f"{name}, against step", _curve(ranking, tables, "step", name)
+    tables = on_seconds(ranking, values, seconds)
+    yield f"{name}, against time", _curve(ranking, tables, time, name)
 
 
 def _on_steps(ranking: Ranking, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {method.name: there(table, method.configuration.runs) for method in ranking.judged}
+    found = {}
+    for method in ranking.judged:
+        found[method.name] = there(table, method.configuration.runs)
+    return found
 
 
 def on_seconds(ranking: Ranking, values: pd.DataFrame, seconds: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -98,9 +62,11 @@ def on_seconds(ranking: Ranking, values: pd.DataFrame, seconds: pd.DataFrame) ->
     """
     found = {}
     for method in ranking.judged:
-        own = there(values, [run for run in method.configuration.runs if run in seconds])
+        runs = [run for run in method.configuration.runs if run in seconds]
+        own = there(values, runs)
         if own.columns.size:
-            own = own.set_axis(seconds[own.columns].median(axis=1), axis="index")
+            time = seconds[own.columns].median(axis=1)
+            own = own.set_axis(time, axis="index")
         found[method.name] = own
     return found
 
@@ -131,8 +97,9 @@ def _faint(ax: Axes, ranking: Ranking, raw: pd.DataFrame) -> None:
     """The means as they were before they were smoothed, of the methods that have a band."""
     looks = method_looks(ranking)
     for method in reversed(banded(ranking)):
-        mean = there(raw, method.configuration.done).mean(axis=1)
-        ax.plot(raw.index, mean, color=looks[method.name].colour, alpha=0.3, linewidth=0.5)
+        done = there(raw, method.configuration.done)
+        colour = looks[method.name].colour
+        ax.plot(raw.index, done.mean(axis=1), color=colour, alpha=0.3, linewidth=0.5)
 
 
 def _mean(ax: Axes, table: pd.DataFrame, method: Method, look: Look, band: bool) -> None:
@@ -159,22 +126,26 @@ def clipping(ranking: Ranking) -> Iterator[Drawing]:
     factor, factors = panel("step", "clip factor")
     share, shares = panel("step", "steps clipped, %")
     norm, norms = panel("step", "gradient norm")
-    width = -(-int(group.steps["step"].max()) // BINS)
+    width = math.ceil(int(group.steps["step"].max()) / BINS)
     looks, bands = method_looks(ranking), banded(ranking)
     for method in reversed(methods):
-        steps, look = group.steps_of(method.configuration), looks[method.name]
+        look = looks[method.name]
+        steps = group.steps_of(method.configuration)
         steps = steps[np.isfinite(steps["clip_factor"]) & np.isfinite(steps["grad_norm"])]
-        if len(steps):  # a step that was skipped was not clipped
-            bins = np.maximum(steps["step"].to_numpy() - 1, 0) // width
-            _factors(factors, steps, bins, width, look, method in bands)
-            _shares(shares, steps, bins, width, look)
-            _norms(norms, steps, bins, width, look)
+        if steps.empty:  # a step that was skipped was not clipped
+            continue
+        bins = np.maximum(steps["step"].to_numpy() - 1, 0) // width
+        _factors(factors, steps, bins, width, look, method in bands)
+        _shares(shares, steps, bins, width, look)
+        _norms(norms, steps, bins, width, look)
     every = group.steps_of(*(method.configuration for method in methods))
-    lowest = every["clip_factor"][np.isfinite(every["grad_norm"])]
-    style.log_if_wide(factors, "y", lowest[lowest > 0].quantile([0.05, 1]))
+    positive = every["clip_factor"][np.isfinite(every["grad_norm"]) & (every["clip_factor"] > 0)]
+    style.log_if_wide(factors, "y", positive.quantile([0.05, 1]))
     shares.set_ylim(-3, 103)
-    drawn = [np.asarray(line.get_ydata(), float) for line in norms.lines]
-    style.log_if_wide(norms, "y", np.concatenate([np.zeros(0), *drawn]))
+    drawn = [np.zeros(0)]
+    for line in norms.lines:
+        drawn.append(np.asarray(line.get_ydata(), float))
+    style.log_if_wide(norms, "y", np.concatenate(drawn))
     yield "clip factor: median and the middle 80 % of steps and seeds", factor
     yield "share of steps clipped", share
     yield "gradient norm: medians over steps and seeds, thin before clipping, thick after", norm
@@ -182,7 +153,8 @@ def clipping(ranking: Ranking) -> Iterator[Drawing]:
 
 def _factors(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: Look, band: bool) -> None:
     factors = steps["clip_factor"].to_numpy(float)
-    filled, (low, middle, high) = style.binned(bins, factors, (0.1, 0.5, 0.9))
+    filled, quantiles = style.binned(bins, factors, (0.1, 0.5, 0.9))
+    low, middle, high = quantiles
     x = (filled + 0.5) * width
     if band:
         ax.fill_between(x, low, high, color=look.colour, alpha=0.12, linewidth=0)
@@ -190,16 +162,21 @@ def _factors(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: 
 
 
 def _shares(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: Look) -> None:
-    clipped = np.bincount(bins, is_clipped(steps["clip_factor"].to_numpy(float)))
+    is_one = is_clipped(steps["clip_factor"].to_numpy(float))
+    clipped = np.bincount(bins, is_one)
     counts = np.bincount(bins)
     filled = np.flatnonzero(counts)
-    ax.plot((filled + 0.5) * width, 100 * (clipped[filled] / counts[filled]), **look.line)
+    x = (filled + 0.5) * width
+    share = clipped[filled] / counts[filled]
+    ax.plot(x, 100 * share, **look.line)
 
 
 def _norms(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: Look) -> None:
     for column, thickness in {"grad_norm": 0.5, "clipped_norm": 1.2}.items():
-        filled, (middle,) = style.binned(bins, steps[column].to_numpy(float), (0.5,))
-        ax.plot((filled + 0.5) * width, middle, linewidth=thickness, **look.line)
+        norms = steps[column].to_numpy(float)
+        filled, (middle,) = style.binned(bins, norms, (0.5,))
+        x = (filled + 0.5) * width
+        ax.plot(x, middle, linewidth=thickness, **look.line)
 
 
 def budget(ranking: Ranking) -> Iterator[Drawing]:
@@ -212,16 +189,23 @@ def budget(ranking: Ranking) -> Iterator[Drawing]:
     fig, ax = panel("tuning trials", f"best validation {group.headline}")
     looks, drawn = method_looks(ranking), []
     for method in reversed(ranking.judged):
-        rows = tuning[tuning["method"] == method.name]
-        ended = rows["final"].astype(float).where(rows["status"] == "done")
-        trials = ended.groupby(rows["trial"]).agg(lambda part: part.mean(skipna=False)).sort_index()
-        if trials.notna().any():
-            x, line = np.arange(1, len(trials) + 1), looks[method.name].line
-            so_far = stats.best_so_far(trials, group.higher_is_better)
-            expected = stats.expected_best(trials, group.higher_is_better)
-            ax.plot(x, so_far, drawstyle="steps-post", linewidth=0.5, alpha=0.7, **line)
-            ax.plot(x, expected, **line)
-            drawn.append(expected)
+        trials = _trial_means(tuning[tuning["method"] == method.name])
+        if trials.isna().all():
+            continue
+        x = np.arange(1, len(trials) + 1)
+        so_far = stats.best_so_far(trials, group.higher_is_better)
+        expected = stats.expected_best(trials, group.higher_is_better)
+        line = looks[method.name].line
+        ax.plot(x, so_far, drawstyle="steps-post", linewidth=0.5, alpha=0.7, **line)
+        ax.plot(x, expected, **line)
+        drawn.append(expected)
     if drawn:
         style.fit(ax, np.concatenate(drawn))
         yield "best so far against budget: expected over orders of the trials, and thin as it came", fig
+
+
+def _trial_means(runs: pd.DataFrame) -> pd.Series:
+    """The final value of each trial, by number: the mean over its seeds, NaN where one of them diverged."""
+    ended = runs["final"].astype(float).where(runs["status"] == "done")
+    by_trial = ended.groupby(runs["trial"])
+    return by_trial.agg(lambda part: part.mean(skipna=False)).sort_index()

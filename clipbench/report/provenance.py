@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 
-from clipbench.analysis.comparison import Ranking
+from clipbench.analysis.ranking import Ranking
 
 
 def facts(ranking: Ranking) -> dict[str, str]:
@@ -43,43 +43,54 @@ def failures(ranking: Ranking) -> dict[str, str]:
 
 def _counts(runs: pd.DataFrame, failed: int) -> str:
     status = runs["status"].value_counts()
-    counts = [f"{status[name]} {name}" for name in ("done", "diverged") if name in status]
+    counts = []
+    for name in ("done", "diverged"):
+        if name in status:
+            counts.append(f"{status[name]} {name}")
     if failed:
         counts.append(f"{failed} failed")
-    return f"{len(runs) + failed}: {', '.join(counts)}"
+    every = len(runs) + failed
+    return f"{every}: {', '.join(counts)}"
 
 
 def _seeds(runs: pd.DataFrame) -> str:
-    return ", ".join(map(str, sorted(runs["seed"].dropna().astype(int).unique())))
+    seeds = runs["seed"].dropna().astype(int)
+    return ", ".join(map(str, sorted(seeds.unique())))
 
 
 def _budget(ranking: Ranking) -> str:
     tried = {method.name: method.tried for method in ranking.judged}
     kind = "trials" if ranking.group.study else "settings"
     if len(set(tried.values())) != 1:
-        return ", ".join(f"{name} {number}" for name, number in tried.items()) + f" {kind}"
-    number = next(iter(tried.values()))
-    if number == 1 and kind == "settings":
+        counts = [f"{name} {count}" for name, count in tried.items()]
+        return f"{', '.join(counts)} {kind}"
+    count = ranking.judged[0].tried
+    if count == 1 and kind == "settings":
         kind = "setting"
-    return f"{number} {kind} for each method"
+    return f"{count} {kind} for each method"
 
 
 def _distinct(column: pd.Series) -> str:
-    return "; ".join(value for value in sorted(column.dropna().unique()) if value)
+    values = sorted(column.dropna().unique())
+    return "; ".join(filter(None, values))
 
 
 def _device(runs: pd.DataFrame) -> str:
     device = _distinct(runs["device"])
-    threads = sorted({f"{int(value)}" for value in runs["threads"].dropna()})
-    return f"{device}, {' or '.join(threads)} threads" if threads else device
+    threads = runs["threads"].dropna().astype(int).astype(str)
+    if threads.empty:
+        return device
+    counts = " or ".join(sorted(threads.unique()))
+    return f"{device}, {counts} threads"
 
 
 def _versions(runs: pd.DataFrame) -> str:
     found = set()
     for text in runs["versions"].fillna("{}"):
         versions = json.loads(text or "{}")
-        found.add(", ".join(f"{name} {version}" for name, version in versions.items()))
-    return "; ".join(text for text in sorted(found) if text)
+        parts = [f"{name} {version}" for name, version in versions.items()]
+        found.add(", ".join(parts))
+    return "; ".join(filter(None, sorted(found)))
 
 
 def _dates(runs: pd.DataFrame) -> str:
@@ -88,5 +99,9 @@ def _dates(runs: pd.DataFrame) -> str:
     last = max(runs["ended"].dropna(), default="")
     if not first and not last:
         return ""
-    first, last = (str(time)[:16].replace("T", " ") for time in (first, last))
-    return f"{first} to {last} UTC"
+    return f"{_minute(first)} to {_minute(last)} UTC"
+
+
+def _minute(time: str) -> str:
+    """ "2026-01-31 12:34"."""
+    return str(time)[:16].replace("T", " ")

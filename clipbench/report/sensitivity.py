@@ -5,20 +5,19 @@ diverge.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipbench.analysis.comparison import Ranking
+from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
 from clipbench.plot import style
 from clipbench.plot.looks import Look, method_looks
 from clipbench.record.rows import NO_CLIPPING
 from clipbench.report.divergence import beyond, divergence, is_grid
-from clipbench.report.panels import Drawing, banded, panel
+from clipbench.report.frame import Drawing, banded, panel
 from clipbench.stats import smoothed
 
 NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "p_autoclip"}
@@ -36,12 +35,13 @@ def sensitivity(ranking: Ranking) -> Iterator[Drawing]:
     for method in ranking.judged:
         own = runs[runs["name"] == method.name]
         for setting in NO_CLIPPING:
-            if own[setting].nunique() > 1:
-                fig, ax = _panel(ranking, own, setting)
-                _reference(ax, ranking, runs)
-                _line(ax, ranking, own, setting, looks[method.name], band=True)
-                divergence(fig, ax, ranking, own, setting, [method])
-                yield f"{method.name}: {NAMES[setting]}", fig
+            if own[setting].nunique() < 2:
+                continue
+            fig, ax = _panel(ranking, own, setting)
+            _reference(ax, ranking, runs)
+            _line(ax, ranking, own, setting, looks[method.name], band=True)
+            divergence(fig, ax, ranking, own, setting, [method])
+            yield f"{method.name}: {NAMES[setting]}", fig
 
 
 def _over_learning_rate(ranking: Ranking, runs: pd.DataFrame, looks: dict[str, Look]) -> Drawing:
@@ -63,17 +63,18 @@ def _panel(ranking: Ranking, runs: pd.DataFrame, setting: str) -> tuple[Figure, 
     other axes round ones.
     """
     fig, ax = panel(NAMES[setting], f"validation {ranking.group.headline}")
+    style.fit(ax, runs["value"])
     values = runs[setting].dropna()
     finite = np.sort(values[np.isfinite(values) & (values > 0)].unique())
-    style.fit(ax, runs["value"])
     if not len(finite):
         return fig, ax
+    smallest, largest = finite[0], finite[-1]
     if setting == "p_autoclip":
         ax.set_xscale("linear")
-        ax.set_xlim(finite[0] - 0.05, finite[-1] + 0.05)
+        ax.set_xlim(smallest - 0.05, largest + 0.05)
         return fig, ax
-    ratio = max(1.3, (finite[-1] / finite[0]) ** 0.08)
-    low, high = finite[0] / ratio, finite[-1] * ratio
+    ratio = max(1.3, (largest / smallest) ** 0.08)
+    low, high = smallest / ratio, largest * ratio
     ticks = list(finite) if is_grid(ranking, values) else _round(low, high)
     names = [f"{tick:g}" for tick in ticks]
     if np.isinf(values).any():
@@ -113,15 +114,18 @@ def _line(ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, look: Lo
     x = runs[setting].clip(upper=beyond(runs, setting))
     ax.plot(x, runs["value"], "o", markersize=2.5, markeredgewidth=0, alpha=0.45, color=look.colour)
     if is_grid(ranking, runs[setting]):
-        rows = [(place, *mean_of_best(ranking, part)) for place, part in runs.groupby(x)]
+        rows = []
+        for place, part in runs.groupby(x):
+            rows.append((place, *mean_of_best(ranking, part)))
         places, means, halves = np.array(rows, float).T
     else:
-        is_log = ax.get_xscale() == "log"
         ended = runs["value"].notna() & np.isfinite(runs[setting])
-        at = np.log(x[ended]) if is_log else x[ended]
-        places, means, halves = smoothed(at, runs["value"][ended])
-        if is_log:
+        at, values = x[ended], runs["value"][ended]
+        if ax.get_xscale() == "log":
+            places, means, halves = smoothed(np.log(at), values)
             places = np.exp(places)
+        else:
+            places, means, halves = smoothed(at, values)
     ax.plot(places, means, **look.line)
     if band:
         ax.fill_between(places, means - halves, means + halves, color=look.colour, alpha=0.12, linewidth=0)
@@ -139,7 +143,15 @@ def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
     mean, half = mean_of_best(ranking, none)
     if np.isfinite(mean):
         ax.axhline(mean, color=style.GREY, linewidth=0.8)
-        text: dict[str, Any] = {"color": style.GREY, "fontsize": 7, "ha": "right"}
-        ax.annotate("none", (0.99, mean), (0, 2), ax.get_yaxis_transform(), "offset points", **text)
+        ax.annotate(
+            "none",
+            (0.99, mean),
+            (0, 2),
+            ax.get_yaxis_transform(),
+            "offset points",
+            color=style.GREY,
+            fontsize=7,
+            ha="right",
+        )
     if np.isfinite(half) and ranking.group.tuning.empty:
         ax.axhspan(mean - half, mean + half, color=style.GREY, alpha=0.15, linewidth=0)

@@ -33,13 +33,16 @@ def text(figure: Figure) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(
-        r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg
-    )  # not the numbers that one reads
+    svg = re.sub(r"<[^>]*>", _rounded, svg)  # not the numbers that one reads
     svg = re.sub(r' d="([^"]*)"', lambda found: f' d="{_short(found[1])}"', svg)
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", FONT, svg)
     return re.sub(r">\s+<", "><", svg)
 
 
+def _rounded(tag: re.Match[str]) -> str:
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0])
+
+
 def _short(path: str) -> str:
-    return re.sub(r"\s*([A-Za-z])\s*", r"\1", path).replace("\n", " ").replace(" ", ",").strip(",")
+    path = re.sub(r"\s*([A-Za-z])\s*", r"\1", path)
+    return path.replace("\n", " ").replace(" ", ",").strip(",")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipbench.analysis.comparison import Ranking
+from clipbench.analysis.ranking import Ranking
 
 
 def milliseconds(value: float) -> str:
@@ -16,4 +16,6 @@ def split(ranking: Ranking) -> str:
 
 def short(value: float) -> str:
     """Three decimals, or four digits of what is 10 or more."""
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+    if abs(value) < 10:
+        return f"{value:.3f}"
+    return f"{value:.4g}"

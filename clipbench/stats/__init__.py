@@ -5,7 +5,8 @@ paired.py      two methods at the same seeds; a family of methods against none
 aggregate.py   several tasks on one scale: bootstrap, interquartile mean, optimality gap, profiles
 curves.py      time to a target, best so far against budget
 smoothing.py   a local mean of scattered points
-tails.py       is a sample heavy-tailed: skewness, ρ_mR, the index of the tail, Hill, fits
+tails.py       is a sample heavy-tailed: skewness, ρ_mR, Hill, fits
+pareto.py      where its tail starts, the index of the tail, and whether any tail law fits
 
 A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks
 and shares count it so, and a mean that it takes part in does not exist, so its interval is infinite and its p
@@ -38,8 +39,9 @@ from clipbench.stats.paired import (
     sign_flip,
     sign_flip_floor,
 )
+from clipbench.stats.pareto import tail_fit, tail_index
 from clipbench.stats.smoothing import smoothed
-from clipbench.stats.tails import Tail, hill, rho_mr, skewness, tail, tail_fit, tail_index
+from clipbench.stats.tails import Tail, hill, rho_mr, skewness, tail
 
 __all__ = [
     "Band",

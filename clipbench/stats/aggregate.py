@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from clipbench.stats.interval import Interval, check_level
+from clipbench.stats.interval import Interval, check_level, middle
+from clipbench.stats.paired import win_share
 
 Scores = Mapping[str, Any]  # {task: (seeds, …)}
 Arrays = Mapping[str, np.ndarray]
@@ -60,9 +61,8 @@ def interquartile_mean(scores: Scores) -> float:
 
 def median(scores: Scores) -> float:
     """Median over tasks of each task's mean over seeds: rliable's aggregate median. NaN counts as −inf."""
-    means = np.sort([_mean(_filled(values)) for values in scores.values()])
-    low, high = means[(len(means) - 1) // 2], means[len(means) // 2]
-    return float(low) if low == high else float((low + high) / 2)
+    means = [_mean(_filled(values)) for values in scores.values()]
+    return middle(np.sort(means))
 
 
 def optimality_gap(scores: Scores, target: float = 1.0) -> float:
@@ -109,13 +109,14 @@ def bootstrap_probability(
     """
     both = {}
     for task in a:
-        both[task] = np.stack([_filled(a[task]), _filled(b[task])], axis=1)
+        columns = _filled(a[task]), _filled(b[task])
+        both[task] = np.stack(columns, axis=1)
 
     def statistic(scores: Arrays) -> float:
         shares = []
         for part in scores.values():
-            x, y = part[:, 0, None], part[:, 1]
-            shares.append(np.mean((x > y) + 0.5 * (x == y)))
+            x, y = part[:, 0], part[:, 1]
+            shares.append(win_share(x, y))
         return float(np.mean(shares))
 
     return stratified_bootstrap(both, statistic, rng, repeats, level)
@@ -136,10 +137,14 @@ def performance_profile(
     at = np.asarray(thresholds, float)
 
     def shares(part: Arrays) -> np.ndarray:
-        above = [_filled(values)[:, None] > at for values in part.values()]
-        return np.mean([each.mean(0) for each in above], axis=0)
+        found = []
+        for values in part.values():
+            above = _filled(values)[:, None] > at
+            found.append(above.mean(0))
+        return np.mean(found, axis=0)
 
-    return Band(at, *bootstrap(scores, shares, rng, repeats, level))
+    estimate, low, high, n = bootstrap(scores, shares, rng, repeats, level)
+    return Band(at, estimate, low, high, n)
 
 
 def bootstrap(
@@ -153,13 +158,10 @@ def bootstrap(
     (k,)
     """
     check_level(level)
-    parts = {task: np.asarray(values, float) for task, values in scores.items()}
-    if not parts or any(part.ndim == 0 or len(part) == 0 for part in parts.values()):
-        shapes = {task: part.shape for task, part in parts.items()}
-        raise ValueError(f"Each task needs at least one value, got {shapes}.")
+    parts = _parts(scores)
     estimate = statistic(parts)
     sizes = [len(part) for part in parts.values()]
-    n, free = min(sizes), sum(sizes) - len(sizes)
+    n = min(sizes)
     if n == 1:
         infinite = np.full(estimate.shape, math.inf)
         return estimate, -infinite, infinite, 1
@@ -167,13 +169,25 @@ def bootstrap(
     for _ in range(repeats):
         resample = {}
         for task, part in parts.items():
-            resample[task] = part[rng.integers(len(part), size=len(part))]
+            rows = rng.integers(len(part), size=len(part))
+            resample[task] = part[rows]
         drawn.append(statistic(resample))
-    wider = math.sqrt(n / (n - 1)) * special.stdtrit(free, (1 - level) / 2)
+    freedom = sum(sizes) - len(sizes)
+    wider = math.sqrt(n / (n - 1)) * special.stdtrit(freedom, (1 - level) / 2)
     tail = float(special.ndtr(wider))
     # The inverted distribution function takes no mean of −inf and a number.
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="inverted_cdf")
     return estimate, low, high, n
+
+
+def _parts(scores: Scores) -> dict[str, np.ndarray]:
+    """The scores as arrays. ValueError where there is no task, or one without values."""
+    parts = {task: np.asarray(values, float) for task, values in scores.items()}
+    empty = [task for task, part in parts.items() if part.ndim == 0 or len(part) == 0]
+    if empty or not parts:
+        shapes = {task: part.shape for task, part in parts.items()}
+        raise ValueError(f"Each task needs at least one value, got {shapes}.")
+    return parts
 
 
 def _filled(values: ArrayLike) -> np.ndarray:
@@ -182,10 +196,13 @@ def _filled(values: ArrayLike) -> np.ndarray:
 
 
 def _pooled(scores: Scores) -> np.ndarray:
-    return np.concatenate([_filled(values).ravel() for values in scores.values()])
+    filled = [_filled(values).ravel() for values in scores.values()]
+    return np.concatenate(filled)
 
 
 def _mean(values: np.ndarray) -> float:
     if np.isfinite(values).all():
         return float(values.mean())
-    return -math.inf if (values == -math.inf).any() else math.inf
+    if (values == -math.inf).any():
+        return -math.inf
+    return math.inf

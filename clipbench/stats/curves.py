@@ -27,7 +27,8 @@ def time_to_target(
     for at, values in curves:
         x, y = vector(at), vector(values)
         reached = x[sign * y >= sign * target]
-        times.append(float(reached.min()) if len(reached) else math.inf)
+        first = reached.min(initial=math.inf)
+        times.append(float(first))
     return np.array(times)
 
 
@@ -48,18 +49,24 @@ def expected_best(trials: ArrayLike, higher_is_better: bool = True) -> np.ndarra
     Source: Dodge et al. 2019 (arXiv 1909.03004), with the unbiased form of Tang et al. 2020 (arXiv
     2004.14355).
     """
-    v = vector(trials) * (1 if higher_is_better else -1)
-    n = len(v)
-    if not np.isfinite(v).any():
+    trials = vector(trials)
+    if not higher_is_better:
+        return -expected_best(-trials)
+    n = len(trials)
+    finite = np.isfinite(trials)
+    if not finite.any():
         return np.full(n, math.nan)
-    v = np.sort(np.where(np.isfinite(v), v, v[np.isfinite(v)].min()))
-    i, k = np.arange(1, n + 1)[:, None], np.arange(1, n + 1)[None, :]
+    worst = trials[finite].min()
+    v = np.sort(np.where(finite, trials, worst))
+    i = np.arange(1, n + 1)[:, None]
+    k = np.arange(1, n + 1)[None, :]
     with np.errstate(invalid="ignore"):
-        weights = np.where(i >= k, np.exp(_log_choose(i - 1, k - 1) - _log_choose(n, k)), 0.0)
-    expected = v @ weights
-    return expected if higher_is_better else -expected
+        weights = np.exp(_log_choose(i - 1, k - 1) - _log_choose(n, k))
+    return v @ np.where(i >= k, weights, 0.0)
 
 
 def _log_choose(n: ArrayLike, k: ArrayLike) -> np.ndarray:
-    n, k = np.asarray(n, float), np.asarray(k, float)
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(np.maximum(n - k, 0) + 1)
+    n = np.asarray(n, float)
+    k = np.asarray(k, float)
+    rest = np.maximum(n - k, 0)
+    return gammaln(n + 1) - gammaln(k + 1) - gammaln(rest + 1)

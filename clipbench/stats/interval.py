@@ -46,13 +46,16 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
 def mean_interval(x: np.ndarray, size: float, level: float) -> Interval:
     """`size`: of the numbers that x was computed from, to tell a spread from their rounding."""
+    n = len(x)
     if not np.isfinite(x).all():
-        return Interval(math.nan, -math.inf, math.inf, len(x))
-    mean, error = float(x.mean()), standard_error(x, size)
-    half = math.inf
-    if error:
-        half = float(special.stdtrit(len(x) - 1, (1 + level) / 2)) * error
-    return Interval(mean, mean - half, mean + half, len(x))
+        return Interval(math.nan, -math.inf, math.inf, n)
+    mean = float(x.mean())
+    error = standard_error(x, size)
+    if error == 0:
+        return Interval(mean, -math.inf, math.inf, n)
+    t = float(special.stdtrit(n - 1, (1 + level) / 2))
+    half = t * error
+    return Interval(mean, mean - half, mean + half, n)
 
 
 def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,14 +66,19 @@ def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     n = values.shape[-1]
     if n == 1:
-        return values[..., 0], np.full(values.shape[:-1], np.nan)
-    half = stats.t.ppf(0.975, n - 1) * values.std(-1, ddof=1) / np.sqrt(n)
+        unknown = np.full(values.shape[:-1], np.nan)
+        return values[..., 0], unknown
+    t = stats.t.ppf(0.975, n - 1)
+    half = t * values.std(-1, ddof=1) / np.sqrt(n)
     return values.mean(-1), half
 
 
 def standard_error(x: np.ndarray, size: float) -> float:
     """s/√n; 0 where n is 1 or all are equal but for rounding in numbers of `size`."""
-    if len(x) < 2 or float(np.ptp(x)) <= SAME * size:
+    if len(x) < 2:
+        return 0.0
+    spread = float(np.ptp(x))
+    if spread <= SAME * size:
         return 0.0
     return float(x.std(ddof=1)) / math.sqrt(len(x))
 
@@ -89,21 +97,28 @@ def median_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     x = np.sort(np.where(np.isnan(x), math.inf, x))
     check_level(level)
     n = len(x)
-    low, high = x[(n - 1) // 2], x[n // 2]
-    middle = float(low if low == high else (low + high) / 2)
-    k = int(
-        stats.binom.ppf((1 - level) / 2, n, 0.5)
-    )  # the largest k with P(B < k) ≤ (1 − level)/2, as P(B < k) = cdf(k − 1)
+    # The largest k with P(B < k) ≤ (1 − level)/2, as P(B < k) = cdf(k − 1).
+    k = int(stats.binom.ppf((1 - level) / 2, n, 0.5))
     if k < 1:
-        return Interval(middle, -math.inf, math.inf, n)
-    return Interval(middle, float(x[k - 1]), float(x[n - k]), n)
+        return Interval(middle(x), -math.inf, math.inf, n)
+    low, high = x[k - 1], x[n - k]
+    return Interval(middle(x), float(low), float(high), n)
+
+
+def middle(ranked: np.ndarray) -> float:
+    """The median of sorted values, which may be infinite: no mean is taken of two that are equal."""
+    n = len(ranked)
+    low, high = ranked[(n - 1) // 2], ranked[n // 2]
+    if low == high:
+        return float(low)
+    return float((low + high) / 2)
 
 
 def share_interval(count: int, n: int, level: float = 0.95) -> Interval:
     """count/n with the interval of Clopper and Pearson (Biometrika 1934): covers at least at `level` for any
     share and n.
     """
-    if not 0 <= count <= n or n < 1:
+    if n < 1 or not 0 <= count <= n:
         raise ValueError(f"A share is of at least one: got {count} of {n}.")
     check_level(level)
     ends = stats.binomtest(count, n).proportion_ci(level, "exact")

@@ -47,13 +47,14 @@ def compare(
     Source: paired t-tests under Holm 1979; calibrated by scripts/calibrate.py.
     """
     p_values = [paired_t(values, reference) for values in methods.values()]
+    adjusted = holm(p_values)
     found = {}
-    for (name, values), p, adjusted in zip(methods.items(), p_values, holm(p_values), strict=True):
+    for i, (name, values) in enumerate(methods.items()):
         ours, theirs = _pair(values, reference)
         found[name] = Comparison(
             difference=paired_interval(values, reference, level),
-            p=p,
-            adjusted=float(adjusted),
+            p=p_values[i],
+            adjusted=float(adjusted[i]),
             sign_p=sign_flip(ours - theirs),
             improvement=probability_of_improvement(values, reference, level),
             correlation=seed_correlation(values, reference, level),
@@ -95,16 +96,17 @@ def sign_flip(differences: ArrayLike, rng: np.random.Generator | None = None) ->
     x = vector(differences)
     if not np.isfinite(x).all():
         return 1.0
-    seen = (
-        abs(x.sum()) * (1 - 1e-9) - SAME * np.abs(x).max()
-    )  # sums that are equal but for rounding are equal
+    # Sums that are equal but for rounding are equal.
+    seen = abs(x.sum()) * (1 - 1e-9) - SAME * np.abs(x).max()
     n = len(x)
     if n <= EXACT:  # the last sign may stay: flipping all changes no |sum|
         bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
-        return float(np.mean(np.abs((1 - 2 * bits) @ x) >= seen))
+        sums = (1 - 2 * bits) @ x
+        return float(np.mean(np.abs(sums) >= seen))
     rng = np.random.default_rng(0) if rng is None else rng
     signs = rng.choice([-1.0, 1.0], size=(REPEATS, n))
-    return float((1 + np.sum(np.abs(signs @ x) >= seen)) / (1 + REPEATS))
+    as_far = np.sum(np.abs(signs @ x) >= seen)
+    return float((1 + as_far) / (1 + REPEATS))
 
 
 def sign_flip_floor(n: int) -> float:
@@ -126,8 +128,10 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
         raise ValueError(f"p-values lie between 0 and 1, got {p.tolist()}.")
     p = np.where(np.isnan(p), 1.0, p)
     order = np.argsort(p, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    increasing = np.maximum.accumulate(p[order] * factors)
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    adjusted[order] = np.minimum(1, increasing)
     return adjusted
 
 
@@ -141,9 +145,11 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) 
     Source: Mann and Whitney 1947; Agarwal et al. 2021 (rliable), section 4.3; Newcombe 2006, Statist. Med.
     25:559.
     """
-    x, y = (np.where(np.isnan(v), -math.inf, v) for v in (vector(a), vector(b)))
+    x, y = vector(a), vector(b)
+    x = np.where(np.isnan(x), -math.inf, x)
+    y = np.where(np.isnan(y), -math.inf, y)
     check_level(level)
-    share = float(np.mean((x[:, None] > y) + 0.5 * (x[:, None] == y)))
+    share = float(win_share(x, y))
     m, n = len(x), len(y)
     z = float(special.ndtri((1 + level) / 2))
 
@@ -155,11 +161,19 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) 
         variance = p * (1 - p) * (1 + more * ((1 - p) / (2 - p) + p / (1 + p))) / (m * n)
         return abs(p - share) - z * math.sqrt(variance)
 
-    low = (
-        0.0 if share == 0 else float(optimize.brentq(excess, 0, min(share, 1 - 1e-9)))
-    )  # at 1 itself the error is 0
-    high = 1.0 if share == 1 else float(optimize.brentq(excess, max(share, 1e-9), 1))
+    low, high = 0.0, 1.0
+    # At 0 and 1 themselves the error is 0.
+    if share > 0:
+        low = float(optimize.brentq(excess, 0, min(share, 1 - 1e-9)))
+    if share < 1:
+        high = float(optimize.brentq(excess, max(share, 1e-9), 1))
     return Interval(share, low, high, min(m, n))
+
+
+def win_share(x: np.ndarray, y: np.ndarray) -> np.floating:
+    """P(X > Y) + ½·P(X = Y) over all pairs of their values."""
+    x = x[:, None]
+    return np.mean((x > y) + 0.5 * (x == y))
 
 
 def seed_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
@@ -172,16 +186,26 @@ def seed_correlation(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interva
     x, y = _pair(a, b)
     check_level(level)
     n = len(x)
-    if not (np.isfinite(x) & np.isfinite(y)).all() or any(
-        standard_error(v, float(np.abs(v).max())) == 0 for v in (x, y)
-    ):
+    if not _varies(x) or not _varies(y):
         return Interval(math.nan, -1.0, 1.0, n)
     r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
     if n <= 3:
         return Interval(r, -1.0, 1.0, n)
-    half = float(special.ndtri((1 + level) / 2)) / math.sqrt(n - 3)
-    centre = math.atanh(min(max(r, -1 + 1e-15), 1 - 1e-15))
-    return Interval(r, math.tanh(centre - half), math.tanh(centre + half), n)
+    z = float(special.ndtri((1 + level) / 2))
+    half = z / math.sqrt(n - 3)
+    almost_one = 1 - 1e-15
+    centre = math.atanh(min(max(r, -almost_one), almost_one))
+    low = math.tanh(centre - half)
+    high = math.tanh(centre + half)
+    return Interval(r, low, high, n)
+
+
+def _varies(x: np.ndarray) -> bool:
+    """Whether all values are finite and they differ."""
+    if not np.isfinite(x).all():
+        return False
+    size = float(np.abs(x).max())
+    return standard_error(x, size) > 0
 
 
 def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -192,8 +216,11 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
             "The i-th of each must be of the same seed."
         )
     # NaN for what is not finite: inf − inf would warn.
-    return np.where(np.isfinite(x), x, math.nan), np.where(np.isfinite(y), y, math.nan)
+    x = np.where(np.isfinite(x), x, math.nan)
+    y = np.where(np.isfinite(y), y, math.nan)
+    return x, y
 
 
 def _size(x: np.ndarray, y: np.ndarray) -> float:
-    return max(float(np.abs(x).max()), float(np.abs(y).max()))
+    largest = np.abs([x, y]).max()
+    return float(largest)

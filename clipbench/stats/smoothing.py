@@ -19,23 +19,30 @@ def smoothed(
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 5 or np.ptp(x) == 0:
-        return np.zeros(0), np.zeros(0), np.zeros(0)
+        nothing = np.zeros(0)
+        return nothing, nothing, nothing
     width = width or max(0.12, 1.5 / len(x)) * float(np.ptp(x))
     places = np.linspace(x.min(), x.max(), 40)
-    weights, own = _weights(places, x, width), _weights(x, x, width)
+    weights = _weights(places, x, width)
     mean = weights @ y
+    own = _weights(x, x, width)  # L: those of the points themselves
     freedom = len(x) - float(np.trace(2 * own - own @ own.T))
     if freedom < 1:
-        return places, mean, np.full(len(places), np.nan)
-    sigma = np.sqrt(np.sum((y - own @ y) ** 2) / freedom)
-    return places, mean, stats.t.ppf(0.975, freedom) * sigma * np.linalg.norm(weights, axis=1)
+        unknown = np.full(len(places), np.nan)
+        return places, mean, unknown
+    residuals = y - own @ y
+    sigma = np.sqrt(np.sum(residuals**2) / freedom)
+    t = stats.t.ppf(0.975, freedom)
+    half = t * sigma * np.linalg.norm(weights, axis=1)
+    return places, mean, half
 
 
 def _weights(places: np.ndarray, x: np.ndarray, width: float) -> np.ndarray:
     """How much each y counts in the local line's value at each place. (places, n)"""
     distance = x - places[:, None]
     kernel = np.exp(-0.5 * (distance / width) ** 2)
-    first = (kernel * distance).sum(1, keepdims=True)
-    second = (kernel * distance**2).sum(1, keepdims=True)
+    first = np.sum(kernel * distance, axis=1, keepdims=True)
+    second = np.sum(kernel * distance**2, axis=1, keepdims=True)
     weights = kernel * (second - distance * first)
-    return weights / weights.sum(1, keepdims=True)
+    total = np.sum(weights, axis=1, keepdims=True)
+    return weights / total

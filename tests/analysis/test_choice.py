@@ -30,10 +30,10 @@ def table(*rows, higher=True):
                 "higher_is_better": higher,
                 "started": "2026-01-01",
                 "config": json.dumps({"optim": {"clip": numbers.get("clip", {})}}),
-                **{
-                    name: numbers.get(name, math.nan)
-                    for name in ("lr", "clipping_level", "p_autoclip", "beta")
-                },
+                "lr": numbers.get("lr", math.nan),
+                "clipping_level": numbers.get("clipping_level", math.nan),
+                "p_autoclip": numbers.get("p_autoclip", math.nan),
+                "beta": numbers.get("beta", math.nan),
             }
             for i, (method, trial, seed, final, status, numbers) in enumerate(rows)
         ]

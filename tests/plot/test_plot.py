@@ -126,16 +126,12 @@ def test_band_is_the_t_interval_of_the_mean(tmp_path):
         write(tmp_path, seed)
     figure = comparison(only(tmp_path))
     ax = figure.axes[2]
-    values = np.array(
-        [
-            [0.5 - 0.1 * (STEPS - step) / STEPS + 0.01 * seed for seed in range(5)]
-            for step in range(0, STEPS + 1, 10)
-        ]
-    )
+    steps, seeds = np.arange(0, STEPS + 1, 10), np.arange(5)
+    values = 0.5 - 0.1 * (STEPS - steps[:, None]) / STEPS + 0.01 * seeds
     low, high = stats.t.interval(0.95, 4, loc=values.mean(1), scale=stats.sem(values, axis=1))
     np.testing.assert_allclose(ax.lines[0].get_ydata(), values.mean(1))
     corners = ax.collections[0].get_paths()[0].vertices
-    for step, bottom, top in zip(range(0, STEPS + 1, 10), low, high, strict=True):
+    for step, bottom, top in zip(steps, low, high, strict=True):
         at = corners[corners[:, 0] == step, 1]
         np.testing.assert_allclose([at.min(), at.max()], [bottom, top])
     half = stats.t.ppf(0.975, 4) * np.std([0, 0.01, 0.02, 0.03, 0.04], ddof=1) / np.sqrt(5)
@@ -334,5 +330,6 @@ def test_quantiles_of_bins_are_numpys():
     bins, values = rng.integers(0, 7, 500) * 2, rng.normal(size=500)
     at, quantiles = style.binned(bins, values, (0, 0.1, 0.5, 1))
     assert list(at) == sorted(set(bins))
-    expected = [[np.quantile(values[bins == each], share) for each in at] for share in (0, 0.1, 0.5, 1)]
-    np.testing.assert_allclose(quantiles, expected)
+    for place, each in enumerate(at):
+        expected = np.quantile(values[bins == each], (0, 0.1, 0.5, 1))
+        np.testing.assert_allclose(quantiles[:, place], expected)

@@ -7,7 +7,7 @@ import pytest
 from madeup import BETTER, NONE, STEPS, ranking_of, write, write_methods, write_table
 
 from clipbench.analysis.target import reached, target
-from clipbench.report import panels
+from clipbench.report import frame, panels
 from clipbench.report.draw import draw
 from clipbench.report.page import part_of
 from clipbench.report.sensitivity import sensitivity
@@ -109,10 +109,9 @@ def test_time_to_target_counts_a_miss_as_infinite(tmp_path):
         write(tmp_path, "norm", seed + 1, 0.45, level=1.0, role="final", trial=0)
     found = ranking_of(tmp_path)
     assert target(found) == pytest.approx(0.49)
-    at = [
-        next(step for step in range(4, STEPS + 1, 4) if value * step / STEPS >= 0.49)
-        for value in (0.6, 0.7, 0.65, 0.9)
-    ]
+    at = []
+    for value in (0.6, 0.7, 0.65, 0.9):
+        at.append(next(step for step in range(4, STEPS + 1, 4) if value * step / STEPS >= 0.49))
     none = reached(found, found.none, target(found))
     assert (none.steps.estimate, none.count) == (np.median([*at, np.inf]), 4)
     assert none.seconds.estimate == pytest.approx(none.steps.estimate / 10)
@@ -131,7 +130,7 @@ def test_a_method_of_many_words_leaves_the_figure_its_room(tmp_path):
 
 def test_a_run_on_a_busy_machine_moves_no_curve_against_time(tmp_path):
     """Four seeds of 1 s and one of 100: at the end the mean of all five stands at 1 s."""
-    with matplotlib.rc_context(panels.RC):
+    with matplotlib.rc_context(frame.RC):
         found = write_methods(tmp_path, {"none": NONE, "norm": BETTER})
         table = pd.DataFrame(
             {run: [2.0 + i, 1.0 + i] for i, run in enumerate(found.judged[0].configuration.runs)}, [1, 2]
@@ -144,7 +143,7 @@ def test_a_run_on_a_busy_machine_moves_no_curve_against_time(tmp_path):
 
 
 def test_thousands_of_steps_are_thinned(tmp_path):
-    with matplotlib.rc_context(panels.RC):
+    with matplotlib.rc_context(frame.RC):
         found = write_methods(tmp_path, {"none": NONE[:1]})
         norms = {"grad_norm": 1.0, "clipped_norm": 1.0, "clip_factor": 1.0}
         steps = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms} for i in range(1, 5001)]

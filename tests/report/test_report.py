@@ -174,11 +174,10 @@ def test_markdown_and_latex_parse_back(tmp_path, capsys):
     write_methods(tmp_path, {"none": NONE, "quadratic_rand_norm": BETTER})
     assert main(["table", str(tmp_path), "--format", "md,latex"]) == 0
     markdown, latex = capsys.readouterr().out.split("\\begin{table}")
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in markdown.splitlines()
-        if line.startswith("|")
-    ]
+    rows = []
+    for line in markdown.splitlines():
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
     assert {len(row) for row in rows} == {9}
     assert rows[2][0].replace("\\", "") == "quadratic_rand_norm"
     assert rows[2][3] == f"{np.mean(BETTER):.3f} ± {stats.t.ppf(0.975, 4) * stats.sem(BETTER):.3f}"

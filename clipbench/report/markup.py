@@ -1,0 +1,153 @@
+"""The report's table as Markdown and as LaTeX (booktabs), rounded for the reader."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from clipbench.analysis.amounts import amount, interval, minus, p_value, reference
+from clipbench.analysis.ranking import Method, Ranking
+from clipbench.report.text import milliseconds, split
+
+CAPTION = (
+    r"Mean $\pm$ 95\,\% $t$-interval over the seeds that came to an end; "
+    "gain paired by seed; $p$ after Holm's correction."
+)
+MARKS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "∞": r"$\infty$",
+    "β": r"$\beta$",
+    "·": r"$\cdot$",
+    "–": "--",
+    "<": "$<$",
+    ">": "$>$",
+}
+"""As LaTeX writes them."""
+
+
+def as_markdown(found: list[Ranking]) -> str:
+    return "\n".join(_markdown(ranking) for ranking in found)
+
+
+def _markdown(ranking: Ranking) -> str:
+    head, *rows = _texts(ranking)
+    rule = ["---", "---"] + ["---:"] * (len(head) - 2)
+    lines = [_line(map(_escaped, head)), _line(rule)]
+    for row in rows:
+        lines.append(_line(map(_escaped, row)))
+    table = "\n".join(lines)
+    return f"**{_escaped(ranking.title)}**\n\n{table}\n"
+
+
+def _line(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\|*_<>`])", r"\\\1", text)
+
+
+def as_latex(found: list[Ranking]) -> str:
+    """A table for each ranking; needs the package booktabs."""
+    return "\n".join(_latex(ranking) for ranking in found)
+
+
+def _latex(ranking: Ranking) -> str:
+    """One floating table with its caption."""
+    texts = _texts(ranking)
+    rows = []
+    for row in texts:
+        cells = " & ".join(map(_tex, row))
+        rows.append(rf"    {cells} \\")
+    alignment = "ll" + "r" * (len(texts[0]) - 2)
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{_tex(ranking.title)}. {CAPTION}}}",
+        rf"  \begin{{tabular}}{{{alignment}}}",
+        r"    \toprule",
+        rows[0],
+        r"    \midrule",
+        *rows[1:],
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _tex(text: str) -> str:
+    found = ""
+    for mark in text:
+        if mark in "&%$#_{}":
+            found += f"\\{mark}"
+        else:
+            found += MARKS.get(mark, mark)
+    return found
+
+
+def _texts(ranking: Ranking) -> list[list[str]]:
+    """The heading and a row for each method."""
+    unit = " (points)" if ranking.in_points else ""
+    head = [
+        "method",
+        "settings",
+        "n",
+        f"{split(ranking)} {ranking.group.headline}",
+        f"gain over {reference(ranking)}{unit}",
+        "p",
+        "diverged",
+        "clipped",
+        "ms/step",
+    ]
+    rows = [_row(ranking, method) for method in ranking.methods]
+    return [head, *rows]
+
+
+def _row(ranking: Ranking, method: Method) -> list[str]:
+    settings = method.settings_in_words.replace("  ", ", ")
+    if method.edges:
+        edges = ", ".join(method.edges).replace("clipping_level", "level")
+        settings += f" (at the edge: {edges})"
+    gain, p = _gain_and_p(ranking, method)
+    return [
+        method.name,
+        settings,
+        str(method.n),
+        minus(_mean(method)),
+        gain,
+        p,
+        f"{method.diverged} of {method.n}" if method.diverged else "0",
+        f"{100 * method.clipped:.3g} %" if math.isfinite(method.clipped) else "–",
+        milliseconds(method.ms_per_step) if math.isfinite(method.ms_per_step) else "–",
+    ]
+
+
+def _mean(method: Method) -> str:
+    score = method.score
+    if not score.n:
+        return "–"
+    text = f"{score.estimate:.3f}"
+    if math.isfinite(score.half):
+        text += f" ± {score.half:.3f}"
+    if score.n < method.n:
+        text += f" (n={score.n})"
+    return text
+
+
+def _gain_and_p(ranking: Ranking, method: Method) -> tuple[str, str]:
+    comparison = ranking.usable.get(method.name)
+    if comparison is None:
+        return "–", "–"
+    found = comparison.difference
+    gain = amount(ranking, found.estimate, found, signed=True)
+    if not math.isfinite(found.low):
+        return gain, "–"
+    ends = interval(ranking, found)
+    return f"{gain} ({ends})", p_value(comparison.adjusted)
