@@ -22,7 +22,7 @@ __all__ = ["UserError", "__version__", "results", "run", "study", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """What stands in clipbench/api.py, and `clipbench.selection`, imported when first used: `import clipbench`
+    """What stands in clipbench/api.py, and `clipbench.selection`, when first used: `import clipbench`
     stays instant.
     """
     if name in ("Results", "results", "run", "study", "sweep"):
