@@ -1,10 +1,12 @@
-"""What runs side by side cost: the wall time of 16 over that of one, and over 16 one by one. A table in Markdown.
+"""What runs side by side cost: the wall time of 16 over that of one, and over 16 one by one. A table in
+Markdown.
 
 python scripts/bench_lockstep.py [--steps 30] [--runs 16] [--repeats 3] [--device auto] [--only TEXT]
 
-The clock runs while the steps are made, the run is evaluated once and its tables are written; imports and loading the data are left
-out, since a real run has many more steps. One thread a run. The three ways take turns, and medians are shown: first in one worker,
-then, where the machine has several, in the workers that a sweep has by default.
+The clock runs while the steps are made, the run is evaluated once and its tables are written; imports and
+loading the data are left out, since a real run has many more steps. One thread a run. The three ways take
+turns, and medians are shown: first in one worker, then, where the machine has several, in the workers that a
+sweep has by default.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ WORKLOADS = {
     "voc (mini)": "task=voc",
     "cola (mini)": "task=cola",
     "reddit (mini)": "task=reddit",
-    "JPEG files, ResNet18 at 64 px": "task=imagenet scale=full task.data={folder}/images task.size=64 batch_size=64",
+    "JPEG files, ResNet18 at 64 px": (
+        "task=imagenet scale=full task.data={folder}/images task.size=64 batch_size=64"
+    ),
     "sampling in a graph of 2 million edges": "task=large_graph batch_size=1024",
 }
 LARGE_GRAPH = '''
@@ -67,7 +71,14 @@ class LargeGraph(MiniReddit):
         hops = self.graph.sample(nodes, self.fanouts, torch.Generator(self.device).manual_seed(0))
         yield Batch(self.graph.x, hops, hops[-1].targets, self.labels[nodes])
 '''
-TASK = "name: large_graph\n_target_: large_graph.LargeGraph\nbatch_size: ${batch_size}\ndevice: ${device}\nfanouts: [10, 10]\nhidden: 128\n"
+TASK = """\
+name: large_graph
+_target_: large_graph.LargeGraph
+batch_size: ${batch_size}
+device: ${device}
+fanouts: [10, 10]
+hidden: 128
+"""
 
 
 def prepare(folder: Path) -> None:
@@ -76,9 +87,8 @@ def prepare(folder: Path) -> None:
     for i in range(1400):
         path = folder / "images" / ("val" if i < 100 else "train") / f"class{i % 10}" / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        shapes = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize(
-            (256, 256), Image.Resampling.BICUBIC
-        )
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        shapes = coarse.resize((256, 256), Image.Resampling.BICUBIC)
         noisy = np.asarray(shapes) + rng.normal(0, 12, (256, 256, 3))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=85)
     (folder / "task").mkdir()
@@ -89,11 +99,12 @@ def prepare(folder: Path) -> None:
 def seconds_of_group(plans: Sequence[Plan]) -> float:
     """From the moment when all are loaded until the last is recorded."""
     loading, started = {plan.run for plan in plans}, 0.0
-    for news in train_group(plans):
-        if news.row and news.row["status"] != "done":
-            raise SystemExit(f"{news.plan.label} has {news.row['status']}: {news.row['error']}")
+    for event in train_group(plans):
+        row = event.row
+        if row and row["status"] != "done":
+            raise SystemExit(f"{event.plan.label} has {row['status']}: {row['error']}")
         if loading:
-            loading.discard(news.plan.run)
+            loading.discard(event.plan.run)
             started = time.perf_counter()
     return time.perf_counter() - started
 
@@ -107,7 +118,7 @@ def seconds_of_slot(job: tuple[tuple[int, ...], list[list[Plan]]]) -> float:
 
 
 class Bench:
-    """Processes that stay, so that imports are paid once, and a fresh results folder for every measurement."""
+    """Processes that stay, so that imports are paid once; a fresh results folder for every measurement."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.fresh = folder, count()
@@ -116,32 +127,21 @@ class Bench:
         spawn = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(len(self.several), spawn, sys.path.insert, (0, str(folder)))
 
-    def plans(self, words: str, runs: int, steps: int, device: str) -> list[Plan]:
+    def plans(self, workload: str, runs: int, steps: int, device: str) -> list[Plan]:
+        """So many runs of a workload that differ in their clipping levels alone."""
         levels = ",".join(f"{0.5 + i / 10:.1f}" for i in range(runs))
-        shared = [
-            f"steps={steps}",
-            f"eval_every={steps}",
-            "threads=1",
-            f"device={device}",
-            "optim.clipping_type=norm",
-        ]
-        return make_plans(
-            [
-                *words.format(folder=self.folder).split(),
-                *shared,
-                f"optim.clipping_level={levels}",
-                "seed=choice(0)",
-            ],
-            self.folder,
-        )
+        grid = ["optim.clipping_type=norm", f"optim.clipping_level={levels}", "seed=choice(0)"]
+        shared = [f"steps={steps}", f"eval_every={steps}", "threads=1", f"device={device}"]
+        return make_plans([*workload.format(folder=self.folder).split(), *shared, *grid], self.folder)
 
     def seconds(self, plans: Sequence[Plan], side_by_side: bool, places: Sequence[Slot]) -> float:
+        """Until the last of the `places` is done, into a fresh results folder."""
         results = str(self.folder / f"results{next(self.fresh)}")
-        plans = [
-            replace(plan, settings=replace(plan.settings, results=results, device=places[0].device))
-            for plan in plans
-        ]
-        groups = groups_of(plans, len(plans) if side_by_side else 1, len(places))
+        fresh = []
+        for plan in plans:
+            settings = replace(plan.settings, results=results, device=places[0].device)
+            fresh.append(replace(plan, settings=settings))
+        groups = groups_of(fresh, len(fresh) if side_by_side else 1, len(places))
         jobs = [(place.cores or self.all_cores, groups[i :: len(places)]) for i, place in enumerate(places)]
         return max(self.pool.map(seconds_of_slot, jobs))
 
@@ -164,27 +164,33 @@ class Bench:
             for way, asked in ways.items():
                 times[way].append(self.seconds(*asked))
         median = {way: statistics.median(values) for way, values in times.items()}
-        cells = [f"{median['one']:.2f} s", f"{median['side']:.2f} s", f"{median['side'] / median['one']:.1f}"]
-        cells.append(f"{median['side'] / median['by one']:.2f}")
-        return cells + (
-            [f"{median['side, several'] / median['by one, several']:.2f}"] if len(self.several) > 1 else []
-        )
+        side, one_by_one = median["side"], median["by one"]
+        cells = [f"{median['one']:.2f} s", f"{side:.2f} s"]
+        cells += [f"{side / median['one']:.1f}", f"{side / one_by_one:.2f}"]
+        if len(self.several) > 1:
+            ratio = median["side, several"] / median["by one, several"]
+            cells.append(f"{ratio:.2f}")
+        return cells
 
 
 def machine(device: str) -> str:
     """ "NVIDIA H100, AMD EPYC 9654, 16 cores, torch 2.11.0"."""
     kind = find_device(device)
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
+    parts = []
+    if kind.type == "cuda":
+        parts.append(torch.cuda.get_device_name(kind))
+    parts.append(_processor())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpu = [torch.cuda.get_device_name(kind)] if kind.type == "cuda" else []
-    return ", ".join(
-        [*gpu, *(names or [platform.processor()])[:1], f"{cores} cores", f"torch {torch.__version__}"]
-    )
+    return ", ".join([*parts, f"{cores} cores", f"torch {torch.__version__}"])
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if "model name" in line:
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def main(options: argparse.Namespace) -> None:
@@ -192,20 +198,20 @@ def main(options: argparse.Namespace) -> None:
         prepare(Path(folder))
         bench = Bench(Path(folder), options.device)
         n, several = options.runs, len(bench.several)
-        head = [
-            "workload",
-            "one run",
-            f"{n} side by side",
-            f"{n} side by side / one",
-            f"{n} side by side / one by one",
-        ]
-        head += [f"the same in {several} workers"] if several > 1 else []
+        side = f"{n} side by side"
+        head = ["workload", "one run", side, f"{side} / one", f"{side} / one by one"]
+        if several > 1:
+            head.append(f"the same in {several} workers")
         print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
-        for name in [name for name in WORKLOADS if options.only in name]:
-            plans = bench.plans(WORKLOADS[name], n, options.steps, options.device)
-            print(f"| {' | '.join([name, *bench.row(plans, options.repeats)])} |", flush=True)
+        for name, workload in WORKLOADS.items():
+            if options.only not in name:
+                continue
+            plans = bench.plans(workload, n, options.steps, options.device)
+            cells = [name, *bench.row(plans, options.repeats)]
+            print(f"| {' | '.join(cells)} |", flush=True)
         print(
-            f"\n{options.steps} steps, one thread a run, medians of {options.repeats}. {machine(options.device)}."
+            f"\n{options.steps} steps, one thread a run, medians of {options.repeats}. "
+            f"{machine(options.device)}."
         )
         bench.pool.shutdown()
 

@@ -1,4 +1,5 @@
-"""Kill a small sweep at random moments, restart it each time it stops, and compare its tables with those of an untouched one.
+"""Kill a small sweep at random moments, restart it each time it stops, and compare its tables with those of
+an untouched one.
 
 python scripts/chaos.py [--kills 50] [--seed 0] [--two] [FOLDER]
 
@@ -32,10 +33,8 @@ from clipbench.record.folder import RunFolder, run_folders
 STEPS = {"line": 900, "reddit": 120}
 METHODS = {"line": "none,auto,linear_rand_norm", "reddit": "norm,quadratic_rand_auto"}
 TARGETS = {"worker": 7, "sweep": 5, "everything": 4, "forkserver": 2, "sleep": 2}  # how often, in proportion
-PATIENCE, AFTER_GAIN = (
-    0.75,
-    (0.0, 4.0),
-)  # share of the strikes that wait for something to be gained; seconds from then, or none
+PATIENCE = 0.75  # share of the strikes that wait for something to be gained
+AFTER_GAIN = (0.0, 4.0)  # seconds from then, or none
 RUSH = (0.0, 25.0)  # seconds from one strike to the next of the other strikes, which mostly hit imports
 STALL = 70.0  # seconds of sleep that outlast a lease
 STUCK = 300.0  # seconds without any gain after which a sweep counts as hanging
@@ -64,36 +63,30 @@ def prepare(folder: Path, steps: Mapping[str, int]) -> None:
         "name: line\n_target_: chaos_line.Line\nbatch_size: ${batch_size}\n"
     )
     shutil.copy(Path(__file__).parents[1] / "tests" / "tiny.py", own / "chaos_line.py")
-    arms = [
-        f"  - [task={task}, steps={n}, 'optim.clipping_type={METHODS[task]}']\n" for task, n in steps.items()
-    ]
+    arms = ""
+    for task, n in steps.items():
+        arms += f"  - [task={task}, steps={n}, 'optim.clipping_type={METHODS[task]}']\n"
     shared = "all: [eval_every=60, checkpoint_every=20, device=cpu]\narms:\n"
-    (own / "experiment" / "chaos.yaml").write_text(shared + "".join(arms))
+    (own / "experiment" / "chaos.yaml").write_text(shared + arms)
 
 
 class Sweep:
-    """`clipbench sweep` in a session of its own, by which its processes are found however they were left behind."""
+    """`clipbench sweep` in a session of its own, by which its processes are found however they were left
+    behind.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.place, self.log, self.done = folder / "results", folder.with_suffix(".log"), False
+        self.place, self.log = folder / "results", folder.with_suffix(".log")
+        self.done = False
         self.sessions: list[int] = []
         folder.mkdir(exist_ok=True)
-        self.temporary = tempfile.TemporaryDirectory(
-            prefix="chaos-"
-        )  # for what killed processes leave in /tmp
+        # for what killed processes leave in /tmp
+        self.temporary = tempfile.TemporaryDirectory(prefix="chaos-")
         self.start()
 
     def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "clipbench",
-            "sweep",
-            "--config-dir",
-            "../own",
-            "+experiment=chaos",
-            "seed=0,1",
-        ]
+        command = [sys.executable, "-m", "clipbench", "sweep", "--config-dir", "../own"]
+        command += ["+experiment=chaos", "seed=0,1"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": self.temporary.name}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
@@ -107,43 +100,45 @@ class Sweep:
             )
         self.sessions.append(self.process.pid)
 
-    def go_on(self) -> int | None:
+    def restart_if_stopped(self) -> int | None:
         """Start it again where it has stopped. The exit code where it stopped by itself and was not done."""
         code = None if self.done else self.process.poll()
         self.done = self.done or code == 0
         if code:
             self.start()
-        return code if code and code != -signal.SIGKILL else None
+        return None if code in (0, -signal.SIGKILL) else code
 
     def processes(self) -> dict[str, list[int]]:
         return processes(self.sessions)
 
     def end(self) -> None:
         """Nothing stays behind, whatever happened."""
-        for pid in [pid for pids in self.processes().values() for pid in pids]:
-            kill(pid, signal.SIGKILL)
+        for pids in self.processes().values():
+            for pid in pids:
+                kill(pid, signal.SIGKILL)
         self.process.wait()
         self.temporary.cleanup()
 
 
 def processes(sessions: Sequence[int]) -> dict[str, list[int]]:
-    """Those alive in the sessions, by what they are. A worker whose fork server is gone has another parent, but not the sweep."""
+    """Those alive in the sessions, by what they are. A worker whose fork server is gone has another parent,
+    but not the sweep.
+    """
     found: dict[str, list[int]] = {"sweep": [], "forkserver": [], "worker": [], "other": []}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended at this moment
-            state, parent, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
-            if state != "Z" and int(session) in sessions:
-                server = b"forkserver" in (path / "cmdline").read_bytes()
-                role = (
-                    "sweep"
-                    if path.name == session
-                    else "other"
-                    if not server
-                    else "forkserver"
-                    if parent == session
-                    else "worker"
-                )
-                found[role].append(int(path.name))
+            after_name = (path / "stat").read_text().rpartition(")")[2]
+            state, parent, _, session = after_name.split()[:4]
+            if state == "Z" or int(session) not in sessions:
+                continue
+            role = "worker"
+            if path.name == session:
+                role = "sweep"
+            elif b"forkserver" not in (path / "cmdline").read_bytes():
+                role = "other"
+            elif parent == session:
+                role = "forkserver"
+            found[role].append(int(path.name))
     return found
 
 
@@ -172,15 +167,17 @@ def unreadable(place: Path) -> list[str]:
 
 
 def differences(expected: Path, got: Path) -> list[str]:
-    """What distinguishes two results folders, times and the like aside: files, rows, or that one cannot be read."""
-    names = [{str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (expected, got)]
-    found = [f"missing: {name}" for name in sorted(names[0] - names[1])] + [
-        f"left over: {name}" for name in sorted(names[1] - names[0])
-    ]
+    """What distinguishes two results folders, times and the like aside: files, rows, or that one cannot be
+    read.
+    """
+    expected_names, got_names = _names(expected), _names(got)
+    found = [f"missing: {name}" for name in sorted(expected_names - got_names)]
+    found += [f"left over: {name}" for name in sorted(got_names - expected_names)]
     if torn := unreadable(got):
         return found + torn
     for table, free in MAY_DIFFER.items():
-        left, right = (tables.read(folder, table).drop(columns=free) for folder in (expected, got))
+        left = tables.read(expected, table).drop(columns=free)
+        right = tables.read(got, table).drop(columns=free)
         try:
             pd.testing.assert_frame_equal(left, right, check_exact=True)
         except AssertionError as error:
@@ -188,13 +185,20 @@ def differences(expected: Path, got: Path) -> list[str]:
     return found
 
 
+def _names(folder: Path) -> set[str]:
+    """Of all files and folders in it."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
 class Chaos:
-    """Strikes sweeps into `folder` until `kills` are made, at what `targets` name. What is found to be wrong goes to `problems`."""
+    """Strikes sweeps into `folder` until `kills` are made, at what `targets` name. What is found to be wrong
+    goes to `problems`.
+    """
 
     def __init__(self, folder: Path, kills: int, targets: Iterator[str], rng: random.Random) -> None:
         self.folder, self.kills, self.targets, self.rng = folder, kills, targets, rng
         self.patience, self.after_gain = PATIENCE, AFTER_GAIN
-        self.made, self.began = 0, time.monotonic()
+        self.kills_made, self.began = 0, time.monotonic()
         self.problems: list[str] = []
         self.asleep: dict[int, float] = {}  # process: when to wake it
         self.strike_at: float | None = None  # None: some time after the next gain
@@ -204,81 +208,103 @@ class Chaos:
         print(f"{time.monotonic() - self.began:6.0f} s  {text}", flush=True)
 
     def sweep(self, name: str, together: int = 1) -> Path:
-        """Sweeps into one folder, struck and restarted until all kills are made, then left to finish. Their results folder."""
+        """Sweeps into one folder, struck and restarted until all kills are made, then left to finish. Their
+        results folder.
+        """
         sweeps = [Sweep(self.folder / name) for _ in range(together)]
-        place, state, gained = sweeps[0].place, progress(sweeps[0].place), time.monotonic()
+        place = sweeps[0].place
+        state, gained = progress(place), time.monotonic()
         self.before = {}
         self.wait()
         try:
-            while (living := [sweep for sweep in sweeps if not sweep.done]) or any(
-                sweep.processes()["worker"] for sweep in sweeps
-            ):
+            while any(not sweep.done or sweep.processes()["worker"] for sweep in sweeps):
                 time.sleep(0.02)
-                for sweep in living:
-                    if code := sweep.go_on():
-                        self.say(f"exit code {code}: {sweep.log.read_text().strip().splitlines()[-1]}")
-                if (now := progress(place)) != state:
+                self.restart(sweeps)
+                now = progress(place)
+                if now != state:
                     state, gained = now, time.monotonic()
-                    self.strike_at = self.strike_at or gained + self.rng.choice(
-                        [0.0, self.rng.uniform(*self.after_gain)]
-                    )
+                    delay = self.rng.choice([0.0, self.rng.uniform(*self.after_gain)])
+                    self.strike_at = self.strike_at or gained + delay
                 if time.monotonic() - gained > STUCK:
                     self.problems.append(f"{name}: nothing gained for {STUCK:.0f} s: {state}")
                     break
-                for pid in [pid for pid, until in self.asleep.items() if time.monotonic() > until]:
-                    del self.asleep[pid]
-                    kill(pid, signal.SIGCONT)
-                if living and self.made < self.kills and time.monotonic() > (self.strike_at or math.inf):
+                self.wake()
+                living = [sweep for sweep in sweeps if not sweep.done]
+                is_time = time.monotonic() > (self.strike_at or math.inf)
+                if living and is_time and self.kills_made < self.kills:
                     self.strike(self.rng.choice(living), together)
         finally:
             for sweep in sweeps:
                 sweep.end()
         return place
 
+    def restart(self, sweeps: Sequence[Sweep]) -> None:
+        """Those that have stopped before they were done."""
+        for sweep in sweeps:
+            code = sweep.restart_if_stopped()
+            if code:
+                last_line = sweep.log.read_text().strip().splitlines()[-1]
+                self.say(f"exit code {code}: {last_line}")
+
+    def wake(self) -> None:
+        """The processes that have slept long enough."""
+        for pid, until in list(self.asleep.items()):
+            if time.monotonic() > until:
+                del self.asleep[pid]
+                kill(pid, signal.SIGCONT)
+
     def wait(self) -> None:
-        self.strike_at = (
-            None if self.rng.random() < self.patience else time.monotonic() + self.rng.uniform(*RUSH)
-        )
+        """Set when the next strike is due."""
+        self.strike_at = None
+        if self.rng.random() >= self.patience:
+            self.strike_at = time.monotonic() + self.rng.uniform(*RUSH)
 
     def strike(self, sweep: Sweep, together: int) -> None:
-        """At the next target where it is there, else at the sweep; then every table must be readable, and no checkpoint be lost."""
+        """At the next target where it is there, else at the sweep; then every table must be readable, and no
+        checkpoint be lost.
+        """
         there, target, state = sweep.processes(), next(self.targets), progress(sweep.place)
         if target == "sleep" and there["worker"]:
-            pid, seconds = (
-                self.rng.choice(there["worker"]),
-                self.rng.choice([1.0, STALL]) if together > 1 else 1.0,
-            )
+            pid = self.rng.choice(there["worker"])
+            seconds = self.rng.choice([1.0, STALL]) if together > 1 else 1.0
             kill(pid, signal.SIGSTOP)
             self.asleep[pid] = time.monotonic() + seconds
             self.say(f"sleep of {seconds:.0f} s: worker {pid}; {state}")
         else:
-            role = target if there.get(target) or target == "everything" else "sweep"
-            pids = (
-                [pid for part in there.values() for pid in part]
-                if role == "everything"
-                else [self.rng.choice(there[role] or [0])]
-            )
-            if not any(pids):  # it ended at this moment
+            role, pids = self.victims(there, target)
+            if not pids:  # it ended at this moment
                 return
             for pid in pids:
                 kill(pid, signal.SIGKILL)
-            self.made += 1
-            self.say(f"kill {self.made}: {role} {' '.join(map(str, pids))}; {state}")
+            self.kills_made += 1
+            self.say(f"kill {self.kills_made}: {role} {' '.join(map(str, pids))}; {state}")
         now = reached(sweep.place)
-        back = [run for run in now if now[run] < self.before.get(run, 0)]
-        self.problems += unreadable(sweep.place) + [
-            f"{run} went back from step {self.before[run]} to {now[run]}" for run in back
-        ]
+        self.problems += unreadable(sweep.place)
+        for run, step in now.items():
+            before = self.before.get(run, 0)
+            if step < before:
+                self.problems.append(f"{run} went back from step {before} to {step}")
         self.before = now
         self.wait()
+
+    def victims(self, there: Mapping[str, list[int]], target: str) -> tuple[str, list[int]]:
+        """What is killed, and its processes: one of the target's, or all there are."""
+        if target == "everything":
+            every: list[int] = []
+            for pids in there.values():
+                every += pids
+            return target, every
+        role = target if there.get(target) else "sweep"
+        pids = there[role]
+        return role, [self.rng.choice(pids)] if pids else []
 
 
 def main(folder: Path, kills: int, seed: int, together: int) -> int:
     prepare(folder, STEPS)
     rng = random.Random(seed)
-    chaos = Chaos(
-        folder, kills, (rng.choices(list(TARGETS), list(TARGETS.values()))[0] for _ in count()), rng
-    )
+    names, weights = list(TARGETS), list(TARGETS.values())
+    targets = (rng.choices(names, weights)[0] for _ in count())
+    chaos = Chaos(folder, kills, targets, rng)
     untouched = Sweep(folder / "untouched")
     try:
         if untouched.process.wait():
@@ -287,16 +313,16 @@ def main(folder: Path, kills: int, seed: int, together: int) -> int:
         untouched.end()
     chaos.say(f"untouched: {progress(untouched.place)}")
     sweeps = 0
-    while chaos.made < kills and not chaos.problems:
+    while chaos.kills_made < kills and not chaos.problems:
         sweeps += 1
         place = chaos.sweep(f"struck{sweeps}", together)
         chaos.problems += differences(untouched.place, place)
-        chaos.say(
-            f"struck{sweeps}: " + ("; ".join(chaos.problems) or "equal to the untouched, nothing left over")
-        )
+        found = "; ".join(chaos.problems) or "equal to the untouched, nothing left over"
+        chaos.say(f"struck{sweeps}: {found}")
     steps = len(tables.read(untouched.place, "steps"))
     chaos.say(
-        f"{chaos.made} kills in {sweeps} x {together} sweeps of {steps} steps each, {len(chaos.problems)} problems"
+        f"{chaos.kills_made} kills in {sweeps} x {together} sweeps of {steps} steps each, "
+        f"{len(chaos.problems)} problems"
     )
     return 1 if chaos.problems else 0
 

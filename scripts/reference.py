@@ -1,14 +1,21 @@
-"""Makes the reference results behind the README again: small tables and figures in results/reference, from runs in --results.
+"""Makes the reference results behind the README again: small tables and figures in results/reference, from
+runs in --results.
 
-python scripts/reference.py methods                     every clipping type, and every optimizer, at its defaults on the mini tasks
-python scripts/reference.py methods_cola COLA MODEL     five rules that torch-clip lacks, and none: AdamW, one pass over CoLA, one seed
-python scripts/reference.py studies                     a quick study of each mini task
-python scripts/reference.py cora DATA                   nine types with SGD, five seeds, on DATA/raw/reddit_data.npz, reddit_graph.npz
-python scripts/reference.py published COLA MODEL        torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a BERT
-python scripts/reference.py tails COLA MODEL CIFAR      the gradient's noise at steps 0 and 100; CIFAR: train/<class>/*, val/<class>/*
+python scripts/reference.py methods
+    every clipping type, and every optimizer, at its defaults on the mini tasks
+python scripts/reference.py methods_cola COLA MODEL
+    five rules that torch-clip lacks, and none: AdamW, one pass over CoLA, one seed
+python scripts/reference.py studies
+    a quick study of each mini task
+python scripts/reference.py cora DATA
+    nine types with SGD, five seeds, on DATA/raw/reddit_data.npz, reddit_graph.npz
+python scripts/reference.py published COLA MODEL
+    torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a BERT
+python scripts/reference.py tails COLA MODEL CIFAR
+    the gradient's noise at steps 0 and 100; CIFAR: train/<class>/*, val/<class>/*
 
-Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour for what trains MiniLM.
-Each goes on where it was stopped.
+Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour
+for what trains MiniLM. Each goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -24,18 +31,25 @@ from clipbench.record import tables
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 MINI = "task=imagenet,voc,cola,reddit"
-CORE = "none,norm,linear_rand_norm,quadratic_rand_norm,layer_wise,coordinate_wise,auto,linear_rand_auto,quadratic_rand_auto"
+CORE = (
+    "none,norm,linear_rand_norm,quadratic_rand_norm,layer_wise,coordinate_wise,"
+    "auto,linear_rand_auto,quadratic_rand_auto"
+)
 
 
-def run(*words: str) -> None:
-    if code := clipbench(list(words)):
+def run(*arguments: str) -> None:
+    """A command, as it is typed."""
+    code = clipbench(list(arguments))
+    if code:
         raise SystemExit(code)
 
 
-def keep(folder: Path, name: str, *tables: str, words: tuple[str, ...] = (), of: str = "*") -> None:
-    """Draw it and show the table for a paper; keep tables as one file each, and the comparisons `of` task, scale and optimizer."""
-    run("plot", str(folder), *words)
-    run("table", str(folder), *words)
+def keep(folder: Path, name: str, *tables: str, options: tuple[str, ...] = (), of: str = "*") -> None:
+    """Draw it and show the table for a paper; keep tables as one file each, and the comparisons `of` task,
+    scale and optimizer.
+    """
+    run("plot", str(folder), *options)
+    run("table", str(folder), *options)
     for table in tables:
         keep_table(folder, table, f"{name}_{table}")
     for path in (folder / "figures").glob(f"{of}_comparison.png"):
@@ -45,9 +59,9 @@ def keep(folder: Path, name: str, *tables: str, words: tuple[str, ...] = (), of:
 def keep_table(folder: Path, table: str, name: str) -> None:
     """Without what may hold a path or a name of this machine."""
     REFERENCE.mkdir(parents=True, exist_ok=True)
-    tables.read(folder, table).drop(
-        columns=["config", "data", "overrides", "error", "host"], errors="ignore"
-    ).to_parquet(REFERENCE / f"{name}.parquet")
+    rows = tables.read(folder, table)
+    private = ["config", "data", "overrides", "error", "host"]
+    rows.drop(columns=private, errors="ignore").to_parquet(REFERENCE / f"{name}.parquet")
 
 
 def methods(folder: Path) -> None:
@@ -58,8 +72,8 @@ def methods(folder: Path) -> None:
 
 def methods_cola(folder: Path, cola: str, model: str) -> None:
     settings = "task=cola scale=full optim=adamw optim.lr=1e-4 batch_size=32 steps=240 eval_every=48"
-    words = [f"task.data={cola}", f"task.model={model}", f"results={folder}"]
-    run("sweep", *settings.split(), "optim.clipping_type=none,value,normalize,agc,zclip,adagc", *words)
+    where = [f"task.data={cola}", f"task.model={model}", f"results={folder}"]
+    run("sweep", *settings.split(), "optim.clipping_type=none,value,normalize,agc,zclip,adagc", *where)
     keep(folder, "methods_cola", "runs")
 
 
@@ -70,47 +84,37 @@ def studies(folder: Path) -> None:
 
 def cora(folder: Path, data: str) -> None:
     settings = "task=reddit scale=full batch_size=16 steps=150 eval_every=15 optim=sgd optim.lr=0.5 threads=1"
-    run(
-        "sweep",
-        *settings.split(),
-        f"task.data={data}",
-        f"optim.clipping_type={CORE}",
-        "seed=range(5)",
-        f"results={folder}",
-    )
+    grid = [f"optim.clipping_type={CORE}", "seed=range(5)"]
+    run("sweep", *settings.split(), *grid, f"task.data={data}", f"results={folder}")
     keep(folder, "cora", "runs")
 
 
 def published(folder: Path, cola: str, model: str) -> None:
-    words = ["scale=full", f"task.data={cola}", f"task.model={model}", f"results={folder}"]
-    run("sweep", "+experiment=torchclip_cola", "seed=range(3)", *words)
-    keep(folder, "published", "runs", "evals", words=("--apart",))
+    where = ["scale=full", f"task.data={cola}", f"task.model={model}", f"results={folder}"]
+    run("sweep", "+experiment=torchclip_cola", "seed=range(3)", *where)
+    keep(folder, "published", "runs", "evals", options=("--apart",))
 
 
 def tails(folder: Path, cola: str, model: str, cifar: str) -> None:
-    for task, words in {
+    own_settings = {
         "cola": [f"task.data={cola}", f"task.model={model}"],
         "imagenet": [f"task.data={cifar}", "task.size=32", "batch_size=64"],
-    }.items():
-        run(
-            "tails",
-            f"task={task}",
-            "scale=full",
-            "steps=100",
-            "--at",
-            "0,100",
-            "--batches",
-            "240",
-            f"results={folder / task}",
-            *words,
-        )
+    }
+    measure = "scale=full steps=100 --at 0,100 --batches 240"
+    for task, settings in own_settings.items():
+        run("tails", f"task={task}", *measure.split(), *settings, f"results={folder / task}")
         keep_table(folder / task, "tails", f"tails_{task}")
         for path in (folder / task / "figures").glob("*_tails.png"):
             shutil.copy(path, REFERENCE / f"tails_{task}.png")
 
 
 PARTS: dict[str, Callable[..., None]] = {
-    each.__name__: each for each in (methods, methods_cola, studies, cora, published, tails)
+    "methods": methods,
+    "methods_cola": methods_cola,
+    "studies": studies,
+    "cora": cora,
+    "published": published,
+    "tails": tails,
 }
 
 if __name__ == "__main__":

@@ -106,11 +106,17 @@ class Contest:
         for method, axes in self.spaces.items():
             found[method] = []
             for number in range(study.trials):
-                overrides = []
-                for name, axis in axes.items():
-                    unit = self.lr if name == "lr" else 1.0
-                    overrides.append(_override(name, axis.at(points[name][number], unit)))
-                found[method].append(overrides)
+                at = {name: float(points[name][number]) for name in axes}
+                found[method].append(self._drawn(axes, at))
+        return found
+
+    def _drawn(self, axes: Mapping[str, Axis], at: Mapping[str, float]) -> list[str]:
+        """The overrides of one point."""
+        found = []
+        for name, axis in axes.items():
+            unit = self.lr if name == "lr" else 1.0
+            value = axis.at(at[name], unit)
+            found.append(_override(name, value))
         return found
 
     def rows_of(self, table: pd.DataFrame) -> pd.DataFrame:

@@ -107,9 +107,10 @@ def check_folder(contests: Sequence[Contest]) -> None:
         methods = ", ".join(sorted(set(others["method"])))
         where = f"study={study.name} task={settings.task.name} optimizer={settings.optim.name}"
         raise UserError(
-            f"{folder} holds {count} of study '{study.name}' on {contest.label} ({methods}) that this "
-            "command would not make: a setting, a space, a seed, the budget or the source of a rule or task "
-            f"has changed since. Take another folder, results=DIR, or remove them: clipbench rm {folder} {where}"
+            f"{folder} holds {count} of study '{study.name}' on {contest.label} ({methods}) "
+            "that this command would not make: a setting, a space, a seed, the budget or the source of a "
+            "rule or task has changed since. Take another folder, results=DIR, or remove them: clipbench rm "
+            f"{folder} {where}"
         )
 
 

@@ -86,8 +86,7 @@ def _read_range(where: str, given: Mapping[str, Any]) -> tuple[bool, float, floa
     """Whether the range is logarithmic, and its ends."""
     kinds = [kind for kind in ("log", "linear") if given.get(kind) is not None]
     ends: Any = given[kinds[0]] if len(kinds) == 1 else None
-    is_pair = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(_is_finite(end) for end in ends)
-    if not is_pair or not ends[0] < ends[1]:
+    if not _is_pair(ends) or not ends[0] < ends[1]:
         raise UserError(
             f"{where}: it takes one range of two numbers, the lower first, got {dict(given)}. {SHAPE}"
         )
@@ -95,6 +94,13 @@ def _read_range(where: str, given: Mapping[str, Any]) -> tuple[bool, float, floa
     if is_log and ends[0] <= 0:
         raise UserError(f"{where}: a logarithmic range starts above 0, got {list(ends)}.")
     return is_log, float(ends[0]), float(ends[1])
+
+
+def _is_pair(ends: Any) -> bool:
+    """Of finite numbers."""
+    if not isinstance(ends, (list, tuple)) or len(ends) != 2:
+        return False
+    return _is_finite(ends[0]) and _is_finite(ends[1])
 
 
 def _is_finite(value: Any) -> bool:

@@ -75,6 +75,7 @@ class StudyOverrides:
 
     @classmethod
     def sorted(cls, overrides: Sequence[Override]) -> StudyOverrides:
+        """Each override where it belongs, in the order given."""
         found = cls()
         for override in overrides:
             key = override.key_or_group
@@ -135,7 +136,7 @@ def _file(name: Any, config_dir: Path | None) -> Path:
 
 
 def _checked(path: Path, given: Any, methods: Sequence[str]) -> Study:
-    """The study that a file's content describes. `methods` stand instead of the file's, where there are any."""
+    """The study that a file's content describes. `methods` stand instead of the file's if there are any."""
     where = f"Study '{path.stem}'"
     _check_keys(where, path, given)
     names = _methods(where, list(methods) or given["methods"])

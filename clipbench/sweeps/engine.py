@@ -1,4 +1,4 @@
-"""Another engine that makes runs: the launcher that `hydra/launcher=NAME` chooses, with the user's settings."""
+"""Another engine that makes runs: the launcher that `hydra/launcher=NAME` chooses, as the user sets it."""
 
 from __future__ import annotations
 

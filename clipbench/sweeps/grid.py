@@ -1,4 +1,4 @@
-"""What a sweep is: a list of override lists, written in Hydra's syntax or as the arms of an experiment file."""
+"""What a sweep is: a list of override lists, in Hydra's syntax or as the arms of an experiment file."""
 
 from __future__ import annotations
 

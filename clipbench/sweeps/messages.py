@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StepsMade:
-    """By run id: the latest step and its loss, of the runs that have made some since the last such message."""
+    """By run id: the latest step and its loss, of the runs that have made some since the message before."""
 
     latest: Mapping[str, tuple[int, float]]
 

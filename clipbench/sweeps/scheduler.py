@@ -80,20 +80,20 @@ class Sweep:
     """Hands groups to workers and handles what they report, until nothing is left to do."""
 
     def __init__(self, plans: Sequence[Plan], todo: Sequence[Plan], listener: Listener) -> None:
-        self.folder, self.listener = plans[0].results, listener
-        groups, places = arrange(todo)
-        status = tables.statuses(self.folder, [plan.run for plan in plans])
+        self.folder = plans[0].results
+        self.listener = listener
+        by_id = {plan.run: plan for plan in plans}
+        status = tables.statuses(self.folder, by_id)
         for plan in todo:
             status.pop(plan.run, None)  # it failed, and is tried again
-        by_id = {plan.run: plan for plan in plans}
+        groups, places = arrange(todo)
         self.state = SweepState(by_id, places, status, deque(groups), already=len(status))
         self.workers: dict[Slot, Worker] = {}
         self.deaths: Counter[str] = Counter()
         self.reached: dict[str, int] = {}  # the checkpoint that a run's worker died after
         self.mistakes: list[str] = []
         self.looked = time.monotonic()
-        tasks = {plan.settings.task.module for plan in todo}
-        self.modules = sorted(module for module in tasks if module.startswith("clipbench."))
+        self.modules = _own_task_modules(todo)
 
     def make(self, interrupted: Callable[[], bool]) -> None:
         """Until every run has ended or, once `interrupted()`, every worker has kept what it has."""
@@ -223,6 +223,12 @@ class Sweep:
         self.state.elsewhere.pop(run, None)
         self.state.status[run] = status
         self.listener(self.state, self.state.plans[run], row)
+
+
+def _own_task_modules(plans: Sequence[Plan]) -> list[str]:
+    """The modules of our own tasks: a user's may do anything when it is imported."""
+    modules = {plan.settings.task.module for plan in plans}
+    return sorted(module for module in modules if module.startswith("clipbench."))
 
 
 __all__ = ["Sweep", "groups_of", "make_runs", "unfinished"]  # groups_of: alias until the rooms are merged

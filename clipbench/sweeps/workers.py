@@ -44,7 +44,7 @@ STOP = "stop"  # what the sweep sends besides groups
 
 
 class Worker:
-    """A process on a slot, seen from the sweep. `modules`: what its groups will need, imported once for all."""
+    """A process on a slot, seen from the sweep. `modules`: what its groups need, imported once for all."""
 
     def __init__(self, slot: Slot, modules: Sequence[str]) -> None:
         self.slot = slot

@@ -1,4 +1,6 @@
-"""A sweep whose processes are killed again and again ends with the tables of an untouched one. Many kills: scripts/chaos.py."""
+"""A sweep whose processes are killed again and again ends with the tables of an untouched one. Many kills:
+scripts/chaos.py.
+"""
 
 import importlib.util
 import random
@@ -8,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc"),
+    pytest.mark.slow,
+    pytest.mark.ci,
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,7 @@ def test_three_kills_and_a_sleep_change_nothing(chaos, tmp_path):
         assert untouched.process.wait(60) == 0, untouched.log.read_text()
     finally:
         untouched.end()
-    assert struck.made == 3
+    assert struck.kills_made == 3
     assert struck.problems == []
     assert chaos.differences(untouched.place, place) == []
     notices(chaos, untouched.place, place)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipbench.errors import UserError
-from clipbench.studies.contest import arenas
+from clipbench.studies.contest import contests
 from clipbench.studies.space import Axis, points, read_axis
 
 
@@ -67,12 +67,12 @@ def test_a_wrong_space_gets_one_clear_message(given, message):
 
 @pytest.fixture(scope="module")
 def standard():
-    [arena] = arenas(["task=cola", "study=standard", "study.tuning_seeds=[100]"])
-    return arena.tuning()
+    [contest] = contests(["task=cola", "study=standard", "study.tuning_seeds=[100]"])
+    return contest.tuning()
 
 
 def drawn(plans, method, key):
-    return [plan.settings.optim[key] for plan in plans if plan.settings.tag.method == method]
+    return [getattr(plan.settings.optim, key) for plan in plans if plan.settings.tag.method == method]
 
 
 def test_every_method_has_the_same_budget_and_none_too(standard):
@@ -82,7 +82,7 @@ def test_every_method_has_the_same_budget_and_none_too(standard):
     assert len({plan.run for plan in standard}) == len(standard)
 
 
-def test_a_trial_has_the_same_numbers_for_every_method_that_shares_them(standard):
+def test_a_trial_has_the_same_values_for_every_method_that_shares_them(standard):
     for method in {plan.settings.tag.method for plan in standard}:
         assert drawn(standard, method, "lr") == drawn(standard, "none", "lr")
     assert drawn(standard, "quadratic_rand_norm", "clipping_level") == drawn(
@@ -106,7 +106,7 @@ def test_learning_rates_lie_around_the_tasks_own(standard):
     assert drawn(standard, "norm", "clipping_level") != drawn(standard, "coordinate_wise", "clipping_level")
 
 
-def test_the_words_of_a_run_make_it_again(standard):
+def test_the_overrides_of_a_run_make_it_again(standard):
     from clipbench.runs.plan import make_plan
 
     for plan in standard[::29]:

@@ -1,4 +1,4 @@
-"""Studies end to end: what is asked for, what is made, what goes on after an interrupt, what is refused."""
+"""Studies end to end: what is asked for, what is made, what resumes after an interrupt, what is refused."""
 
 import json
 import os
@@ -15,7 +15,13 @@ from clipbench.analysis.choice import winners
 from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.runs.plan import make_plan
-from clipbench.studies.contest import arenas
+from clipbench.studies.contest import contests
+from clipbench.studies.protocol import check_folder, choice, estimate_study, run_study
+from clipbench.studies.results import contest_cost, contest_results, ended_rows, headline
+from clipbench.studies.space import Axis
+from clipbench.sweeps.estimate import Left
+from clipbench.sweeps.scheduler import make_runs
+from clipbench.sweeps.speed import NoSpeed
 from clipbench.task.seeds import generator
 
 OWN = Path(__file__).parents[1].joinpath("tiny.py")
@@ -71,47 +77,89 @@ own:
 """
 
 
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "line.yaml").write_text(
+OVERRIDES = ["task=line", "steps=12", "eval_every=4", "study=small"]
+
+
+def prepare(folder):
+    """A user's folder: a task, two rules and a study."""
+    (folder / "task").mkdir()
+    (folder / "task" / "line.yaml").write_text(
         "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
     )
-    (tmp_path / "own_line.py").write_text(OWN.read_text())
-    (tmp_path / "own_rule.py").write_text(RULE)
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "small.yaml").write_text(STUDY)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
+    (folder / "own_line.py").write_text(OWN.read_text())
+    (folder / "own_rule.py").write_text(RULE)
+    (folder / "study").mkdir()
+    (folder / "study" / "small.yaml").write_text(STUDY)
+
+
+def forget():
     for name in ("own_line", "own_rule"):
         sys.modules.pop(name, None)
 
 
-WORDS = ["--config-dir", ".", "task=line", "steps=12", "eval_every=4", "study=small"]
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    forget()
 
 
-def study(*words):
-    return main(["study", *WORDS, *words])
+def found(*overrides):
+    return contests([*OVERRIDES, *overrides], Path("."))
+
+
+def study(*overrides, **options):
+    return run_study(found(*overrides), make_runs, **options)
 
 
 def table(name, folder="results"):
     return pd.read_parquet(Path(folder) / name)
 
 
-def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
-    words = ["optim.clipping_type=norm,own_rule:Smooth"]
-    assert study(*words) == 0
+METHODS = ["none", "norm", "own_rule:Smooth"]  # none is added
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished study of a task and a rule of one's own, its outcome, and its phases."""
+    folder = tmp_path_factory.mktemp("finished")
+    prepare(folder)
+    phases = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        outcome = study(
+            "optim.clipping_type=norm,own_rule:Smooth",
+            phase=lambda name, plans: phases.append((name, len(plans))),
+        )
+        forget()
+    return folder, outcome, phases
+
+
+@pytest.fixture
+def there(finished, monkeypatch):
+    """In the folder of the finished study."""
+    monkeypatch.chdir(finished[0])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield found("optim.clipping_type=norm,own_rule:Smooth")
+    forget()
+
+
+def test_a_study_of_ones_own_task_and_rule_tunes_all_alike_and_compares_on_fresh_seeds(finished, there):
+    _, outcome, phases = finished
+    assert phases == [("tuning", 12), ("final", 12)]
+    assert not outcome.interrupted
+    assert outcome.mistakes == outcome.shortfall == ()
+    assert outcome.tuning.is_complete
+    assert outcome.finals.is_complete
     runs = table("runs")
-    methods = ["none", "norm", "own_rule:Smooth"]  # none was added
     tune, final, default = (runs[runs["role"] == role] for role in ("tune", "final", "default"))
     assert set(runs["study"]) == {"small"}
-    assert tune.groupby("method").size().to_dict() == dict.fromkeys(methods, 4)
-    assert (
-        final.groupby("method").size().to_dict()
-        == default.groupby("method").size().to_dict()
-        == dict.fromkeys(methods, 2)
-    )
+    assert tune.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 4)
+    for part in (final, default):
+        assert part.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 2)
     assert (set(tune["seed"]), set(final["seed"]), set(default["seed"])) == ({100}, {0, 1}, {0, 1})
     assert default["trial"].isna().all()
     assert final["final_test"].notna().all()
@@ -121,175 +169,232 @@ def test_a_study_of_ones_own_task_and_rule_from_tuning_to_figures(own, capsys):
     evals = table("evals")
     assert set(evals[evals["run"].isin(tune["run"])]["split"]) == {"train", "val"}
 
-    best = tune.loc[tune.groupby("method")["final"].idxmin()].set_index(
-        "method"
-    )  # one seed, mean squared error
-    assert final.groupby("method")["trial"].agg(set).to_dict() == {
-        method: {best.loc[method, "trial"]} for method in methods
-    }
-    assert winners(runs).set_index("method")["trial"].to_dict() == best["trial"].to_dict()
+    lowest = tune.groupby("method")["final"].idxmin()  # one seed, mean squared error
+    best = tune.loc[lowest].set_index("method")
+    trials = best["trial"].to_dict()
+    assert outcome.chosen == {"line (mini) · adamw": trials} == choice(there)
+    assert final.groupby("method")["trial"].agg(set).to_dict() == {name: {trials[name]} for name in METHODS}
+    assert winners(runs).set_index("method")["trial"].to_dict() == trials
     for row in final.itertuples():
         assert row.lr == best.loc[row.method, "lr"]
     settings = pd.json_normalize([json.loads(text) for text in tune["config"]])
     assert settings["optim.clip.k"].dropna().between(0.5, 2).all()
     assert settings["optim.clip.k"].nunique() == 4
 
-    said, progress = capsys.readouterr()
-    assert re.search(r"small tune \d  mse \d+\.\d+ on validation, done", progress)
-    assert all(
-        (" on test" in line) == ("small tune" not in line)
-        for line in progress.splitlines()
-        if "  mse " in line
-    )
+
+def test_the_results_of_a_study_are_those_of_its_table(there):
+    [contest] = there
+    rows = table("runs")
+    results = contest_results(contest, rows)
+    assert [result.method for result in results] == METHODS
+    assert headline(contest, rows) == "mse"
+    for result in results:
+        mine = rows[rows["method"] == result.method].set_index("trial", drop=False)
+        chosen = mine[(mine["role"] == "tune") & (mine["trial"] == result.trial)].iloc[0]
+        assert result.validation == chosen["final"]
+        assert (result.seeds, result.diverged) == (1, 0)
+        assert result.hyperparameters["lr"] == chosen["lr"]
+        for role, values in (("final", result.chosen), ("default", result.defaults)):
+            on_test = mine[mine["role"] == role]["final_test"]
+            assert sorted(values.values) == sorted(on_test)
+            assert values.mean == pytest.approx(on_test.mean())
+            assert values.diverged == 0
+    assert set(results[2].hyperparameters) == {"lr", "clipping_level", "k"}
+    others = rows.assign(task="another")
+    assert contest_results(contest, pd.concat([rows, others])) == results
+    plans = contest.tuning()[:3]
+    assert set(ended_rows(plans)["run"]) == {plan.run for plan in plans}
+
+
+def test_a_finished_study_is_estimated_as_made(there):
+    tuning, finals = estimate_study(there)
+    assert (tuning.runs, tuning.finished, tuning.left) == (12, 12, Left())
+    assert (finals.runs, finals.finished, finals.left) == (12, 12, Left())  # of the trials that were chosen
+
+
+def test_the_command_shows_what_was_chosen_and_draws_it(there, capsys):
+    words = ["study", "--config-dir", ".", *OVERRIDES, "optim.clipping_type=norm,own_rule:Smooth"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
     assert "3 methods × 4 trials × 1 seed: 12 runs" in said
     assert "own_rule:Smooth: clipping_level 0.01 to 10 (log) or inf (0.25 of the trials), k 0.5 to 2" in said
+    assert "small · line (mini) · adamw · mse" in said
     assert list(Path("results/figures").glob("line_mini_adamw_small_comparison.png"))
-
-    assert study(*words, "--dry-run") == 0
+    assert main([*words, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"Tuning: 12 runs into results: 12 finished( \(\d diverged\))?, 0 to do", said)
-    assert "Final runs: 12 runs into results: 12 finished, 0 to do" in said  # of the trials that were chosen
+    assert "Final runs: 12 runs into results: 12 finished, 0 to do" in said
     assert "It is made already." in said
 
 
-def hear():
+def test_interrupted_in_the_final_phase_it_resumes_to_the_same_tables(own):
+    overrides = ["study.trials=2", "study.final_seeds=[0]"]
+    assert study(*overrides, "results=untouched").finals.is_complete
+    ended = []
+
+    def make(plans):
+        is_final = plans[0].settings.tag.role != "tune"
+
+        def listener(state, plan, row):
+            if plan and is_final:
+                ended.append(plan)
+
+        return make_runs(plans, lambda: bool(ended), listener)
+
+    one_at_a_time = ["sweep.workers_per_device=1", "sweep.lockstep=false"]
+    struck = found(*overrides, *one_at_a_time, "results=struck")
+    outcome = run_study(struck, make)
+    assert outcome.interrupted
+    assert outcome.finals.interrupted
+    assert not outcome.tuning.interrupted
+    assert outcome.shortfall == ()
+    roles = table("runs", "struck")["role"]
+    assert (roles == "tune").sum() == 4
+    assert 0 < (roles != "tune").sum() < 4
+    assert run_study(struck, make_runs).finals.is_complete
+    for name in ("steps", "evals"):
+        parts = []
+        for folder in ("untouched", "struck"):
+            rows = table(name, folder).drop(columns="seconds")
+            parts.append(rows.sort_values(["run", "step"], kind="stable").reset_index(drop=True))
+        pd.testing.assert_frame_equal(*parts, check_exact=True)
+
+
+def test_interrupted_in_tuning_nothing_is_chosen_and_no_final_run_is_asked_for(own):
+    phases = []
+    outcome = run_study(
+        found("study.trials=1"),
+        lambda plans: make_runs(plans, lambda: True),
+        lambda name, plans: phases.append(name),
+    )
+    assert phases == ["tuning"]
+    assert outcome.interrupted
+    assert (outcome.chosen, outcome.finals, outcome.shortfall) == ({}, None, ())
+
+
+def reset_ctrl_c():
     """A shell makes what it starts in the background deaf to Ctrl-C, and that is inherited."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_interrupted_between_the_phases_it_goes_on_to_the_same_tables(own):
-    assert study("results=untouched") == 0
-    command = [sys.executable, "-m", "clipbench", "study", *WORDS, "results=struck"]
+@pytest.mark.slow
+@pytest.mark.ci
+def test_ctrl_c_between_the_phases_keeps_tuning(own):
+    command = [sys.executable, "-m", "clipbench", "study", "--config-dir", ".", *OVERRIDES, "results=struck"]
     tuning = str(generator(100, "data").initial_seed())
     slow = os.environ | {"LINE_SECONDS": "1", "LINE_SWIFT": tuning, "PYTHONUNBUFFERED": "1"}
-    with (
-        open("said", "w+") as said,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=said, text=True, env=slow, preexec_fn=hear
-        ) as process,
-    ):
+    options = {"stdout": subprocess.PIPE, "text": True, "env": slow, "preexec_fn": reset_ctrl_c}
+    with open("said", "w+") as said, subprocess.Popen(command, stderr=said, **options) as process:
         assert any("Final runs" in line for line in process.stdout)  # printed before the first of them starts
         process.send_signal(signal.SIGINT)
         process.stdout.read()
     assert process.returncode == 130, Path("said").read_text()
     assert (table("runs", "struck")["role"] == "tune").sum() == 8
     assert (table("runs", "struck")["role"] != "tune").sum() < 8
-    assert study("results=struck") == 0
-    for name in ("steps", "evals"):
-        one, other = (
-            table(name, folder)
-            .drop(columns="seconds")
-            .sort_values(["run", "step"], kind="stable")
-            .reset_index(drop=True)
-            for folder in ("untouched", "struck")
-        )
-        pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-def test_a_dry_run_states_the_cost_and_writes_nothing(own, capsys):
-    before = sorted(own.rglob("*"))
-    assert study("--dry-run", "steps=1000000", "eval_every=100000") == 0
-    said, progress = capsys.readouterr()
-    times = re.findall(r"[Aa]bout (\S+) (\w+)[:.]", said)
-    tuning, finals, both = (
-        float(time) * {"s": 1, "min": 60, "h": 3600, "days": 86400}[unit] for time, unit in times
+def test_a_dry_run_states_the_cost_and_writes_nothing(own):
+    before = sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts)
+    said = []
+    asked = found("steps=1000000", "eval_every=100000")
+    tuning, finals = estimate_study(asked, announce=said.append)
+    assert len(said) == 1  # both phases are of one kind
+    for phase in (tuning, finals):
+        assert (phase.runs, phase.finished, phase.new, phase.left.known) == (8, 0, 8, 8)
+    assert (tuning.left + finals.left).seconds == pytest.approx(tuning.left.seconds + finals.left.seconds)
+    [cost] = map(contest_cost, asked)
+    assert (cost.study, cost.contest, cost.steps) == ("small", "line (mini) · adamw", 1000000)
+    assert (cost.methods, cost.trials, cost.tuning_seeds, cost.final_seeds) == (2, 4, 1, 2)
+    assert (cost.tuning_runs, cost.final_runs) == (8, 8)
+    assert (cost.lr, cost.lr_axis) == (1e-3, Axis(1, 30, log=True))
+    assert cost.own_axes == {"none": {}, "norm": {"clipping_level": Axis(0.01, 10, True, float("inf"), 0.25)}}
+    assert sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_more_trials_take_what_is_there_and_other_changes_are_refused(own):
+    assert study("study.trials=1").finals.is_complete
+    more = ["study.trials=2", "study.final_seeds=[0,1,2]"]
+    outcome = study(*more)
+    assert len(outcome.tuning.plans) == 4
+    assert outcome.finals.is_complete
+    runs = table("runs").set_index("run")
+    assert set(runs.loc[[plan.run for plan in outcome.tuning.plans], "trial"]) == {0, 1}
+    tune = runs[runs["role"] == "tune"]
+    assert tune.groupby("method")["trial"].agg(set).to_dict() == {"none": {0, 1}, "norm": {0, 1}}
+    assert len(tune) == 4  # the two of the first study are not made again
+    message = (
+        r"2 runs of study 'small' on line \(mini\) · adamw \(none, norm\) that this command would not make"
     )
-    assert both == pytest.approx(tuning + finals, rel=0.1)
-    assert progress.count("timing a few steps") == 1  # both phases are of one kind
-    assert "2 methods × 4 trials × 1 seed: 8 runs" in said
-    assert "2 winners and 2 defaults × 2 seeds that tuning never saw: 8 runs" in said
-    assert "8 runs into results: 0 finished, 8 to do" in said
-    assert "Nothing was started." in said
-    assert [path for path in sorted(own.rglob("*")) if "__pycache__" not in path.parts] == before
+    with pytest.raises(UserError, match=message):
+        check_folder(found("study.trials=1"))
+    for change in ("study.draws=1", "steps=8", "study.space.lr={log:[1,2]}", "study.tuning_seeds=[101]"):
+        with pytest.raises(UserError, match="clipbench rm results study=small task=line optimizer=adamw"):
+            run_study(found("study.trials=2", change), make_runs)
+    check_folder(found("study.draws=1", "results=other"))
 
 
-def test_more_trials_go_on_from_what_is_there_and_other_changes_are_refused(own, capsys):
-    assert study("study.trials=2") == 0
-    assert study("study.trials=4", "study.final_seeds=[0,1,2]") == 0
-    assert "8 runs, 4 of them finished already" in capsys.readouterr().out
-    tune = table("runs").query("role == 'tune'")
-    assert tune.groupby("method")["trial"].agg(set).to_dict() == {"none": {0, 1, 2, 3}, "norm": {0, 1, 2, 3}}
-    for words in (
-        ["study.draws=1"],
-        ["steps=8"],
-        ["study.space.lr={log:[1,2]}"],
-        ["study.trials=2"],
-        ["study.tuning_seeds=[101]"],
-    ):
-        assert study(*words) == 2
-        error = capsys.readouterr().err
-        assert (
-            "of study 'small' on line (mini) · adamw (none, norm) that this command would not make" in error
-        )
-        assert "clipbench rm results study=small task=line optimizer=adamw" in error
-    assert study("study.draws=1", "results=other", "--dry-run") == 0
-
-
-@pytest.mark.parametrize(("odd", "code"), [("fail_at: 5", 1), ("fail_at: -1\nnonsense: 1", 2)])
-def test_where_a_task_fails_the_others_go_on_to_their_end(own, capsys, odd, code):
+@pytest.mark.parametrize("odd", ["fail_at: 5", "fail_at: -1\nnonsense: 1"])
+def test_where_a_task_fails_the_others_go_on_to_their_end(own, odd):
     line = (own / "task" / "line.yaml").read_text()
     (own / "task" / "bad.yaml").write_text(
         line.replace("name: line", "name: bad").replace("fail_at: -1", odd)
     )
-    assert study("task=bad,line", "study.trials=2") == code
+    is_mistake = "nonsense" in odd
+    asked = found("task=bad,line", "study.trials=2")
+    outcome = run_study(asked, make_runs)
     runs = table("runs")
     assert set(runs[runs["task"] == "bad"]["role"]) <= {"tune"}
-    assert runs[runs["task"] == "line"].groupby("role").size().to_dict() == {
-        "tune": 4,
-        "final": 4,
-        "default": 4,
-    }
-    said, error = capsys.readouterr()
-    assert "small · line (mini) · adamw · mse" in said
-    assert list(Path("results/figures").glob("line_*.png"))
-    (message,) = [line for line in error.splitlines() if line.startswith("clipbench:")]
-    assert "bad (mini) · adamw: 4 of 4 tuning runs failed (none, norm)" in message
-    assert "line (mini)" not in message
-    assert ("Task 'bad': " in message and "nonsense" in message) == (code == 2)
-    assert "Skipped" not in error
-    assert "clipbench status results" in message
-    assert study("task=bad,line", "study.trials=2", "--dry-run") == 0
-    said = capsys.readouterr().out
-    assert "Tuning: 8 runs into results: 4 finished, 4 to do" in said
-    assert "4 failed that are tried again" in said or code == 2
-    assert "no estimate: " in said
-    assert "Final runs: 16 runs into results: 8 finished, 8 to do" in said
+    counts = runs[runs["task"] == "line"].groupby("role").size().to_dict()
+    assert counts == {"tune": 4, "final": 4, "default": 4}
+    assert list(outcome.chosen) == ["line (mini) · adamw"]
+    assert outcome.finals.is_complete
+    assert len(outcome.tuning.not_made if is_mistake else outcome.tuning.failed) == 4
+    assert len(outcome.mistakes) == is_mistake
+    assert all("Task 'bad': " in text and "nonsense" in text for text in outcome.mistakes)
+    first, advice = outcome.shortfall
+    assert "bad (mini) · adamw: 4 of 4 tuning runs failed (none, norm)" in first
+    assert "clipbench status results" in advice
+    tuning, finals = estimate_study(asked)
+    assert (tuning.runs, tuning.finished, tuning.left.runs) == (8, 4, 4)
+    assert tuning.failed == (0 if is_mistake else 4)
+    assert any(isinstance(kind.speed, NoSpeed) for kind in tuning.kinds)
+    assert (finals.runs, finals.finished, finals.left.runs) == (16, 8, 8)
 
 
-def test_a_trial_that_failed_has_no_place_and_its_method_goes_on(own, capsys):
+def test_a_trial_that_failed_has_no_place_and_its_method_goes_on(own):
     (own / "own_rule.py").write_text(FRAGILE)
     (own / "study" / "small.yaml").write_text(
         STUDY.replace("Smooth", "Fragile").replace("[0.5, 2]", "[0, 1]")
     )
-    assert study("optim.clipping_type=own_rule:Fragile") == 1
+    outcome = study("optim.clipping_type=own_rule:Fragile")
     runs = table("runs")
     tune = runs.query("role == 'tune' and method == 'own_rule:Fragile'")
     assert set(tune["status"]) == {"done", "failed"}
     final = runs.query("role == 'final' and method == 'own_rule:Fragile'")
     assert set(final["trial"]) == {tune[tune["status"] == "done"].set_index("trial")["final"].idxmin()}
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert f"{(tune['status'] == 'failed').sum()} of 8 tuning runs failed (own_rule:Fragile)." in message
+    failed = (tune["status"] == "failed").sum()
+    assert f"{failed} of 8 tuning runs failed (own_rule:Fragile)." in outcome.shortfall[0]
+    assert outcome.finals.is_complete
 
 
-def test_nothing_is_chosen_where_a_method_has_no_complete_trial(own, capsys):
-    assert study("optim.clipping_type=own_rule:Broken", "study.trials=1") == 1
+def test_nothing_is_chosen_where_a_method_has_no_complete_trial(own):
+    outcome = study("optim.clipping_type=own_rule:Broken", "study.trials=1")
     runs = table("runs")
     assert set(runs["role"]) == {"tune"}
     assert runs.set_index("method")["status"].to_dict() == {"none": "done", "own_rule:Broken": "failed"}
-    assert (
-        "1 of 2 tuning runs failed (own_rule:Broken); without a complete trial of each method nothing"
-        in capsys.readouterr().err
-    )
+    assert (outcome.chosen, outcome.finals) == ({}, None)
+    lacking = "1 of 2 tuning runs failed (own_rule:Broken); without a complete trial of each method nothing"
+    assert lacking in outcome.shortfall[0]
 
 
-def plans(*words):
-    [arena] = arenas([*WORDS[2:], *words], Path("."))
-    return arena, arena.tuning(), arena.finals(dict.fromkeys(arena.study.methods, 0))
+def plans(*overrides):
+    [contest] = found(*overrides)
+    return contest.tuning(), contest.finals(dict.fromkeys(contest.study.methods, 0))
 
 
 def test_tuning_final_and_other_runs_are_never_the_same_run(own):
-    _, tuning, finals = plans("study.final_seeds=[0]", "study.tuning_seeds=[1]")
-    alone = make_plan(["threads=1", *WORDS[2:-1], "optim.clipping_type=norm", "seed=0"], Path("."))
+    tuning, finals = plans("study.final_seeds=[0]", "study.tuning_seeds=[1]")
+    alone = make_plan(["threads=1", *OVERRIDES[:-1], "optim.clipping_type=norm", "seed=0"], Path("."))
     default = next(
         plan for plan in finals if plan.settings.tag.role == "default" and plan.settings.tag.method == "norm"
     )
@@ -308,42 +413,43 @@ def test_a_run_of_no_study_has_the_id_that_it_had_before_there_were_studies():
 
 
 def test_the_length_is_a_share_of_the_tasks_steps_unless_steps_are_given():
-    [cola] = arenas(["task=cola", "study=quick", "warmup=100"])
+    [cola] = contests(["task=cola", "study=quick", "warmup=100"])
     assert (cola.plan.settings.steps, cola.plan.settings.eval_every, cola.plan.settings.warmup) == (
         375,
         38,
         100,
     )
-    [cola] = arenas(["task=cola", "study=quick", "steps=50"])
+    [cola] = contests(["task=cola", "study=quick", "steps=50"])
     assert (cola.plan.settings.steps, cola.plan.settings.eval_every) == (50, 150)
 
 
-def test_the_learning_rate_is_drawn_around_what_the_words_the_task_or_the_optimizer_say(own):
-    assert arenas(["task=cola", "optim=sgd"])[0].lr == 0.02
-    assert arenas(["task=cola", "optim=sgd", "optim.lr=0.5"])[0].lr == 0.5
-    assert arenas(["task=line"], Path("."))[0].lr == 1e-3  # torch's own
+def test_the_learning_rate_is_drawn_around_what_the_overrides_the_task_or_the_optimizer_say(own):
+    assert contests(["task=cola", "optim=sgd"])[0].lr == 0.02
+    assert contests(["task=cola", "optim=sgd", "optim.lr=0.5"])[0].lr == 0.5
+    assert contests(["task=line"], Path("."))[0].lr == 1e-3  # torch's own
 
 
-def test_several_tasks_and_optimizers_are_an_arena_each():
-    labels = [arena.label for arena in arenas(["task=cola,voc", "optim=sgd,adamw"])]
+def test_several_tasks_and_optimizers_are_a_contest_each():
+    labels = [contest.label for contest in contests(["task=cola,voc", "optim=sgd,adamw"])]
     assert labels == [f"{task} (mini) · {optim}" for task in ("cola", "voc") for optim in ("sgd", "adamw")]
 
 
 @pytest.mark.parametrize("name", ["quick", "standard", "full"])
 def test_every_study_of_ours_is_sound(name):
-    for arena in arenas(["task=cola,imagenet,voc,reddit", f"study={name}"]):
-        seeds = arena.study.tuning_seeds, arena.study.final_seeds
+    for contest in contests(["task=cola,imagenet,voc,reddit", f"study={name}"]):
+        seeds = contest.study.tuning_seeds, contest.study.final_seeds
         assert not set(seeds[0]) & set(seeds[1])
-        assert arena.study.methods[0] == "none"
-        assert all("lr" in axes for axes in arena.spaces.values())
+        assert contest.study.methods[0] == "none"
+        assert all("lr" in axes for axes in contest.spaces.values())
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (
             ["study=quik"],
-            r"Unknown study 'quik'\. Did you mean 'quick'\? Known: full, quick, small, standard\. .*DIR/study/quik.yaml",
+            r"Unknown study 'quik'\. Did you mean 'quick'\? Known: full, quick, small, standard\. "
+            r".*DIR/study/quik.yaml",
         ),
         (["study=quick,full"], "study=quick,full has several values"),
         (["study.trals=3"], r"unknown key 'trals'\. Did you mean 'trials'"),
@@ -359,13 +465,14 @@ def test_every_study_of_ours_is_sound(name):
         (["optim.clipping_type=own_rule:Smoth"], "'Smoth' in own_rule must be a dataclass"),
         (
             ["study.space.cliping_level={log:[1,2]}"],
-            r"space\.cliping_level: there is no such number\. Did you mean 'clipping_level'\? Known: beta, ",
+            r"space\.cliping_level: there is no such hyperparameter\. Did you mean 'clipping_level'\? "
+            r"Known: beta, ",
         ),
         (
             ["study.own={norm:{betta:{log:[1,2]}}}"],
-            r"own\.norm\.betta: there is no such number\..*Known: clipping_level, lr\.",
+            r"own\.norm\.betta: there is no such hyperparameter\..*Known: clipping_level, lr\.",
         ),
-        (["study.own={auto:3}"], r"own\.auto must be a mapping of numbers to their spaces, got 3"),
+        (["study.own={auto:3}"], r"own\.auto must be a mapping of hyperparameters to their spaces, got 3"),
         (["study.own=3"], "own must be a mapping of methods"),
         (["study.own={nrm:{beta:{log:[1,2]}}}"], r"Unknown clipping_type 'nrm'\. Did you mean 'norm'"),
         (["study.space.lr={log:[2,1]}"], r"Study 'small': space\.lr: .*the lower first"),
@@ -381,9 +488,9 @@ def test_every_study_of_ours_is_sound(name):
         (["optim.lrr=1"], "Unknown key 'optim.lrr'"),
     ],
 )
-def test_a_mistake_gets_one_clear_message(own, words, message):
+def test_a_mistake_gets_one_clear_message(own, overrides, message):
     with pytest.raises(UserError, match=message):
-        plans(*words)
+        plans(*overrides)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +508,7 @@ def test_a_broken_file_is_named(own, content, message):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["study=quick"], "a study is many runs. Make it with clipbench study study=quick"),
         (["tag.study=quick"], "go together"),
@@ -415,9 +522,9 @@ def test_a_broken_file_is_named(own, content, message):
         ),
     ],
 )
-def test_run_refuses_what_only_a_study_sets(words, message):
+def test_run_refuses_what_only_a_study_sets(overrides, message):
     with pytest.raises(UserError, match=message):
-        make_plan(words)
+        make_plan(overrides)
 
 
 def test_the_command_offers_its_own_keys(own, capsys):

@@ -1,10 +1,12 @@
-"""A sweep handed to another engine writes the rows that it writes here; what is wrong with the engine is one message."""
+"""A sweep handed to another engine writes the rows that it writes here; what is wrong with the engine is one
+message.
+"""
 
-import json
 import os
 import signal
-import subprocess
 import sys
+from collections import Counter
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,14 +16,18 @@ import pytest
 from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.record import tables
+from clipbench.record.folder import LaunchFolder
 from clipbench.record.tables import statuses
 from clipbench.runs.lockstep import train_group
+from clipbench.sweeps.engine import EXTRAS, make_launcher
 from clipbench.sweeps.grid import make_plans
-from clipbench.sweeps.job import PLANS, STOP, Job, told_to_stop
-from clipbench.sweeps.launch import EXTRAS, make_launcher
+from clipbench.sweeps.job import Job, JobReport, stop_requests
+from clipbench.sweeps.launch import launch
+from clipbench.sweeps.scheduler import make_runs
 
-WORDS = ["--config-dir", "my own", "task=line", "steps=60", "eval_every=20", "seed=0"]
-SWEPT = ["optim.clipping_type=none,auto,linear_rand_norm"]
+CONFIG_DIR = Path("my own")
+OVERRIDES = ["task=line", "steps=60", "eval_every=20", "seed=choice(0)"]
+SWEPT = "optim.clipping_type=linear_rand_norm,auto,rules:Broken"
 
 STOPS = """
 from dataclasses import dataclass
@@ -31,14 +37,20 @@ from clipbench.optim import Rule
 
 @dataclass(frozen=True)
 class Stop(Rule):
-    '''α = 1, and the word to stop in the tenth step.'''
+    '''α = 1, and the request to stop in the tenth step.'''
     def init(self, params):
         return {"seen": torch.zeros(())}
 
     def __call__(self, grads, params, state, rng):
         if state["seen"] == 9:
-            Path("desk/stop").touch()
+            Path("jobs/stop").touch()
         return torch.ones(()), {"seen": state["seen"] + 1}
+
+@dataclass(frozen=True)
+class Broken(Rule):
+    '''raises'''
+    def __call__(self, grads, params, state, rng):
+        raise RuntimeError("broken")
 """
 
 
@@ -59,9 +71,8 @@ def own(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def launch(name, *words):
-    command = [sys.executable, "-m", "clipbench", "sweep", f"hydra/launcher={name}", *WORDS, *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def plans(*overrides):
+    return make_plans([*OVERRIDES, *overrides], CONFIG_DIR)
 
 
 def rows(table, folder):
@@ -75,68 +86,166 @@ def assert_same_tables(one, other):
         pd.testing.assert_frame_equal(left, right, check_exact=True)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_joblib_writes_what_a_sweep_here_writes_and_a_failure_is_recorded(own):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    done = launch("joblib", "hydra.launcher.n_jobs=2", *SWEPT, "results=elsewhere")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count(", done after 60 steps") == 3
-    assert main(["sweep", *WORDS, *SWEPT, "results=here"]) == 0
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    heard = []
+
+    def listener(done, of, plan, row):
+        heard.append((done, of, row["status"], row["steps"]))
+
+    outcome = launch(plans(SWEPT, "results=elsewhere"), joblib, CONFIG_DIR, listener=listener)
+    assert list(outcome.statuses.values()) == ["done", "done", "failed"]
+    assert [plan.settings.optim.clipping_type for plan in outcome.failed] == ["rules:Broken"]
+    assert outcome.launcher_error == ""
+    assert [each[:2] for each in heard] == [(1, 3), (2, 3), (3, 3)]
+    assert sorted(each[2:] for each in heard) == [("done", 60), ("done", 60), ("failed", 0)]
+    assert make_runs(plans(SWEPT, "results=here")).statuses == outcome.statuses
     assert_same_tables("here", "elsewhere")
-    assert not Path("elsewhere/.work").exists()
-    failed = launch("joblib", "hydra.launcher.n_jobs=1", "task.fail_at=-1,5", "results=elsewhere")
-    assert failed.returncode == 1, failed.stderr
-    assert "failed: clipbench run --config-dir 'my own' threads=1 task=line" in failed.stderr
-    assert "task.fail_at=5" in failed.stderr.splitlines()[-1]
+    assert [path.name for path in Path("elsewhere/.work").iterdir()] == [outcome.failed[0].run]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_submitit_runs_a_job_each(own):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    done = launch(
-        "submitit_local",
-        "hydra.launcher.cpus_per_task=1",
-        "optim.clipping_type=none,auto",
-        "results=elsewhere",
-    )
-    assert done.returncode == 0, done.stderr
-    assert main(["sweep", *WORDS, "optim.clipping_type=none,auto", "results=here"]) == 0
+    submitit = ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"]
+    types = "optim.clipping_type=none,auto"
+    assert launch(plans(types, "results=elsewhere"), submitit, CONFIG_DIR).is_complete
+    assert make_runs(plans(types, "results=here")).is_complete
     assert_same_tables("here", "elsewhere")
 
 
-def job(own, plan, desk):
-    (desk := own / desk).mkdir()
-    (desk / PLANS).write_text(json.dumps({plan.run: plan.overrides}))
-    return Job(str(own), desk, Path("my own")), {"run": plan.run}
+@dataclass
+class Returned:
+    return_value: JobReport
 
 
-def test_a_job_stops_with_a_checkpoint_at_the_launchers_word_and_goes_on(own, monkeypatch):
-    monkeypatch.setattr("clipbench.sweeps.job.LOOK", 0.0)
-    words = ["task=line", "steps=60", "eval_every=20", "seed=choice(0)", "optim.clipping_type=rules:Stop"]
-    (plan,) = make_plans(words, Path("my own"))
-    make, asked = job(own, plan, "desk")
-    assert make(asked) == ("stopped", "")
+class Engine:
+    """Another engine, in this process: calls the jobs one after the other. `before` sees each run first."""
+
+    def __init__(self, folder, before=lambda run: None):
+        self.job, self.folder, self.before = Job(os.getcwd(), folder, CONFIG_DIR), folder, before
+
+    def launch(self, jobs, initial_job_idx):
+        found = []
+        for [override] in jobs:
+            run = override.removeprefix("+run=")
+            self.before(run)
+            found.append(Returned(self.job({"run": run})))
+        return found
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """A function that makes the next launch one by an `Engine`."""
+
+    def choose(**options):
+        def make(overrides, config_dir, folder):
+            return Engine(folder, **options)
+
+        monkeypatch.setattr("clipbench.sweeps.launch.make_launcher", make)
+
+    return choose
+
+
+def test_what_the_user_must_mend_is_said_once_and_the_other_jobs_go_on(own, engine):
+    engine()
+    (own / "own_lost.py").write_text(
+        "from own_line import Line\nfrom clipbench.errors import UserError\n"
+        "class Lost(Line):\n    def train_batches(self, rng):\n        raise UserError('No data.')\n"
+    )
+    (own / "my own" / "task" / "lost.yaml").write_text("name: lost\n_target_: own_lost.Lost\nbatch_size: 8\n")
+    asked = plans("task=lost,line", "optim.clipping_type=none,norm", "steps=20")
+    outcome = launch(asked, ["hydra/launcher=here"], CONFIG_DIR)
+    assert outcome.mistakes == ("No data.",)
+    assert Counter(outcome.statuses.values()) == {"done": 2, "not made": 2}
+    assert {plan.settings.task.name for plan in outcome.not_made} == {"lost"}
+    assert set(outcome.notes.values()) == {"No data."}
+    assert not Path("results/.work/").is_dir() or not list(Path("results/.work").glob("launch-*"))
+
+
+def test_an_interrupt_reaches_the_jobs_and_the_same_launch_resumes(own, engine):
+    asked = plans("optim.clipping_type=none,norm", "steps=20")
+    begun = []
+    engine(before=begun.append)
+    outcome = launch(asked, ["hydra/launcher=here"], CONFIG_DIR, interrupted=lambda: bool(begun))
+    assert outcome.interrupted
+    assert outcome.launcher_error == ""
+    assert not list(Path("results").glob(".work/launch-*"))
+    engine()
+    assert launch(asked, ["hydra/launcher=here"], CONFIG_DIR).is_complete
+
+
+def test_a_launcher_that_fails_half_way_leaves_what_was_printed_and_says_which_runs_lack(own, engine):
+    asked = plans("optim.clipping_type=none,norm", "steps=20")
+
+    def before(run):
+        if run == asked[1].run:
+            [folder] = Path("results/.work").glob("launch-*")
+            (folder / "output").mkdir()
+            raise RuntimeError("the queue is full")
+
+    engine(before=before)
+    outcome = launch(asked, ["hydra/launcher=here"], CONFIG_DIR)
+    assert outcome.launcher_error == "The launcher failed. RuntimeError: the queue is full"
+    assert outcome.finished == asked[:1]
+    assert outcome.not_made == asked[1:]
+    assert Path(outcome.left_behind, "output").is_dir()
+
+
+def test_a_launcher_that_never_started_a_job_is_an_error(own, engine):
+    def before(run):
+        raise RuntimeError("no such partition")
+
+    engine(before=before)
+    with pytest.raises(UserError, match=r"^hydra/launcher=here: The launcher failed.*no such partition"):
+        launch(plans("optim.clipping_type=none,norm"), ["hydra/launcher=here"], CONFIG_DIR)
+    assert not list(Path("results").glob(".work/*"))
+
+
+def job(own, plan, name):
+    folder = LaunchFolder(own / name)
+    folder.write_overrides({plan.run: plan.overrides})
+    return folder, Job(str(own), folder.path, CONFIG_DIR), {"run": plan.run}
+
+
+def test_a_job_stops_with_a_checkpoint_when_the_launch_asks_for_it_and_resumes(own, monkeypatch):
+    monkeypatch.setattr("clipbench.sweeps.job.CHECK_EVERY", 0.0)
+    (plan,) = plans("optim.clipping_type=rules:Stop")
+    folder, make, asked = job(own, plan, "jobs")
+    assert make(asked) == JobReport("stopped")
     assert [path.name for path in plan.run_folder.path.glob("checkpoint-*.pt")] == ["checkpoint-000000010.pt"]
-    assert make(asked) == ("stopped", "")  # still
-    (own / "desk" / STOP).unlink()
-    assert make(asked) == ("ended", "done")
-    assert make(asked) == ("elsewhere", "finished")
+    assert make(asked) == JobReport("stopped")  # still
+    (folder.path / "stop").unlink()
+    assert make(asked) == JobReport("ended", "done")
+    assert make(asked) == JobReport("elsewhere", "finished")
     assert statuses(Path("results")) == {plan.run: "done"}
 
 
 def test_a_job_whose_source_changed_says_so(own):
-    (plan,) = make_plans(["task=line", "steps=60", "seed=choice(0)"], Path("my own"))
-    make, asked = job(own, plan, "desk")
+    (plan,) = plans()[:1]
+    _, make, asked = job(own, plan, "jobs")
     with open("my own/own_line.py", "a") as file:
         file.write("# changed\n")
-    kind, text = make(asked)
-    assert kind == "mistake"
-    assert "source or data changed" in text
+    report = make(asked)
+    assert report.kind == "mistake"
+    assert "source or data changed" in report.text
 
 
-def test_a_signal_stops_a_job_and_the_engine_hears_it_too():
+def test_a_job_that_is_lost_says_why(own):
+    (plan,) = plans("optim.clipping_type=none")
+    _, make, _ = job(own, plan, "jobs")
+    assert make({"run": "rother"}) == JobReport("lost", "KeyError: 'rother'")
+
+
+def test_a_signal_stops_a_job_and_the_engine_hears_it_too(tmp_path):
     heard = []
     before = signal.signal(signal.SIGUSR2, lambda number, _: heard.append(number))
     try:
-        with told_to_stop(Path("no such file")) as stopped:
+        with stop_requests(LaunchFolder(tmp_path / "none")) as stopped:
             assert not stopped()
             os.kill(os.getpid(), signal.SIGUSR2)
             assert stopped()
@@ -147,7 +256,7 @@ def test_a_signal_stops_a_job_and_the_engine_hears_it_too():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["hydra/launcher=joblip"], "Unknown hydra/launcher 'joblip'. Did you mean 'joblib'?"),
         (["hydra/launcher=joblib", "hydra/launcher=ray"], "handed to one launcher"),
@@ -159,11 +268,11 @@ def test_a_signal_stops_a_job_and_the_engine_hears_it_too():
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=many"], "n_jobs"),
     ],
 )
-def test_a_launcher_that_is_none_is_one_message(tmp_path, words, message):
+def test_a_launcher_that_is_none_is_one_message(tmp_path, overrides, message):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     with pytest.raises(UserError, match="(?s)" + message.replace("?", r"\?")):
-        make_launcher(words, None, tmp_path / "desk")
-    assert not (tmp_path / "desk").exists()
+        make_launcher(overrides, None, tmp_path / "jobs")
+    assert not (tmp_path / "jobs").exists()
 
 
 def test_a_launcher_that_is_not_installed_says_what_to_install(tmp_path):
@@ -172,19 +281,19 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(tmp_path):
     ]
     for name in missing:
         with pytest.raises(UserError, match=rf"pip install 'clipbench\[{EXTRAS[name]}\]'"):
-            make_launcher([f"hydra/launcher={name}"], None, tmp_path / "desk")
+            make_launcher([f"hydra/launcher={name}"], None, tmp_path / "jobs")
 
 
 def test_one_run_takes_no_launcher(own, capsys):
-    assert main(["run", *WORDS, "hydra/launcher=joblib"]) == 2
+    assert main(["run", "--config-dir", "my own", "task=line", "hydra/launcher=joblib"]) == 2
     assert "a launcher makes a sweep" in capsys.readouterr().err
 
 
 def test_the_job_makes_nothing_that_another_process_makes(own):
-    (plan,) = make_plans(["task=line", "steps=60", "eval_every=20", "seed=choice(0)"], Path("my own"))
-    make, asked = job(own, plan, "desk")
+    (plan,) = plans("optim.clipping_type=none")
+    _, make, asked = job(own, plan, "jobs")
     first = train_group([plan])
     next(first)
-    assert make(asked)[0] == "elsewhere"
+    assert make(asked).kind == "elsewhere"
     first.close()
-    assert make(asked) == ("ended", "done")
+    assert make(asked) == JobReport("ended", "done")

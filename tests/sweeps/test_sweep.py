@@ -1,11 +1,13 @@
-"""Sweeps in worker processes: what a worker's death costs, what two sweeps of one folder do, how a sweep is stopped and goes on."""
+"""Sweeps in worker processes: what a worker's death costs, what two sweeps of one folder do, how a sweep is
+stopped and resumes.
+"""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,10 +16,13 @@ import pandas as pd
 import pytest
 
 from clipbench.cli.main import main
+from clipbench.errors import UserError
 from clipbench.record import tables
-from clipbench.record.lease import Lease
+from clipbench.record.lease import Lease, _machine, _started
+from clipbench.sweeps import scheduler
 from clipbench.sweeps.grid import make_plans, points
-from clipbench.sweeps.workers import slots
+from clipbench.sweeps.scheduler import make_runs, unfinished
+from clipbench.sweeps.slots import slots
 
 OWN = Path(__file__).parents[1].joinpath("tiny.py")
 DEADLY = '''
@@ -52,11 +57,20 @@ class Once(Deadly):
     once: bool = True
 
 @dataclass(frozen=True)
+class Crash(Deadly):
+    how: str = "crash"
+
+@dataclass(frozen=True)
 class Slow(Rule):
-    """α = 1, after a while."""
+    """α = 1, after a while; the fifth step leaves a mark."""
+    def init(self, params):
+        return {"seen": torch.zeros(())}
+
     def __call__(self, grads, params, state, rng):
         time.sleep(0.01)
-        return torch.ones(()), state
+        if state["seen"] == 4:
+            Path("stepping").touch()
+        return torch.ones(()), {"seen": state["seen"] + 1}
 '''
 
 
@@ -76,16 +90,27 @@ def own(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-WORDS = ["--config-dir", ".", "task=line", "steps=60", "eval_every=20", "checkpoint_every=10"]
+OVERRIDES = ["task=line", "steps=60", "eval_every=20", "checkpoint_every=10"]
 
 
-def sweep(*words):
-    return main(["sweep", *WORDS, *words])
+def sweep(*overrides, **how):
+    return make_runs(make_plans([*OVERRIDES, *overrides], Path(".")), **how)
 
 
-def start(*words, **options):
-    command = [sys.executable, "-m", "clipbench", "sweep", *WORDS, *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+def command_line(*overrides):
+    return [sys.executable, "-m", "clipbench", "sweep", "--config-dir", ".", *OVERRIDES, *overrides]
+
+
+def start(*overrides, **options):
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command_line(*overrides), **piped, **options)
+
+
+def wait_for(what, seconds=120):
+    deadline = time.time() + seconds
+    while not what():
+        assert time.time() < deadline
+        time.sleep(0.02)
 
 
 def table(name, folder="results"):
@@ -94,57 +119,69 @@ def table(name, folder="results"):
 
 def assert_same_tables(one, other):
     for name in ("steps", "evals"):
-        parts = [
-            table(name, folder).drop(columns="seconds").sort_values(["run", "step"], kind="stable")
-            for folder in (one, other)
-        ]
-        pd.testing.assert_frame_equal(*(part.reset_index(drop=True) for part in parts), check_exact=True)
+        parts = []
+        for folder in (one, other):
+            rows = table(name, folder).drop(columns="seconds")
+            parts.append(rows.sort_values(["run", "step"], kind="stable").reset_index(drop=True))
+        pd.testing.assert_frame_equal(*parts, check_exact=True)
 
 
-def test_a_segfault_costs_its_own_run_only_and_is_recorded_with_its_traceback(own, capsys):
-    assert sweep("optim.clipping_type=none,deadly:Deadly,norm,auto", "sweep.workers_per_device=1") == 1
+def test_a_death_costs_its_own_run_only_and_is_recorded_with_the_line_that_crashed(own):
+    types = "optim.clipping_type=none,deadly:Deadly,deadly:Crash,norm"
+    outcome = sweep(types, "seed=choice(0)", "sweep.workers_per_device=1")
     runs = table("runs").set_index("clipping_type")
     assert runs["status"].to_dict() == {
         "none": "done",
         "norm": "done",
-        "auto": "done",
         "deadly:Deadly": "failed",
+        "deadly:Crash": "failed",
     }
     assert "SIGKILL" in runs["error"]["deadly:Deadly"]
+    assert re.search(r"SIGSEGV[\s\S]*deadly\.py", runs["error"]["deadly:Crash"])
     assert runs["lockstep"]["none"] == 1  # tried again by itself
-    error = capsys.readouterr().err
-    assert "failed: clipbench run --config-dir . threads=1 task=line" in error
-    assert "optim.clipping_type=deadly:Deadly" in error.splitlines()[-1]
     assert set(table("steps").groupby("run").size()) == {60, 30}
-
-
-def test_the_python_line_that_crashed_is_in_the_record(own):
-    words = ("optim.clipping_type=deadly:Deadly,deadly:Deadly", "optim.clip.how=crash")
-    assert sweep(*words) == 1
-    assert re.search(r"SIGSEGV[\s\S]*deadly\.py", table("runs")["error"][0])
+    assert outcome.statuses == dict(zip(runs["run"], runs["status"], strict=True))
+    assert not outcome.is_complete
+    assert not outcome.interrupted
+    assert outcome.not_made == []
+    commands = [plan.command for plan in outcome.failed]
+    assert all(text.startswith("clipbench run --config-dir . threads=1 task=line") for text in commands)
+    assert [text.rpartition("deadly:")[2].split()[0] for text in commands] == ["Deadly", "Crash"]
 
 
 def test_a_worker_that_is_killed_once_costs_nothing(own):
-    assert sweep("optim.clipping_type=none,deadly:Once", "results=once") == 0
+    heard = []
+
+    def listener(state, plan, row):
+        if plan:
+            heard.append((plan.run, row["status"]))
+
+    outcome = sweep(
+        "optim.clipping_type=none,deadly:Once", "seed=choice(0)", "results=once", listener=listener
+    )
+    assert outcome.is_complete
+    assert dict(heard) == outcome.statuses
     assert set(table("runs", "once")["status"]) == {"done"}
     assert set(table("steps", "once").groupby("run").size()) == {60}
     assert not Path("once/.work").exists()
+    again = sweep("optim.clipping_type=none,deadly:Once", "seed=choice(0)", "results=once")
+    assert again == outcome
 
 
-def test_a_run_whose_data_cannot_be_had_does_not_stop_the_others(own, capsys):
-    assert sweep("task=line", "sweep.lockstep=false", "optim.clipping_type=none,norm") == 0
+def test_a_run_whose_data_cannot_be_had_does_not_stop_the_others(own):
     (own / "task" / "lost.yaml").write_text("name: lost\n_target_: own_lost.Lost\nbatch_size: 8\n")
     (own / "own_lost.py").write_text(
         "from own_line import Line\nfrom clipbench.errors import UserError\n"
-        "class Lost(Line):\n    def train_batches(self, rng):\n        raise UserError('There are no data in the cellar.')\n"
+        "class Lost(Line):\n    def train_batches(self, rng):\n"
+        "        raise UserError('There are no data in the cellar.')\n"
     )
-    code = main(["sweep", "--config-dir", ".", "task=lost,line", "steps=20", "eval_every=10", "results=both"])
-    assert code == 2
-    assert table("runs", "both")["task"].tolist() == ["line"]
-    error = capsys.readouterr().err
-    assert error.count("There are no data in the cellar.") == 1
-    assert "1 of 2 runs were not made" in error
-    assert "Traceback" not in error
+    plans = make_plans(["task=lost,line", "steps=20", "eval_every=10"], Path("."))
+    outcome = make_runs(plans)
+    assert table("runs")["task"].tolist() == ["line"]
+    assert outcome.mistakes == ("There are no data in the cellar.",)
+    assert outcome.not_made == plans[:1]
+    assert outcome.statuses[plans[0].run] == "not made"
+    assert outcome.finished == plans[1:]
 
 
 def forks(process: subprocess.Popen) -> bool:
@@ -153,6 +190,8 @@ def forks(process: subprocess.Popen) -> bool:
     return any(b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ctrl_c_while_processes_are_being_started_is_heard_by_the_sweep_alone(own):
     process = start("optim.clipping_type=none,norm", "steps=100000", "results=early", start_new_session=True)
@@ -163,71 +202,96 @@ def test_ctrl_c_while_processes_are_being_started_is_heard_by_the_sweep_alone(ow
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130, error
-    assert "the same command goes on from there" in error
+    assert "Interrupted, 0 of 2 runs are done." in error
     assert "Traceback" not in error, error
 
 
-def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(own):
-    words = ("optim.clipping_type=none,deadly:Slow", "seed=0,1", "steps=600", "checkpoint_every=1h")
-    process = start(*words, "results=cut")
-    deadline = time.time() + 120
-    while not list(Path("cut/.work").glob("*/lease.*")) and time.time() < deadline:
-        time.sleep(0.1)
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130, error
-    assert "Nothing is lost: the same command goes on from there" in error
-    assert "Traceback" not in error
-    assert list(Path("cut/.work").glob("*/checkpoint-*.pt"))
+def test_an_interrupt_keeps_everything_and_the_same_sweep_resumes(own):
+    overrides = ("optim.clipping_type=none,deadly:Slow", "seed=choice(0)", "steps=100", "checkpoint_every=1h")
+    outcome = sweep(*overrides, "results=cut", interrupted=Path("stepping").exists)
+    assert outcome.interrupted
+    assert outcome.mistakes == ()
+    assert len(outcome.finished) + len(outcome.not_made) == 2
+    assert {plan.run_folder.checkpoint_step() > 0 for plan in outcome.not_made} >= {True}
     assert not list(Path("cut/.work").glob("*/lease.*"))
-    assert sweep(*words, "results=cut") == 0
-    assert sweep(*words, "results=whole") == 0
+    assert sweep(*overrides, "results=cut").is_complete
+    assert sweep(*overrides, "results=whole").is_complete
     assert_same_tables("cut", "whole")
     assert not Path("cut/.work").exists()
 
 
 def test_when_the_sweep_is_killed_its_workers_keep_what_they_have_and_leave(own):
-    words = ("optim.clipping_type=none,deadly:Slow", "steps=1000", "checkpoint_every=1h", "results=cut")
-    process = start(*words)
-    deadline = time.time() + 120
-    while not list(Path("cut/.work").glob("*/lease.*")) and time.time() < deadline:
-        time.sleep(0.1)
-    time.sleep(2)
-    process.kill()
-    process.communicate()
-    deadline = time.time() + 60
-    while list(Path("cut/.work").glob("*/lease.*")) and time.time() < deadline:
-        time.sleep(0.1)
-    assert not list(Path("cut/.work").glob("*/lease.*"))
+    overrides = ("optim.clipping_type=deadly:Slow", "seed=choice(0)", "steps=1000", "checkpoint_every=1h")
+    process = start(*overrides, "results=cut")
+    try:
+        wait_for(Path("stepping").exists)
+    finally:
+        process.kill()
+        process.communicate()
+    wait_for(lambda: not list(Path("cut/.work").glob("*/lease.*")))
     assert list(Path("cut/.work").glob("*/checkpoint-*.pt"))
 
 
-def test_a_run_that_another_process_makes_is_left_to_it(own):
-    plans = make_plans(["task=line", "steps=60", "eval_every=20", "threads=1", "results=results"], own)[:2]
-    words = ["optim.clipping_type=none", "seed=0,1"]
-    lease = Lease(plans[0].work.folder)
+def test_a_run_that_another_process_makes_is_left_to_it_and_made_once_that_is_gone(own, monkeypatch):
+    monkeypatch.setattr(scheduler, "LOOK_AGAIN", 0.1)
+    plans = make_plans([*OVERRIDES, "optim.clipping_type=none", "seed=0,1"], Path("."))
+    lease = Lease(plans[0].run_folder.path)
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    seen = []
+
+    def listener(state, ended, row):
+        """The other process ends when the sweep has nothing else to do."""
+        if plans[0].run in state.elsewhere and plans[1].run in state.status and not seen:
+            seen.append(state.elsewhere[plans[0].run])
+            other.kill()
+            other.wait()
+
     try:
         assert lease.acquire() is None
-        import json
-
-        from clipbench.record.lease import _machine, _started
-
-        lease.path.write_text(
-            json.dumps(
-                {"host": "here", "machine": _machine(), "pid": other.pid, "started": _started(other.pid)}
-            )
-        )
-        threading.Timer(12, other.kill).start()
-        threading.Timer(12.5, other.wait).start()
-        begun = time.time()
-        assert sweep(*words) == 0
-        assert time.time() - begun > 8  # it waited for the other one, and then made the run
+        owner = {"host": "here", "machine": _machine(), "pid": other.pid, "started": _started(other.pid)}
+        lease.path.write_text(json.dumps(owner))
+        outcome = make_runs(plans, listener=listener)
     finally:
         other.kill()
         other.wait()
+    assert [text.split(",")[0] for text in seen] == [f"process {other.pid} on here"]
+    assert outcome.is_complete
     assert table("runs")["status"].tolist() == ["done", "done"]
+
+
+def test_what_is_unfinished_are_new_and_failed_runs_and_finished_ones_leave_nothing(own):
+    plans = make_plans([*OVERRIDES, "optim.clipping_type=none", "seed=range(4)"], Path("."))
+    for plan, status in zip(plans, ("done", "diverged", "failed"), strict=False):
+        tables.write_rows(plan.results, "runs", plan.run, [{"status": status}])
+        plan.run_folder.write_plan({"label": "left behind"})
+    assert unfinished(plans) == plans[2:]
+    assert [plan.run_folder.exists for plan in plans] == [False, False, True, False]
+    Path("file").touch()
+    with pytest.raises(UserError, match="Cannot write to the results folder file/results"):
+        unfinished(
+            make_plans([*OVERRIDES, "optim.clipping_type=none,norm", "results=file/results"], Path("."))
+        )
+
+
+UNGUARDED = """
+from pathlib import Path
+from clipbench.sweeps.grid import make_plans
+from clipbench.sweeps.scheduler import make_runs
+
+overrides = ["task=line", "steps=20", "optim.clipping_type=none,norm", "seed=choice(0)"]
+make_runs(make_plans(overrides, Path(".")))
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so_once_and_nothing_is_recorded(own):
+    (own / "script.py").write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1, done.stderr  # of this process alone
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("clipbench.errors.UserError: Every worker process imports the main program")
+    assert 'under `if __name__ == "__main__":`' in message
+    assert not list(Path("results").glob("runs/*"))
 
 
 def test_run_says_who_else_makes_it(own, capsys):
@@ -241,7 +305,8 @@ def test_run_says_who_else_makes_it(own, capsys):
 def test_arms_are_a_list_of_override_lists(own):
     (own / "experiment" / "pair.yaml").write_text(
         "all: [task=line, steps=5, optim=sgd]\n"
-        "arms:\n  - [optim.clipping_type=norm, 'optim.clipping_level=0.5,1', optim.lr=0.01]\n  - [optim=adam, steps=7]\n"
+        "arms:\n  - [optim.clipping_type=norm, 'optim.clipping_level=0.5,1', optim.lr=0.01]\n"
+        "  - [optim=adam, steps=7]\n"
     )
     found = points(["+experiment=pair", "seed=range(2)", "steps=9"], own)
     assert len(found) == 6
@@ -277,17 +342,15 @@ def test_arms_are_a_list_of_override_lists(own):
         ("arms:\n- [optim.lrr=1]", "Unknown key 'optim.lrr'"),
     ],
 )
-def test_an_experiment_that_is_none_is_one_message(own, capsys, content, message):
+def test_an_experiment_that_is_none_is_one_message(own, content, message):
     if content:
         (own / "experiment" / "pair.yaml").write_text(content)
-    assert main(["sweep", "--config-dir", ".", "+experiment=pair"]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+    with pytest.raises(UserError, match=re.escape(message)):
+        make_plans(["+experiment=pair"], Path("."))
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("sweep.lockstep=0", "sweep.lockstep must be true, false or"),
         ("sweep.workers_per_device=0", "sweep.workers_per_device must be null or"),
@@ -296,9 +359,9 @@ def test_an_experiment_that_is_none_is_one_message(own, capsys, content, message
         ("device=cpu,auto", "device must be the same for all runs of a sweep"),
     ],
 )
-def test_settings_of_the_sweep_are_checked(own, capsys, word, message):
-    assert sweep("optim.clipping_type=none,norm", word) == 2
-    assert message in capsys.readouterr().err
+def test_settings_of_the_sweep_are_checked(own, override, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        make_plans([*OVERRIDES, "optim.clipping_type=none,norm", override], Path("."))
 
 
 def test_cores_are_shared_out_among_cpu_slots():
@@ -359,22 +422,22 @@ def test_torch_clips_arms_are_as_published(task, scale):
     found = []
     for plan in make_plans([f"+experiment=torchclip_{task}", f"scale={scale}", "seed=3"]):
         optim, rule, settings = plan.settings.optim, plan.rule, plan.settings
-        lr = None if task == "reddit" else optim["lr"]  # was not published
+        lr = None if task == "reddit" else optim.lr  # was not published
         found.append(
             (
-                optim["name"],
+                optim.name,
                 lr,
-                optim["clipping_type"],
+                optim.clipping_type,
                 getattr(rule, "clipping_level", None),
                 getattr(rule, "p_autoclip", None),
             )
         )
-        assert optim["name"] != "sgd" or optim["momentum"] == 0.9
-        assert "rand" not in optim["clipping_type"] or rule.beta == 0.85
+        assert optim.name != "sgd" or optim.keywords["momentum"] == 0.9
+        assert "rand" not in optim.clipping_type or rule.beta == 0.85
         assert (settings.schedule, settings.warmup, settings.seed) == ("constant", 0, 3)
         assert (settings.steps == STEPS[task]) == (scale == "full")
-        if task == "cola" and optim["name"] == "adam":
-            assert optim["weight_decay"] == 5e-4
+        if task == "cola" and optim.name == "adam":
+            assert optim.keywords["weight_decay"] == 5e-4
     assert found == PUBLISHED[task]
 
 
