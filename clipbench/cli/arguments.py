@@ -39,6 +39,9 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
 
 
 def _parser(name: str, command: Command) -> Parser:
+    """argparse's, with the places and options of the table; of a command with overrides, without its own
+    --help.
+    """
     usage = command.usage or None
     if command.overrides:
         usage = f"clipbench {name} [--config-dir DIR] [KEY=VALUE …]"

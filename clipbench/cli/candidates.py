@@ -35,6 +35,7 @@ def candidates(before: Sequence[str], current: str, after: Sequence[str] = ()) -
 
 
 def _offered(before: Sequence[str], current: str, after: Sequence[str]) -> Words:
+    """All that may stand there; what does not go on from `current` is left in."""
     if not before:
         return {name: command.summary for name, command in COMMANDS.items()}
     name, *words = before
