@@ -1,0 +1,16 @@
+"""One file, one task, and what it is made of; installed as clipbench.tasks.
+
+imagenet.py      ResNet18 on folders of images, or digits
+voc.py           UNet on VOC's layout, or scenes of digits
+cola.py          BERT on sentences
+reddit.py        GraphConv on sampled neighbourhoods
+
+digits.py        scikit-learn's handwritten digits, in three fixed parts
+pixels.py        images as bytes on the way, as numbers on the device
+scenes.py        scenes of digits: voc at scale=mini
+voc_files.py     the files of Pascal VOC
+unet.py          the UNet of voc
+cola_grammar.py  the sentences of cola at scale=mini
+reddit_graph.py  neighbour sampling, and the net of reddit
+communities.py   the graph of reddit at scale=mini
+"""

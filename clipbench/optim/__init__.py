@@ -25,14 +25,19 @@ How it is done at every step of a torch optimizer
 Optimizers
     optimizers.py   torch's, with clipping in the constructor
     acclip.py       ACClip
-    spam.py         SPAM, StableSPAM; resets.py, their resets of the moments
-    sstm.py         ClippedSSTM; smoothness.py, an estimate of what it wants to know
+    spam.py         SPAM, StableSPAM
+    resets.py       their resets of the moments
+    sstm.py         ClippedSSTM
+    smoothness.py   an estimate of the smoothness that it wants to know
     averaging.py    evaluation at the answer of an averaging optimizer
     restart.py      restarts at the mean of the weights
     baselines.py    Lion, Muon
 
-laws.py, contract.py, properties.py, probes.py: what every rule promises and what some have, for the tests
-and for `clipbench check`; not imported here.
+Conformance tests, for ours and for `clipbench check`; not imported here
+    laws.py         the two tables of them
+    contract.py     what every rule promises
+    properties.py   what some have
+    probes.py       the small models and gradients that they are tried on
 """
 
 from clipbench.optim.acclip import ACClip

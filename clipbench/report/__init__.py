@@ -5,7 +5,10 @@ figures.py       one group → its figures' files and its part of the page
 page.py          the page: templates/ filled in
 cells.py         a row of its table
 provenance.py    where the runs come from
-panels.py        the page's small figures; over settings: sensitivity.py, divergence.py; over tasks: across.py
+panels.py        the page's small figures
+sensitivity.py   of them, over settings
+divergence.py    of them, where runs diverge
+across.py        of them, over tasks
 svg.py           a figure as text for the page
 table.py         the same tables for a paper, CSV with every digit; no matplotlib
 markup.py        Markdown and LaTeX

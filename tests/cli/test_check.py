@@ -167,7 +167,7 @@ def test_a_good_rule_passes_and_its_properties_are_named(own, capsys):
         ("Infinite", "clipping_level=inf is no clipping", "at clipping_level=inf a norm of .* became nan"),
         ("InPlace", "what is not finite is skipped and forgotten", "a gradient with nan entered the memory"),
         ("Shifts", "a missing gradient shifts nothing", "RuntimeError at checked_clip.py"),
-        ("Needs", "zero stays zero", "NotImplementedError at rules.py"),
+        ("Needs", "zero stays zero", "NotImplementedError at rule.py"),
     ],
 )
 def test_each_fault_is_found_by_its_law(own, capsys, name, law, message):

@@ -10,13 +10,15 @@ from tiny import Line
 
 from clipbench.errors import UserError
 from clipbench.optim import ClippedSSTM, Restarter, clip_gradients, make_rule
+from clipbench.record.rows import StepRow
 from clipbench.runs.config import load
 from clipbench.runs.plan import make_plan
 from clipbench.task.seeds import device_generator, fresh_model, generator
 from clipbench.train.batches import device_batches
 from clipbench.train.evaluation import evaluate
-from clipbench.train.learner import Learner, Schedule, StepRow
+from clipbench.train.learner import Learner
 from clipbench.train.loop import train
+from clipbench.train.schedule import Schedule
 
 CPU = torch.device("cpu")
 

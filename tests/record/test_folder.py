@@ -117,7 +117,7 @@ def test_tables_may_lie_behind_a_link_to_another_file_system(tmp_path):
 
 
 def test_launches_have_a_folder_each(tmp_path):
-    one, other = LaunchFolder(tmp_path), LaunchFolder(tmp_path)
+    one, other = LaunchFolder.new(tmp_path), LaunchFolder.new(tmp_path)
     assert one.path != other.path
     one.path.mkdir(parents=True)
     assert list(run_folders(tmp_path)) == []

@@ -18,6 +18,7 @@ from tiny import Line
 from torch import nn
 
 from clipbench import stats
+from clipbench.analysis import noise as findings
 from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.plot import tails as plot
@@ -97,7 +98,7 @@ def test_values_that_stand_apart_are_no_tail_law(rng):
     tail = stats.tail(np.r_[bulk, rng.normal(6, 0.1, 22)])
     assert tail.index.low > 0  # what a fit alone would call heavy
     assert tail.verdict == "irregular"
-    assert "No tail law fits" in plot.conclusion(tail)
+    assert "No tail law fits" in findings.conclusion(tail)
 
 
 def test_a_tail_law_is_rejected_as_rarely_as_stated():
@@ -312,11 +313,11 @@ def test_a_pass_of_more_than_ten_times_the_batches_is_not_gone_through(epoch, co
 
 def test_what_is_part_of_the_noise_is_said(rng):
     rows = rows_of(rng.pareto(1.2, 300) + 1)
-    assert "all training data, 2 passes" in plot.made(rows)
-    assert "no augmentation" in plot.made(rows)
+    assert "all training data, 2 passes" in findings.provenance(rows)
+    assert "no augmentation" in findings.provenance(rows)
     less = rows.assign(full_passes=0.02, drawn="the draw of neighbours")
-    assert "these batches only" in plot.made(less)
-    assert "the draw of neighbours is part of the noise" in plot.made(less)
+    assert "these batches only" in findings.provenance(less)
+    assert "the draw of neighbours is part of the noise" in findings.provenance(less)
     assert "neighbours" in plot.figure(less).get_suptitle()
 
 
@@ -437,16 +438,16 @@ def test_sentences_claim_no_more_than_the_intervals(rng):
             rng.normal(9, 1, N),
         )
     )
-    assert "finite variance" in plot.conclusion(heavy)
-    assert f"above {1 / outliers.index.high:.1f}" in plot.conclusion(outliers)
-    assert "not shown to be heavy" in plot.conclusion(outliers)
-    assert "No sign" in plot.conclusion(light)
-    assert "too few" in plot.conclusion(stats.tail(rng.exponential(size=100)))
+    assert "finite variance" in findings.conclusion(heavy)
+    assert f"above {1 / outliers.index.high:.1f}" in findings.conclusion(outliers)
+    assert "not shown to be heavy" in findings.conclusion(outliers)
+    assert "No sign" in findings.conclusion(light)
+    assert "too few" in findings.conclusion(stats.tail(rng.exponential(size=100)))
     uniform = stats.tail(rng.uniform(1, 2, N))  # has no far values, and χ has some
     assert uniform.rho.high < uniform.rho_chi
-    assert "so fewer than that" in plot.conclusion(uniform)
-    assert "do not tell apart" in plot.conclusion(light)
-    assert "excluded" in plot.conclusion(stats.tail(rng.uniform(1, 2, N)))
+    assert "so fewer than that" in findings.conclusion(uniform)
+    assert "do not tell apart" in findings.conclusion(light)
+    assert "excluded" in findings.conclusion(stats.tail(rng.uniform(1, 2, N)))
 
 
 def test_drawing_imports_no_torch():
