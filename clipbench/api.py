@@ -6,6 +6,7 @@ They do what the commands do and print nothing. The commands are built on the fu
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -86,7 +87,8 @@ def study(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
         >>> runs = clipbench.study(["task=cola", "study=quick", "study.trials=2", "steps=20"])
         >>> runs[runs["role"] == "final"].groupby("method")["final_test"].mean()
 
-    `clipbench.selection.winners(runs)` says what tuning chose. Otherwise as `sweep`.
+    `clipbench.selection.winners(runs)` says what tuning chose. Where runs failed, so that a
+    task lacks some or has no final runs, a UserWarning says which. Otherwise as `sweep`.
     """
     from clipbench.studies.contest import contests
     from clipbench.studies.protocol import run_study
@@ -94,15 +96,17 @@ def study(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
 
     check_main_guard()
     folder = _folder(config_dir)
-    words, launcher = split_launcher(_checked(overrides))
-    found = contests(words, folder)
+    rest, launcher = split_launcher(_checked(overrides))
+    found = contests(rest, folder)
 
-    def make(plans: list[Plan]) -> SweepOutcome:
+    def make_phase(plans: list[Plan]) -> SweepOutcome:
         return _make_quietly(plans, launcher, folder)
 
-    outcome = run_study(found, make)
+    outcome = run_study(found, make_phase)
     for phase in outcome.phases:
         _raise_for(phase)
+    if outcome.shortfall:
+        warnings.warn(" ".join(outcome.shortfall), stacklevel=2)
     plans: list[Plan] = []
     for phase in outcome.phases:
         plans += phase.plans
@@ -172,13 +176,13 @@ def plan_run(overrides: Sequence[str], config_dir: Path | None) -> Plan:
     from clipbench.runs.plan import make_plan
     from clipbench.sweeps.grid import split_launcher
 
-    words, launcher = split_launcher(overrides)
+    rest, launcher = split_launcher(overrides)
     if launcher:
         raise UserError(
             f"{launcher[0]}: a launcher makes a sweep. For one run: clipbench sweep optim.clipping_type=auto "
             "seed=0 …"
         )
-    return make_plan(words, config_dir)
+    return make_plan(rest, config_dir)
 
 
 def finished_row(plan: Plan) -> dict[str, Any] | None:
@@ -230,8 +234,8 @@ def plan_sweep(overrides: Sequence[str], config_dir: Path | None) -> tuple[list[
     """The runs of a grid, and the overrides of the launcher that is to make them, if there is one."""
     from clipbench.sweeps.grid import make_plans, split_launcher
 
-    words, launcher = split_launcher(overrides)
-    return make_plans(words, config_dir), launcher
+    rest, launcher = split_launcher(overrides)
+    return make_plans(rest, config_dir), launcher
 
 
 def rows_of(plans: Sequence[Plan]) -> pd.DataFrame:
@@ -283,16 +287,16 @@ def _checked(overrides: Sequence[str]) -> list[str]:
             f"Overrides are a list of strings, one for each key, as in {example}; got the string "
             f"{overrides!r}."
         )
-    words = list(overrides)
-    for word in words:
-        if not isinstance(word, str):
-            raise UserError(f"An override is a string KEY=VALUE, as in {example}; got {word!r}.")
-        if word.startswith("-"):
+    checked = list(overrides)
+    for override in checked:
+        if not isinstance(override, str):
+            raise UserError(f"An override is a string KEY=VALUE, as in {example}; got {override!r}.")
+        if override.startswith("-"):
             raise UserError(
-                f"{word} is an option of the command line, not an override. In Python --config-dir DIR is "
-                'config_dir="DIR".'
+                f"{override} is an option of the command line, not an override. "
+                'In Python --config-dir DIR is config_dir="DIR".'
             )
-    return words
+    return checked
 
 
 def _folder(config_dir: str | Path | None) -> Path | None:

@@ -68,14 +68,14 @@ def train(version: Path, results: Path) -> None:
     for name, path in folders.items():
         if not (package / name).exists():
             (package / name).symlink_to(path.resolve())
-    for words in RUNS:
-        given = {word.partition("=")[0] for word in words}
-        shared = [word for word in SHARED if word.partition("=")[0] not in given]
-        command = [sys.executable, "-c", MAIN, "run", *words, *shared, f"results={results}"]
+    for overrides in RUNS:
+        given = {override.partition("=")[0] for override in overrides}
+        shared = [override for override in SHARED if override.partition("=")[0] not in given]
+        command = [sys.executable, "-c", MAIN, "run", *overrides, *shared, f"results={results}"]
         environment = os.environ | {"PYTHONPATH": str(package.parent)}
-        made = subprocess.run(command, env=environment, cwd=package.parent, capture_output=True, text=True)
-        if made.returncode:
-            raise SystemExit(f"{version}: {' '.join(words)}\n{made.stderr}")
+        ended = subprocess.run(command, env=environment, cwd=package.parent, capture_output=True, text=True)
+        if ended.returncode:
+            raise SystemExit(f"{version}: {' '.join(overrides)}\n{ended.stderr}")
 
 
 def differences(one: Path, other: Path) -> list[str]:

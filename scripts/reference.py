@@ -15,7 +15,7 @@ python scripts/reference.py tails COLA MODEL CIFAR
     the gradient's noise at steps 0 and 100; CIFAR: train/<class>/*, val/<class>/*
 
 Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour
-for what trains MiniLM. Each goes on where it was stopped.
+for what trains MiniLM. What was stopped resumes with the same command.
 """
 
 from __future__ import annotations

@@ -138,6 +138,13 @@ def test_a_study_is_the_rows_of_both_phases(here, studied):
     assert not Path("study/figures").exists()
 
 
+def test_a_study_that_lacks_runs_warns_of_it(here):
+    asked = [*SHORT, "study=quick", "study.trials=1", "optim.clipping_type=norm", "task.fail_at=4"]
+    with pytest.warns(UserWarning, match=r"2 of 2 tuning runs failed \(none, norm\)"):
+        rows = clipbench.study([*asked, "results=lacking"], config_dir="mine")
+    assert set(rows["status"]) == {"failed"}
+
+
 def test_the_tables_of_a_folder(here, grid):
     found = clipbench.results("grid")
     assert repr(found) == "Results('grid'): 8 runs (4 done, 4 failed) on line (mini)"

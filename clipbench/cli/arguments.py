@@ -29,7 +29,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
         return parser.parse_intermixed_args(argv) if command.options_anywhere else parser.parse_args(argv)
     options, rest = parser.parse_known_args(argv)
     if options.help:
-        print(parser.format_help() + "\n" + keys(options.config_dir, command.lists_studies), end="")
+        print(parser.format_help() + "\n" + keys(options.config_dir, command.draws), end="")
         raise SystemExit(DONE)
     for word in rest:
         if word.startswith("-"):

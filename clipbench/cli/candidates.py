@@ -51,7 +51,7 @@ def _offered(before: Sequence[str], current: str, after: Sequence[str]) -> Words
         return dict.fromkeys([*sorted(option.name for option in command.options), "--help"], "")
     line = Line([*words, *after])
     if command.overrides:
-        return line.overrides(current, name)
+        return line.overrides(current, command)
     return _place(command, _places(words, command), line, current)
 
 
@@ -93,8 +93,8 @@ def _of_kind(what: str, names: Iterable[str], current: str) -> Words:
 
 
 def _filters(line: Line, current: str, folder: Path) -> Words:
-    """For `rm`: columns of `runs`, values of those that have few, and the ids in the folder once one is
-    begun.
+    """For `rm`: columns of `runs`, values of those that have few, and the ids in the folder once there is a
+    first letter.
     """
     key, equals, value = current.partition("=")
     if equals:

@@ -36,13 +36,13 @@ def check(options: Namespace) -> int:
     return DONE if check_one(options.what, options.config_dir) else FAILED
 
 
-def check_named(words: Sequence[str], config_dir: Path | None) -> bool:
+def check_named(names: Sequence[str], config_dir: Path | None) -> bool:
     """Whether a rule (by its name) or a class (by module:Class) keeps its contract."""
-    if len(words) > 1:
+    if len(names) > 1:
         raise UserError(
-            f"`clipbench check` takes one name, got {' '.join(words)}. Settings go with task=NAME."
+            f"`clipbench check` takes one name, got {' '.join(names)}. Settings go with task=NAME."
         )
-    [name] = words
+    [name] = names
     config.make_importable(config_dir)
     if ":" not in name:
         return _check_rule(name)
@@ -54,9 +54,9 @@ def check_named(words: Sequence[str], config_dir: Path | None) -> bool:
     raise UserError(f"{name} must be a class that inherits clipbench.optim.Rule or clipbench.task.Task.")
 
 
-def check_task(words: Sequence[str], config_dir: Path | None) -> bool:
+def check_task(overrides: Sequence[str], config_dir: Path | None) -> bool:
     """Whether a task keeps its contract as it is configured, by task=NAME and other keys of a run."""
-    settings = config.load(words, config_dir)
+    settings = config.load(overrides, config_dir)
     return _check_task(f"task={settings.task.name}", partial(build_task, settings, torch.device("cpu")))
 
 
@@ -79,19 +79,19 @@ def _fresh(task_class: Callable[[], Task], name: str) -> Task:
 
 
 def _check_rule(name: str) -> bool:
-    make = partial(make_rule, name)
+    build = partial(make_rule, name)
     try:
         rule_class = rule_named(name)
-        make()
+        build()
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
     formula = (rule_class.__doc__ or "").strip().partition("\n")[0]
     console.print(f"[bold]{escape(name)}[/]  {escape(formula)}\n\nThe contract of every rule")
-    keeps_contract = _report(rule_laws.CONTRACT, make, broken="[red]✗[/]")
+    keeps_contract = _report(rule_laws.CONTRACT, build, broken="[red]✗[/]")
     if name not in TIED:
         advice = "" if name in RULES else "; no rule has all of them"
         console.print(f"\nIts properties, as far as 100 random gradients show{advice}")
-        _report(rule_laws.PROPERTIES, make, broken="·")
+        _report(rule_laws.PROPERTIES, build, broken="·")
     return keeps_contract
 
 

@@ -56,8 +56,10 @@ class Command:
     """A command. `example` and `summary`: its line of `clipbench --help`; `description`: of its own help.
 
     `function`: "module:function" under clipbench.cli; it takes the parsed options and gives the exit code.
-    `overrides`: whether it takes Hydra's overrides, KEY=VALUE, among its options. `lists_studies`: whether
-    its help lists the keys of studies. `loads_torch`: whether to say so, because it takes seconds.
+    `overrides`: whether it takes Hydra's overrides, KEY=VALUE, among its options. `several_values`: whether
+    any key may have several, and `+experiment` a file's arms. `draws`: whether it takes the keys of studies,
+    and sets seeds and hyperparameters itself. `takes_launcher`: whether another engine may make its runs.
+    `loads_torch`: whether to say so, because it takes seconds.
     """
 
     example: str
@@ -67,7 +69,9 @@ class Command:
     options: tuple[Option, ...] = ()
     places: tuple[Place, ...] = ()
     overrides: bool = False
-    lists_studies: bool = False
+    several_values: bool = False
+    draws: bool = False
+    takes_launcher: bool = False
     loads_torch: bool = False
     usage: str = ""
     epilog: str = ""
@@ -114,6 +118,8 @@ COMMANDS: Mapping[str, Command] = {
         function="sweep:sweep",
         options=(CONFIG_DIR, Option("--multirun", "accepted and implied", short="-m"), DRY_RUN),
         overrides=True,
+        several_values=True,
+        takes_launcher=True,
         loads_torch=True,
     ),
     "study": Command(
@@ -123,7 +129,8 @@ COMMANDS: Mapping[str, Command] = {
         function="study:study",
         options=(CONFIG_DIR, DRY_RUN),
         overrides=True,
-        lists_studies=True,
+        draws=True,
+        takes_launcher=True,
         loads_torch=True,
     ),
     "plot": Command(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from clipbench.cli.commands import Command
 from clipbench.cli.sources import choices, clipping_types, config_folders, keys_of, literal
 
 FOLDERS = ":folders"  # instead of words: here stands a folder, which the shell knows best
@@ -35,7 +36,7 @@ class Line:
             if value:
                 self.chosen[key] = value.split(",")
 
-    def overrides(self, current: str, command: str) -> Words:
+    def overrides(self, current: str, command: Command) -> Words:
         """The keys that `current` may become or, behind its =, the values."""
         key, equals, value = current.partition("=")
         notes = self.keys(command)
@@ -43,20 +44,20 @@ class Line:
             return {f"{name}=": note for name, note in notes.items()}
         if "folder" in notes.get(key, "") and "," not in value:
             return {FOLDERS: ""}
-        several = command == "sweep" or (command == "study" and key in SEVERAL_IN_STUDIES)
+        several = command.several_values or (command.draws and key in SEVERAL_IN_STUDIES)
         return complete_value(f"{key}=", value, self.values(key, notes.get(key, "")), several)
 
-    def keys(self, command: str) -> Words:
+    def keys(self, command: Command) -> Words:
         """Every key that may be set, with its default and what its file says on it."""
         groups = {group: ", ".join(self.choices(group)) for group in GROUPS}
         notes = groups | self._keys_of_files()
         notes |= self._keys_of_rules(notes)
         notes |= groups  # a scale's file sets `scale` too
-        if command == "study":
+        if command.draws:
             notes = self._keys_of_studies(notes)
-        if command in ("sweep", "study"):
+        if command.takes_launcher:
             notes["hydra/launcher"] = "another engine: " + ", ".join(self.values("hydra/launcher"))
-        if command == "sweep" and self.choices("experiment"):
+        if command.several_values and self.choices("experiment"):
             notes["+experiment"] = "arms of a file"
         return notes
 

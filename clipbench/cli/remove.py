@@ -45,22 +45,22 @@ def remove(folder: Path, words: Sequence[str], yes: bool) -> None:
             f"Which runs? clipbench rm {folder} status=failed, for instance. All of them: "
             f"clipbench rm {folder} {EVERYTHING}"
         )
-    rows, begun = read_folder(folder)
+    rows, open_runs = read_folder(folder)
     every: Rows = dict(rows)
-    for run, known in begun.items():
+    for run, known in open_runs.items():
         every.setdefault(run, known.facts)
     filters = [read_filter(word, every) for word in words if word not in every]
     chosen = _chosen(every, set(words) & set(every), filters, set(rows))
-    for run, known in begun.items():
+    for run, known in open_runs.items():
         if known.owner and run in chosen:
-            print(f"Left alone: {run} is being made by {known.owner}.")
+            print(f"Left alone: {run} is being made by {known.owner.name}.")
             del chosen[run]
     if not chosen:
         hints = [_values_there(one, every) for one in filters]
         print(f"Nothing to remove in {folder}." + "".join(hints))
         return
     print(f"{runs(len(chosen))} of {len(every)} in {folder}:")
-    show_list([_line(row, begun.get(run)) for run, row in chosen.items()])
+    show_list([_line(row, open_runs.get(run)) for run, row in chosen.items()])
     if not _agreed(yes, len(chosen)):
         print("Nothing was removed.")
         return

@@ -34,21 +34,25 @@ def status(options: Namespace) -> int:
 
 def show_status(folder: Path) -> None:
     """Print it all. UserError where the folder holds nothing of ours."""
-    rows, begun = read_folder(folder)
-    unfinished = [run for run in begun.values() if run.run not in rows]
-    at_work = [run for run in begun.values() if run.owner]
+    rows, open_runs = read_folder(folder)
+    unfinished = [run for run in open_runs.values() if run.run not in rows]
+    at_work = [run for run in open_runs.values() if run.owner]
     _print_counts(folder, rows, unfinished, at_work)
-    console().print(_by_task(rows, begun))
-    for owner in sorted({str(run.owner) for run in at_work}):
-        print(f"\nBeing made by {owner}, with the step of the last checkpoint:")
-        show_list([_unfinished_line(run) for run in at_work if run.owner == owner])
+    console().print(_by_task(rows, open_runs))
+    by_owner: dict[str, list[UnfinishedRun]] = {}
+    for run in at_work:
+        if run.owner:
+            by_owner.setdefault(run.owner.name, []).append(run)
+    for name in sorted(by_owner):
+        print(f"\nBeing made by {name}, with the step of the last checkpoint:")
+        show_list([_unfinished_line(run) for run in by_owner[name]])
     if idle := [run for run in unfinished if not run.owner]:
         print("\nUnfinished, with nobody at work on them. Re-run the same command to resume from this step:")
         show_list([_unfinished_line(run) for run in idle])
     tried_again = {run.run for run in at_work}
     failed = []
-    for run, row in rows.items():
-        if row["status"] == "failed" and run not in tried_again:
+    for run_id, row in rows.items():
+        if row["status"] == "failed" and run_id not in tried_again:
             failed.append(row)
     if failed:
         print("\nFailed. The same command tries again:")
@@ -71,12 +75,12 @@ def _unfinished_line(run: UnfinishedRun) -> list[str]:
     return [run.run, run.progress, run.label]
 
 
-def _by_task(rows: Rows, begun: Mapping[str, UnfinishedRun]) -> Table:
+def _by_task(rows: Rows, open_runs: Mapping[str, UnfinishedRun]) -> Table:
     """How many runs of each task ended how."""
     counts: dict[str, Counter[str]] = {}
     for row in rows.values():
         counts.setdefault(task_label(row), Counter())[row["status"]] += 1
-    for run, known in begun.items():
+    for run, known in open_runs.items():
         count = counts.setdefault(task_label(rows[run]) if run in rows else known.task, Counter())
         count["unfinished"] += run not in rows
         count["being made"] += known.owner is not None

@@ -92,6 +92,7 @@ def show_what_is_lacking(ended: SweepOutcome) -> None:
 
 
 def exit_code(ended: SweepOutcome) -> int:
+    """130 after an interrupt, 2 for the user's mistakes, 1 where runs failed or are missing, else 0."""
     if ended.interrupted:
         return INTERRUPTED
     if ended.mistakes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clipbench.record.files import RUN_ID, TABLES_OF_A_RUN, atomic_write, table_path
-from clipbench.record.lease import Lease, holder
+from clipbench.record.lease import AnyOwner, Lease, holder
 
 WORK = ".work"
 PLAN = "plan.json"
@@ -42,8 +42,8 @@ class RunFolder:
         return not self.exists or not any(self.path.iterdir())
 
     @property
-    def owner(self) -> str | None:
-        """Who makes the run now, in words; None where nobody does."""
+    def owner(self) -> AnyOwner | None:
+        """Who makes the run now; None where nobody does."""
         return holder(self.path)
 
     def plan(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 GIVES_WAY = 1.0  # seconds in which one who took a lease too late gives it back
@@ -16,6 +17,39 @@ HEARTBEAT, EXPIRES = (
     5.0,
     60.0,
 )  # seconds between signs of life, and after how long without one a lease is anybody's
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who makes a run: process `pid` of `host`, whose last sign of life is `silent_seconds` old.
+
+    As text it is "process 71 on host a, last heard of 3 s ago".
+    """
+
+    pid: int
+    host: str
+    silent_seconds: float
+
+    @property
+    def name(self) -> str:
+        """ "process 71 on host a"."""
+        return f"process {self.pid} on {self.host}"
+
+    def __str__(self) -> str:
+        return f"{self.name}, last heard of {self.silent_seconds:.0f} s ago"
+
+
+@dataclass(frozen=True)
+class UnknownOwner:
+    """Who makes a run and has not said yet which process it is; `name` says what is known of it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+AnyOwner = Owner | UnknownOwner
 
 
 class Lease:
@@ -30,8 +64,8 @@ class Lease:
         self.folder = folder
         self.path: Path | None = None  # of the lease while it is ours
 
-    def acquire(self) -> str | None:
-        """None once it is ours, else who holds it: "process 71 on host a, last heard of 3 s ago"."""
+    def acquire(self) -> AnyOwner | None:
+        """None once it is ours, else who holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if owner := holder(self.folder):
             return owner
@@ -41,7 +75,7 @@ class Lease:
             with open(mine, "x", encoding="utf-8") as file:
                 json.dump(_identity(), file)
         except FileExistsError:
-            return f"another process, which took {mine} at this moment"
+            return UnknownOwner(f"another process, which took {mine} at this moment")
         if owner := self._rival(mine):
             mine.unlink()
             return owner
@@ -50,17 +84,17 @@ class Lease:
         self.path = mine
         return None
 
-    def _rival(self, mine: Path) -> str | None:
+    def _rival(self, mine: Path) -> AnyOwner | None:
         """Who came while we looked at one who was gone. A later rival that finds us gives its lease back, so
         it is waited for.
         """
         deadline = time.monotonic() + GIVES_WAY
         while True:
-            found = {
-                number: owner
-                for number, path in _leases(self.folder).items()
-                if path != mine and (owner := living_owner(path))
-            }
+            found: dict[int, AnyOwner] = {}
+            for number, path in _leases(self.folder).items():
+                owner = living_owner(path) if path != mine else None
+                if owner:
+                    found[number] = owner
             if not found:
                 return None
             if min(found) < int(mine.suffix[1:]) or time.monotonic() > deadline:
@@ -97,11 +131,11 @@ class Heartbeat:
             lease.release()
 
     def acquire(self, lease: Lease) -> str | None:
-        """None once the lease is ours, to be renewed until we leave; else who holds it."""
-        owner = lease.acquire()
-        if owner is None:
-            self.leases.add(lease)
-        return owner
+        """None once the lease is ours, to be renewed until we leave; else who holds it, in words."""
+        if owner := lease.acquire():
+            return str(owner)
+        self.leases.add(lease)
+        return None
 
     def _beat(self) -> None:
         while not self.stopped.wait(HEARTBEAT):
@@ -109,14 +143,14 @@ class Heartbeat:
                 lease.renew()
 
 
-def holder(folder: Path) -> str | None:
+def holder(folder: Path) -> AnyOwner | None:
     """Who makes the run whose folder this is, if anybody."""
     leases = _leases(folder)
     return living_owner(leases[max(leases)]) if leases else None
 
 
-def living_owner(path: Path) -> str | None:
-    """The lease's owner in words; None where the lease has expired, or the owner was a process of this
+def living_owner(path: Path) -> AnyOwner | None:
+    """The lease's owner; None where the lease has expired, or the owner was a process of this
     machine that has ended.
     """
     try:
@@ -129,14 +163,14 @@ def living_owner(path: Path) -> str | None:
     try:
         owner = json.loads(text)
     except ValueError:  # created a moment ago and not yet written, or left so by a crash: then it expires
-        return f"a process that has not written {path} yet"
+        return UnknownOwner(f"a process that has not written {path} yet")
     if owner["machine"] == _machine() and _started(owner["pid"]) != owner["started"]:
         return None
-    return f"process {owner['pid']} on {owner['host']}, last heard of {max(0, silent):.0f} s ago"
+    return Owner(owner["pid"], owner["host"], max(0.0, silent))
 
 
 def _leases(folder: Path) -> dict[int, Path]:
-    """By their numbers."""
+    """The lease files of a folder by their numbers; a later number is a later owner's."""
     return {int(path.suffix[1:]): path for path in folder.glob("lease.*") if path.suffix[1:].isdigit()}
 
 

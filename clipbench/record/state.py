@@ -10,6 +10,7 @@ from clipbench.errors import UserError
 from clipbench.record import tables
 from clipbench.record.files import RUN_ID
 from clipbench.record.folder import WORK, RunFolder, run_folders
+from clipbench.record.lease import AnyOwner
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,15 @@ class UnfinishedRun:
     step: int
     steps: int | None
     label: str
-    owner: str | None  # who makes it now: "process 71 on host a"
+    owner: AnyOwner | None  # who makes it now
     facts: dict[str, Any]
 
     @property
     def task(self) -> str:
-        """ "cola (mini)"."""
-        return self.label.split(" · ")[0] if " · " in self.label else "?"
+        """ "cola (mini)"; "?" where an earlier version wrote the plan, or nobody has yet."""
+        if "task" not in self.facts or "scale" not in self.facts:
+            return "?"
+        return f"{self.facts['task']} ({self.facts['scale']})"
 
     @property
     def progress(self) -> str:
@@ -50,7 +53,7 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
         if RUN_ID.fullmatch(row["run"]):
             rows[row["run"]] = row
     unfinished = {}
-    for run in sorted(_begun_runs(results)):
+    for run in sorted(_runs_with_files(results)):
         if run not in rows or rows[run]["status"] == "failed":
             unfinished[run] = _unfinished(RunFolder(results, run))
     if not rows and not unfinished:
@@ -61,7 +64,7 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
     return rows, unfinished
 
 
-def _begun_runs(results: Path) -> set[str]:
+def _runs_with_files(results: Path) -> set[str]:
     """Ids that have files: a folder with something in it, or steps and evals without a row in `runs`."""
     found = {run for run in run_folders(results) if not RunFolder(results, run).is_empty}
     for table in ("steps", "evals"):
@@ -73,7 +76,7 @@ def _begun_runs(results: Path) -> set[str]:
 
 def _unfinished(folder: RunFolder) -> UnfinishedRun:
     plan = folder.plan()
-    owner = (folder.owner or "").partition(", last heard of")[0]
+    owner = folder.owner
     label = plan.get("label") or ("loading" if owner else "without a plan")
     facts = {"run": folder.run, "status": "unfinished"} | plan.get("facts", {})
-    return UnfinishedRun(folder.run, folder.checkpoint_step(), plan.get("steps"), label, owner or None, facts)
+    return UnfinishedRun(folder.run, folder.checkpoint_step(), plan.get("steps"), label, owner, facts)

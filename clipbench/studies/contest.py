@@ -45,7 +45,7 @@ class Contest:
 
     @property
     def results(self) -> Path:
-        """The results folder."""
+        """The folder that the runs of all methods, and of every contest of the study, go into."""
         return self.plan.results
 
     @cached_property
@@ -157,6 +157,9 @@ def contests(overrides: Sequence[str], config_dir: Path | None = None) -> list[C
 
 
 def _check_override(override: Override) -> None:
+    """UserError for what the study sets itself, seeds and hyperparameters, and for several values of a key
+    that all its runs must share.
+    """
     key, line = override.key_or_group, override.input_line
     if key == "seed" or key.startswith("tag"):
         raise UserError(

@@ -34,7 +34,7 @@ class StudyOutcome:
 
     @property
     def phases(self) -> list[SweepOutcome]:
-        """Those that were begun."""
+        """Tuning and, where there are any, the final runs."""
         return [self.tuning] if self.finals is None else [self.tuning, self.finals]
 
     @property
@@ -53,19 +53,19 @@ class StudyOutcome:
 
 def run_study(
     contests: Sequence[Contest],
-    make: Callable[[list[Plan]], SweepOutcome],
+    make_runs: Callable[[list[Plan]], SweepOutcome],
     phase: Callable[[str, list[Plan]], None] = lambda name, plans: None,
 ) -> StudyOutcome:
     """All phases, as far as they are not made yet. Nothing is chosen before every tuning run has ended.
 
-    `make` makes runs, as `make_runs` does; `phase` is called before each, with "tuning" or "final" and its
-    runs. A contest in which a method has no complete trial gets no final runs; the others go on. UserError as
-    of `check_folder` and of `make`.
+    `make_runs` makes a phase's runs, as `sweeps.scheduler.make_runs` does; `phase` is called before each,
+    with "tuning" or "final" and its runs. A contest in which a method has no complete trial gets no final
+    runs; the others go on. UserError as of `check_folder` and of `make_runs`.
     """
     check_folder(contests)
     tuning_plans = _tuning_plans(contests)
     phase("tuning", tuning_plans)
-    tuning = make(tuning_plans)
+    tuning = make_runs(tuning_plans)
     if tuning.interrupted:
         return StudyOutcome(tuning, None, {}, ())
     chosen = choice(contests)
@@ -77,7 +77,7 @@ def run_study(
         if contest.label in chosen:
             final_plans += contest.finals(chosen[contest.label])
     phase("final", final_plans)
-    finals = make(final_plans)
+    finals = make_runs(final_plans)
     lacking = () if finals.interrupted else shortfall(contests, chosen)
     return StudyOutcome(tuning, finals, chosen, lacking)
 

@@ -152,11 +152,11 @@ def _checked(path: Path, given: Any, methods: Sequence[str]) -> Study:
     return Study(
         name=path.stem,
         methods=names,
-        trials=_whole(f"{where}: trials", given["trials"], 1),
+        trials=_whole_number(f"{where}: trials", given["trials"], 1),
         tuning_seeds=tuning,
         final_seeds=final,
         length=_length(where, given["length"]),
-        draws=_whole(f"{where}: draws", given["draws"], 0),
+        draws=_whole_number(f"{where}: draws", given["draws"], 0),
         space=_axes(f"{where}: space", given["space"], known),
         own=_own(f"{where}: own", given.get("own") or {}),
     )
@@ -222,7 +222,7 @@ def _axes(where: str, given: Any, known: set[str]) -> dict[str, Axis]:
     return found
 
 
-def _whole(where: str, value: Any, least: int) -> int:
+def _whole_number(where: str, value: Any, least: int) -> int:
     if not is_whole(value, least):
         raise UserError(f"{where} must be a whole number of at least {least}, got {value!r}.")
     return int(value)
@@ -231,4 +231,4 @@ def _whole(where: str, value: Any, least: int) -> int:
 def _seeds(where: str, given: Any) -> tuple[int, ...]:
     if not isinstance(given, list) or not given or len(set(map(repr, given))) < len(given):
         raise UserError(f"{where} must be a list of different seeds, got {given!r}.")
-    return tuple(_whole(where, seed, 0) for seed in given)
+    return tuple(_whole_number(where, seed, 0) for seed in given)

@@ -48,13 +48,17 @@ class Job:
         folder = LaunchFolder(self.launch_folder)
         try:
             with stop_requests(folder) as stopped:
-                return self._make(folder, config["run"], stopped)
+                return self._train(folder, config["run"], stopped)
         except UserError as error:
             return JobReport("mistake", str(error))
         except Exception as error:
             return JobReport("lost", f"{type(error).__name__}: {error}")
 
-    def _make(self, folder: LaunchFolder, run: str, stopped: Callable[[], bool]) -> JobReport:
+    def _train(self, folder: LaunchFolder, run: str, stopped: Callable[[], bool]) -> JobReport:
+        """Until the run has ended, somebody else is found to make it, or `stopped()`.
+
+        UserError for a mistake.
+        """
         plan = make_plan(folder.overrides_of(run), self.config_dir)
         if plan.run != run:
             raise UserError(f"{plan.label}: its source or data changed after the sweep was started.")

@@ -97,7 +97,7 @@ class LaunchedJobs:
 
     @property
     def mistakes(self) -> tuple[str, ...]:
-        """Each once."""
+        """What kept jobs from making their runs, each message once, and the user can mend."""
         found = [report.text for report in self.reports.values() if report.kind == "mistake"]
         return tuple(dict.fromkeys(found))
 

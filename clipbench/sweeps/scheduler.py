@@ -53,7 +53,7 @@ def make_runs(
     if not todo:
         return SweepOutcome(tuple(plans), before)
     sweep = Sweep(plans, todo, listener)
-    sweep.make(interrupted)
+    sweep.train_all(interrupted)
     statuses = {**before, **sweep.state.status}
     return SweepOutcome(tuple(plans), statuses, tuple(sweep.mistakes), sweep.state.stopping)
 
@@ -95,7 +95,7 @@ class Sweep:
         self.looked = time.monotonic()
         self.modules = _own_task_modules(todo)
 
-    def make(self, interrupted: Callable[[], bool]) -> None:
+    def train_all(self, interrupted: Callable[[], bool]) -> None:
         """Until every run has ended or, once `interrupted()`, every worker has kept what it has."""
         state = self.state
         try:
@@ -137,7 +137,7 @@ class Sweep:
                 self.workers[slot] = Worker(slot, self.modules)
             group = state.waiting.popleft()
             state.making[slot.name] = group
-            self.workers[slot].make(group)
+            self.workers[slot].assign(group)
 
     def _look_elsewhere(self) -> None:
         """A run that another process made is finished; one that it left is to be made."""

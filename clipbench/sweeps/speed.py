@@ -67,7 +67,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class NoSpeed:
-    """Why there is none."""
+    """Nothing could be timed: `reason` is the error's one line."""
 
     reason: str
 

@@ -56,7 +56,7 @@ class Worker:
         theirs.close()
         their_report.close()
 
-    def make(self, group: Sequence[Plan]) -> None:
+    def assign(self, group: Sequence[Plan]) -> None:
         """Hand it a group; it must have none."""
         self.group = list(group)
         theirs = []
@@ -145,7 +145,7 @@ def _main(connection: Connection, crash_report: Connection, slot: Slot, folder: 
         group = inbox.get()
         if group is None:
             return
-        _make(connection, group, stop)
+        _train_and_report(connection, group, stop)
 
 
 def _receive(connection: Connection, inbox: queue.Queue[bytes | None], stop: threading.Event) -> None:
@@ -161,8 +161,8 @@ def _receive(connection: Connection, inbox: queue.Queue[bytes | None], stop: thr
         inbox.put(None)
 
 
-def _make(connection: Connection, group: bytes, stop: threading.Event) -> None:
-    """Make the pickled plans side by side, and send what happens."""
+def _train_and_report(connection: Connection, group: bytes, stop: threading.Event) -> None:
+    """Train the pickled plans side by side, and send what happens."""
 
     def send(message: Message) -> None:
         # nobody listens any more: then `stop` is about to be set, and the runs are to be kept

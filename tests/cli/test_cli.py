@@ -1,5 +1,7 @@
 """The commands as a user types them: results, exit codes, messages; nothing that was computed is lost."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -51,11 +53,14 @@ def swept_once(tmp_path_factory):
     """A user's folder in which `clipbench sweep` was typed without axes, and what it said."""
     folder = tmp_path_factory.mktemp("swept")
     furnish(folder)
-    words = ["--config-dir", ".", "task=line", "steps=20", "eval_every=10", "sweep.workers_per_device=1"]
-    command = [sys.executable, "-m", "clipbench", "sweep", *words]
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    return folder, answer.stdout
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        code = clipbench("sweep", "sweep.workers_per_device=1")
+        sys.modules.pop("own_line", None)
+    assert code == 0
+    return folder, said.getvalue()
 
 
 @pytest.fixture
@@ -187,6 +192,11 @@ def test_a_foreign_file_is_skipped_with_a_message(swept, capsys):
         (["rnu"], "Unknown command 'rnu'. Did you mean 'run'?"),
         (["run", "optim.clpping_type=auto"], "Did you mean 'optim.clipping_type'"),
         (["run", "--levle=3"], "Unknown option --levle=3"),
+        (["sweep", "+experiment=none_such"], "Unknown experiment 'none_such'"),
+        (
+            ["sweep", "task=cola", "sweep.workers_per_device=0"],
+            "sweep.workers_per_device must be null or",
+        ),
         (["run", "device=cuda:99"], "device=cuda"),
         (["run", "device=gpu"], "Unknown device 'gpu'. Known: auto, cpu, cuda"),
         (["run", "optim.betas=[2,3]"], "Invalid beta"),
@@ -263,9 +273,9 @@ def start(*words):
 
 
 def test_ctrl_c_loses_nothing_and_the_same_command_resumes(own):
-    process = start("steps=300", "results=cut")
+    process = start("steps=120", "results=cut")
     for line in process.stderr:
-        if line.startswith("step 40/"):
+        if line.startswith("step 20/"):
             break
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
@@ -274,8 +284,8 @@ def test_ctrl_c_loses_nothing_and_the_same_command_resumes(own):
     assert "Nothing is lost: re-run the same command to resume." in error
     assert "Traceback" not in error
     assert not list(Path("cut").glob("runs/*.parquet"))
-    assert clipbench("run", "steps=300", "eval_every=20", "results=cut") == 0
-    assert clipbench("run", "steps=300", "eval_every=20", "results=whole") == 0
+    assert clipbench("run", "steps=120", "eval_every=20", "results=cut") == 0
+    assert clipbench("run", "steps=120", "eval_every=20", "results=whole") == 0
     for name in ("steps", "evals"):
         cut, whole = (
             table(name, folder).drop(columns="seconds").sort_values(["step"], kind="stable")

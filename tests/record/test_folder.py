@@ -11,7 +11,11 @@ from clipbench.record.folder import LaunchFolder, RunFolder, run_folders, unfini
 from clipbench.record.state import read_folder
 
 RUN, OTHER = "r" + "0" * 12, "r" + "1" * 12
-PLAN = {"label": "toy (mini) · sgd · none · seed 0", "steps": 100, "facts": {"task": "toy", "seed": 0}}
+PLAN = {
+    "label": "toy (mini) · sgd · none · seed 0",
+    "steps": 100,
+    "facts": {"task": "toy", "scale": "mini", "seed": 0},
+}
 
 
 def unfinished(results, run=RUN, step=40):
@@ -48,15 +52,21 @@ def test_what_is_unfinished_is_known_by_the_columns_of_runs(tmp_path):
     unfinished(tmp_path)
     rows, found = read_folder(tmp_path)
     assert rows == {}
-    assert found[RUN].facts == {"run": RUN, "status": "unfinished", "task": "toy", "seed": 0}
+    assert found[RUN].facts == {"run": RUN, "status": "unfinished", "task": "toy", "scale": "mini", "seed": 0}
     assert (found[RUN].progress, found[RUN].task, found[RUN].owner) == ("40/100", "toy (mini)", None)
+
+
+def test_a_plan_of_an_earlier_version_has_no_task(tmp_path):
+    RunFolder(tmp_path, RUN).write_plan({"label": "toy (mini) · sgd · none · seed 0", "steps": 100})
+    _, found = read_folder(tmp_path)
+    assert found[RUN].task == "?"
 
 
 def test_an_owner_is_named(tmp_path):
     folder = unfinished(tmp_path)
     assert folder.lease.acquire() is None
     _, found = read_folder(tmp_path)
-    assert found[RUN].owner.startswith(f"process {os.getpid()} on ")
+    assert found[RUN].owner.name.startswith(f"process {os.getpid()} on ")
     folder.clear_if_abandoned()
     assert folder.exists
     folder.lease.release()

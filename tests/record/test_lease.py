@@ -14,7 +14,7 @@ import time
 import pytest
 
 from clipbench.record import lease
-from clipbench.record.lease import EXPIRES, Heartbeat, Lease, holder
+from clipbench.record.lease import EXPIRES, Heartbeat, Lease, Owner, holder
 
 ROUNDS, RIVALS = 200, 3
 
@@ -35,8 +35,8 @@ def written(folder, content):
 def test_a_held_lease_names_its_owner_and_is_refused_to_others(tmp_path):
     mine, other = Lease(tmp_path / "run"), Lease(tmp_path / "run")
     assert mine.acquire() is None
-    assert f"process {os.getpid()} on " in other.acquire()
-    assert f"process {os.getpid()} on " in holder(tmp_path / "run")
+    assert f"process {os.getpid()} on " in str(other.acquire())
+    assert f"process {os.getpid()} on " in str(holder(tmp_path / "run"))
     mine.release()
     assert holder(tmp_path / "run") is None
     assert other.acquire() is None
@@ -45,7 +45,7 @@ def test_a_held_lease_names_its_owner_and_is_refused_to_others(tmp_path):
 def test_a_silent_owner_keeps_its_lease_until_it_expires(tmp_path):
     Lease(tmp_path).acquire()
     silent(tmp_path / "lease.1", EXPIRES - 5)
-    assert "last heard of 55 s ago" in holder(tmp_path)
+    assert "last heard of 55 s ago" in str(holder(tmp_path))
     silent(tmp_path / "lease.1")
     assert holder(tmp_path) is None
 
@@ -67,7 +67,7 @@ def test_a_dead_process_of_this_machine_holds_nothing(tmp_path, reaped):
     code += "print(Lease(Path(sys.argv[1])).acquire(), flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "None\n"
-    assert f"process {process.pid} on " in holder(tmp_path)
+    assert f"process {process.pid} on " in str(holder(tmp_path))
     process.send_signal(signal.SIGSTOP)  # not dead: it may go on
     assert holder(tmp_path)
     process.kill()
@@ -78,10 +78,19 @@ def test_a_dead_process_of_this_machine_holds_nothing(tmp_path, reaped):
     process.wait()
 
 
+def test_an_owner_is_a_process_of_a_host(tmp_path):
+    path = written(tmp_path, json.dumps({"host": "a", "machine": "a", "pid": 71, "started": "1"}).encode())
+    silent(path, 3)
+    owner = holder(tmp_path)
+    assert (owner.pid, owner.host, owner.name) == (71, "a", "process 71 on a")
+    assert owner.silent_seconds == pytest.approx(3, abs=1)
+    assert str(Owner(71, "a", 3.2)) == "process 71 on a, last heard of 3 s ago"
+
+
 def test_of_another_machines_process_only_its_silence_is_known(tmp_path):
     owner = {"host": "elsewhere", "machine": "elsewhere", "pid": os.getpid(), "started": "1"}
     path = written(tmp_path, json.dumps(owner).encode())
-    assert f"process {os.getpid()} on elsewhere" in Lease(tmp_path).acquire()
+    assert f"process {os.getpid()} on elsewhere" in str(Lease(tmp_path).acquire())
     silent(path)
     assert Lease(tmp_path).acquire() is None
 
@@ -91,7 +100,7 @@ def test_of_another_machines_process_only_its_silence_is_known(tmp_path):
 )
 def test_a_lease_half_written_counts_until_it_expires(tmp_path, content):
     path = written(tmp_path, content)
-    assert "has not written" in Lease(tmp_path).acquire()
+    assert "has not written" in str(Lease(tmp_path).acquire())
     silent(path)
     assert Lease(tmp_path).acquire() is None
 
@@ -122,7 +131,7 @@ def test_who_looked_before_others_came_and_went_gets_nothing(tmp_path):
         (tmp_path / "lease.3").write_text(json.dumps({"host": "b", "machine": "b", "pid": 1, "started": "1"}))
         (tmp_path / "lease.1").unlink()
     thread.join()
-    assert "process 1 on b" in answers[0]
+    assert answers[0].name == "process 1 on b"
     assert [path.name for path in tmp_path.iterdir()] == ["lease.3"]
 
 

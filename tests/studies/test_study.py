@@ -12,14 +12,17 @@ import pandas as pd
 import pytest
 
 from clipbench.analysis.choice import winners
+from clipbench.api import finished_row, make_run
 from clipbench.cli.main import main
 from clipbench.errors import UserError
+from clipbench.interrupt import never
 from clipbench.runs.plan import make_plan
 from clipbench.studies.contest import contests
 from clipbench.studies.protocol import check_folder, choice, estimate_study, run_study
 from clipbench.studies.results import contest_cost, contest_results, ended_rows, headline
 from clipbench.studies.space import Axis
 from clipbench.sweeps.estimate import Left
+from clipbench.sweeps.outcome import SweepOutcome
 from clipbench.sweeps.scheduler import make_runs
 from clipbench.sweeps.speed import NoSpeed
 from clipbench.task.seeds import generator
@@ -112,6 +115,15 @@ def found(*overrides):
 
 def study(*overrides, **options):
     return run_study(found(*overrides), make_runs, **options)
+
+
+def make_here(plans):
+    """In this process, one after the other, where workers are not what is tested."""
+    statuses = {}
+    for plan in plans:
+        row = finished_row(plan) or make_run(plan, never)
+        statuses[plan.run] = row["status"]
+    return SweepOutcome(tuple(plans), statuses)
 
 
 def table(name, folder="results"):
@@ -229,21 +241,22 @@ def test_the_command_shows_what_was_chosen_and_draws_it(there, capsys):
 
 def test_interrupted_in_the_final_phase_it_resumes_to_the_same_tables(own):
     overrides = ["study.trials=2", "study.final_seeds=[0]"]
-    assert study(*overrides, "results=untouched").finals.is_complete
+    assert run_study(found(*overrides, "results=untouched"), make_here).finals.is_complete
     ended = []
 
-    def make(plans):
-        is_final = plans[0].settings.tag.role != "tune"
+    def make_phase(plans):
+        if plans[0].settings.tag.role == "tune":
+            return make_here(plans)
 
         def listener(state, plan, row):
-            if plan and is_final:
+            if plan:
                 ended.append(plan)
 
         return make_runs(plans, lambda: bool(ended), listener)
 
     one_at_a_time = ["sweep.workers_per_device=1", "sweep.lockstep=false"]
     struck = found(*overrides, *one_at_a_time, "results=struck")
-    outcome = run_study(struck, make)
+    outcome = run_study(struck, make_phase)
     assert outcome.interrupted
     assert outcome.finals.interrupted
     assert not outcome.tuning.interrupted
@@ -312,9 +325,9 @@ def test_a_dry_run_states_the_cost_and_writes_nothing(own):
 
 
 def test_more_trials_take_what_is_there_and_other_changes_are_refused(own):
-    assert study("study.trials=1").finals.is_complete
+    assert run_study(found("study.trials=1"), make_here).finals.is_complete
     more = ["study.trials=2", "study.final_seeds=[0,1,2]"]
-    outcome = study(*more)
+    outcome = run_study(found(*more), make_here)
     assert len(outcome.tuning.plans) == 4
     assert outcome.finals.is_complete
     runs = table("runs").set_index("run")
@@ -359,6 +372,17 @@ def test_where_a_task_fails_the_others_go_on_to_their_end(own, odd):
     assert tuning.failed == (0 if is_mistake else 4)
     assert any(isinstance(kind.speed, NoSpeed) for kind in tuning.kinds)
     assert (finals.runs, finals.finished, finals.left.runs) == (16, 8, 8)
+
+
+def test_the_command_says_once_what_failed_and_what_cannot_be_timed(own, capsys):
+    words = ["study", "--config-dir", ".", *OVERRIDES, "study.trials=1", "task.fail_at=5"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert said.count("line (mini) · adamw: 2 of 2 tuning runs failed (none, norm)") == 1
+    assert said.count("Why: clipbench status results.") == 1
+    assert "Traceback" not in said
+    assert main([*words[:-1], "task.fail_at=1", "results=dry", "--dry-run"]) == 0
+    assert "no estimate: RuntimeError: the disk is on fire" in capsys.readouterr().out
 
 
 def test_a_trial_that_failed_has_no_place_and_its_method_goes_on(own):

@@ -15,14 +15,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from clipbench import processes
+from clipbench.api import make_run
 from clipbench.cli.main import main
 from clipbench.errors import UserError
+from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.record.lease import Lease, _machine, _started
 from clipbench.sweeps import scheduler
 from clipbench.sweeps.grid import make_plans, points
-from clipbench.sweeps.scheduler import make_runs, unfinished
+from clipbench.sweeps.messages import WorkerDied
+from clipbench.sweeps.scheduler import Sweep, make_runs, unfinished
 from clipbench.sweeps.slots import slots
+from clipbench.sweeps.state import no_listener
 
 OWN = Path(__file__).parents[1].joinpath("tiny.py")
 DEADLY = '''
@@ -207,7 +212,7 @@ def test_ctrl_c_while_processes_are_being_started_is_heard_by_the_sweep_alone(ow
 
 
 def test_an_interrupt_keeps_everything_and_the_same_sweep_resumes(own):
-    overrides = ("optim.clipping_type=none,deadly:Slow", "seed=choice(0)", "steps=100", "checkpoint_every=1h")
+    overrides = ("optim.clipping_type=none,deadly:Slow", "seed=choice(0)", "steps=60", "checkpoint_every=1h")
     outcome = sweep(*overrides, "results=cut", interrupted=Path("stepping").exists)
     assert outcome.interrupted
     assert outcome.mistakes == ()
@@ -215,7 +220,8 @@ def test_an_interrupt_keeps_everything_and_the_same_sweep_resumes(own):
     assert {plan.run_folder.checkpoint_step() > 0 for plan in outcome.not_made} >= {True}
     assert not list(Path("cut/.work").glob("*/lease.*"))
     assert sweep(*overrides, "results=cut").is_complete
-    assert sweep(*overrides, "results=whole").is_complete
+    for plan in make_plans([*OVERRIDES, *overrides, "results=whole"], Path(".")):
+        assert make_run(plan, never)["status"] == "done"
     assert_same_tables("cut", "whole")
     assert not Path("cut/.work").exists()
 
@@ -283,6 +289,27 @@ make_runs(make_plans(overrides, Path(".")))
 """
 
 
+class EndedWorker:
+    """Has one group and no process."""
+
+    def __init__(self, group):
+        self.group = group
+
+    def close(self):
+        pass
+
+
+def test_a_worker_that_ends_for_want_of_a_main_guard_ends_the_sweep_with_advice(own):
+    plans = make_plans([*OVERRIDES, "optim.clipping_type=none", "seed=0,1"], Path("."))
+    run, slot = Sweep(plans, plans, no_listener), slots("cpu", 1, 1)[0]
+    run.workers[slot] = EndedWorker(plans)
+    with pytest.raises(UserError, match="Every worker process imports the main program"):
+        run._handle(slot, run.workers[slot], WorkerDied("", processes.UNGUARDED))
+    assert not list(Path("results").glob("runs/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_script_without_a_main_guard_is_told_so_once_and_nothing_is_recorded(own):
     (own / "script.py").write_text(UNGUARDED)
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
