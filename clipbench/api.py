@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,8 +65,8 @@ def sweep(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
         >>> runs = clipbench.sweep(["task=cola", "steps=20", "optim.clipping_type=none,norm", "seed=0,1"])
         >>> runs.groupby("clipping_type")["final_test"].mean()
 
-    A run that fails is a row with status "failed" and its traceback. The runs train in worker processes, so a
-    script must call this under `if __name__ == "__main__":`. Ctrl-C writes checkpoints and raises
+    A run that fails is a row with status "failed" and its traceback. The runs train in worker processes,
+    which need nothing of the script that calls this. Ctrl-C writes checkpoints and raises
     KeyboardInterrupt; the same call resumes. UserError for a mistake: where only some runs cannot be made, it
     is raised after the others are recorded.
     """
@@ -282,10 +282,9 @@ def _raise_for(outcome: SweepOutcome) -> None:
 def _checked(overrides: Sequence[str]) -> list[str]:
     """UserError for anything but a list of overrides."""
     example = 'clipbench.run(["task=cola", "seed=1"])'
-    if isinstance(overrides, str):
+    if isinstance(overrides, (str, Mapping)):
         raise UserError(
-            f"Overrides are a list of strings, one for each key, as in {example}; got the string "
-            f"{overrides!r}."
+            f"Overrides are a list of strings, one for each key, as in {example}; got {overrides!r}."
         )
     checked = list(overrides)
     for override in checked:

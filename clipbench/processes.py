@@ -1,5 +1,5 @@
-"""How worker processes are started: each from a clean process, deaf to the terminal's Ctrl-C, and only by a
-main program that may be imported again.
+"""How worker processes are started: each from a clean process, deaf to the terminal's Ctrl-C, without the
+main program.
 """
 
 from __future__ import annotations
@@ -7,17 +7,16 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
-import os
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 
 from clipbench.errors import UserError
 
-OUR_NAMES = "clipbench "  # the names of our worker processes begin so
-UNGUARDED = 77  # exit code of a worker in which the main program began its work anew
 ADVICE = (
-    "Every worker process imports the main program again, and this one starts its work wherever it is "
+    "This process is being started and imports the main program again, which starts its work wherever it is "
     'imported. Put what it does under `if __name__ == "__main__":`.'
 )
 
@@ -43,16 +42,28 @@ def start_context(modules: Sequence[str]) -> BaseContext:
     return multiprocessing.get_context("forkserver")
 
 
-def check_main_guard() -> None:
-    """To be called before work that starts processes: nothing in the main program itself, but not in a
-    process that is only being started and imports a script which lacks a main guard.
+@contextmanager
+def main_left_out() -> Iterator[None]:
+    """A process that is started within does not import the main program again: ours need nothing of it.
 
-    One of our own workers ends there with UNGUARDED, which whoever started it reports once; in any other
-    process it is a UserError.
+    So a script needs no main guard, and may come from a pipe. multiprocessing looks at these two attributes
+    alone (`multiprocessing.spawn.get_preparation_data`).
     """
-    process = multiprocessing.current_process()
-    if not getattr(process, "_inheriting", False):
-        return
-    if process.name.startswith(OUR_NAMES):
-        os._exit(UNGUARDED)
-    raise UserError(ADVICE)
+    main = sys.modules["__main__"]
+    before = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    if "__file__" in before:
+        del main.__file__
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(main, name, value)
+
+
+def check_main_guard() -> None:
+    """UserError in a process that is only being started, by somebody else's pool, and imports a script which
+    lacks a main guard. To be called before work that starts processes.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(ADVICE)

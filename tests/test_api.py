@@ -1,5 +1,6 @@
 """From Python: the same runs as the commands', as DataFrames, and nothing printed."""
 
+import multiprocessing
 import re
 import signal
 import subprocess
@@ -164,7 +165,7 @@ def test_an_empty_folder_has_empty_tables(tmp_path):
     ("call", "message"),
     [
         (lambda: clipbench.run("task=line seed=1"), "a list of strings, one for each key"),
-        (lambda: clipbench.sweep("task=line"), "got the string 'task=line'"),
+        (lambda: clipbench.sweep("task=line"), "got 'task=line'"),
         (lambda: clipbench.run([("task", "line")]), "An override is a string KEY=VALUE"),
         (lambda: clipbench.run(["--config-dir", "mine"]), 'config_dir="DIR"'),
         (lambda: clipbench.run(["task=lien"], "mine"), "Unknown task 'lien'. Did you mean 'line'?"),
@@ -216,16 +217,21 @@ def test_an_interrupt_writes_checkpoints_and_the_same_call_resumes(here, monkeyp
     assert whole["status"].iloc[0] == "done"
 
 
-@pytest.mark.slow
-@pytest.mark.ci
-def test_a_script_without_a_main_guard_is_told_so_and_no_run_fails(here):
+@pytest.mark.parametrize("command", [["unguarded.py"], ["-"]], ids=["a file", "from a pipe"])
+def test_a_script_needs_no_main_guard(here, command):
+    """Worker processes leave the main program out: it is run once."""
     asked = [*SHORT, "optim.clipping_type=none,norm", "seed=0", "results=unguarded"]
-    Path("unguarded.py").write_text(f"import clipbench\nclipbench.sweep({asked}, config_dir='mine')\n")
-    answer = subprocess.run([sys.executable, "unguarded.py"], capture_output=True, text=True)
-    assert answer.returncode == 1
-    assert answer.stderr.count("Traceback") == 1
-    assert 'Put what it does under `if __name__ == "__main__":`.' in answer.stderr.splitlines()[-1]
-    assert clipbench.results("unguarded").runs.empty
+    script = f"import clipbench\nclipbench.sweep({asked}, config_dir='mine')\nprint('once')\n"
+    Path("unguarded.py").write_text(script)
+    answer = subprocess.run([sys.executable, *command], input=script, capture_output=True, text=True)
+    assert (answer.returncode, answer.stdout) == (0, "once\n"), answer.stderr
+    assert list(clipbench.results("unguarded").runs["status"]) == ["done", "done"]
+
+
+def test_in_a_process_of_somebody_elses_pool_it_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(clipbench.UserError, match="Put what it does under `if __name__ =="):
+        clipbench.sweep(["task=cola", "steps=1"])
 
 
 def test_the_module_is_a_command():

@@ -124,6 +124,8 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         for value in override.sweep_string_iterator():
             unescaped = str(value).replace("\\:", ":")  # Hydra escapes it without need
             axis.append(f"{key}={unescaped}")
+        if not axis:
+            raise UserError(f"{line} has no values. Leave it out, or give it some: seed=range(3)")
         axes.append(axis)
     return [list(point) for point in product(*axes)]
 

@@ -54,7 +54,6 @@ class WorkerDied:
     """The process has ended: always the last message. `report`: how, with the lines in which it crashed."""
 
     report: str
-    exit_code: int
 
 
 Message = StepsMade | RunEnded | MadeElsewhere | GroupLeft | MistakeFound | GroupFailed | WorkerDied

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from clipbench.errors import UserError
 from clipbench.interrupt import never
-from clipbench.processes import ADVICE, UNGUARDED, check_main_guard
+from clipbench.processes import check_main_guard
 from clipbench.record import tables
 from clipbench.record.files import check_writable
 from clipbench.runs.lockstep import record_failure
@@ -194,11 +193,9 @@ class Sweep:
                     state.status[plan.run] = "not made"
             case GroupFailed(traceback):
                 self._try_again(left, traceback, 1)
-            case WorkerDied(report, exit_code):
+            case WorkerDied(report):
                 worker.close()
                 del self.workers[slot]
-                if exit_code == UNGUARDED:
-                    raise UserError(ADVICE)
                 if not state.stopping:
                     self._try_again(left, report, DEATHS)
 

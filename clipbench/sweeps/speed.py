@@ -38,6 +38,7 @@ class Kind:
     scale: str
     optimizer: str
     batch_size: int
+    accumulate: int
     device: str
 
     @classmethod
@@ -45,10 +46,13 @@ class Kind:
         settings = plan.settings
         device = find_device(settings.device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        return cls(settings.task.name, settings.scale, settings.optim.name, settings.batch_size, name)
+        sizes = (settings.batch_size, settings.accumulate)
+        return cls(settings.task.name, settings.scale, settings.optim.name, *sizes, name)
 
     def __str__(self) -> str:
         what = f"{self.task} ({self.scale}) · {self.optimizer} · batch_size={self.batch_size}"
+        if self.accumulate > 1:
+            what += f" accumulate={self.accumulate}"
         return f"{what} on {self.device}"
 
 
@@ -78,8 +82,9 @@ def seconds_per_step(folder: Path) -> dict[Kind, list[float]]:
     ended = table[(table["status"] != "failed") & (table["steps"] > 0)]
     found: dict[Kind, list[float]] = {}
     for row in ended.itertuples():
-        batch_size = json.loads(row.config)["batch_size"]
-        kind = Kind(row.task, row.scale, row.optimizer, batch_size, row.device)
+        config = json.loads(row.config)
+        sizes = (config["batch_size"], config.get("accumulate", 1))  # earlier versions had no accumulation
+        kind = Kind(row.task, row.scale, row.optimizer, *sizes, row.device)
         found.setdefault(kind, []).append(row.seconds / row.steps)
     return found
 

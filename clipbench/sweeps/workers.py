@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from clipbench.errors import UserError
-from clipbench.processes import OUR_NAMES, start_context
+from clipbench.processes import main_left_out, start_context
 from clipbench.record.rows import Row, StepRow
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
@@ -108,7 +108,7 @@ class Worker:
         if self.crash_report.poll():
             lines = os.read(self.crash_report.fileno(), 1 << 16).decode(errors="replace")
         report = f"The worker process on {self.slot.name} {how}.\n{lines}"
-        return WorkerDied(report.rstrip(), code)
+        return WorkerDied(report.rstrip())
 
 
 def _start(slot: Slot, modules: Sequence[str], arguments: tuple[Any, ...]) -> BaseProcess:
@@ -116,8 +116,9 @@ def _start(slot: Slot, modules: Sequence[str], arguments: tuple[Any, ...]) -> Ba
     for tries_left in reversed(range(START_TRIES)):
         try:
             context: Any = start_context(["clipbench.sweeps.workers", *modules])
-            process = context.Process(target=_main, args=arguments, name=f"{OUR_NAMES}{slot.name}")
-            process.start()
+            process = context.Process(target=_main, args=arguments, name=f"clipbench {slot.name}")
+            with main_left_out():
+                process.start()
             break
         except (EOFError, OSError):
             if not tries_left:

@@ -51,7 +51,7 @@ def test_runs_are_counted_and_priced_by_those_that_are_finished():
     assert found.slots == ("cpu",)
     assert found.group_sizes == (1, 1, 1, 1)  # another seed is another stream of batches
     [kind] = found.kinds
-    assert kind.kind == Kind("line", "mini", "adamw", asked[0].settings.batch_size, "cpu")
+    assert kind.kind == Kind("line", "mini", "adamw", asked[0].settings.batch_size, 1, "cpu")
     assert (kind.runs, kind.steps) == (4, 100 + 60 + 100 + 100)
     assert kind.speed == Speed(0.02, finished_runs=2)  # between 0.01 and 0.03
     assert found.left.runs == found.left.known == 4
@@ -105,3 +105,9 @@ def test_nothing_is_left_where_all_is_made():
         record(plan, steps=100, seconds=1.0)
     found = estimate(asked)
     assert (found.finished, found.kinds, found.left) == (2, (), Left())
+
+
+def test_steps_of_several_batches_are_another_kind(own):
+    one, many = (make_plans([*OVERRIDES, f"accumulate={k}"], Path("."))[0] for k in (1, 16))
+    assert Kind.of(one) != Kind.of(many)
+    assert str(Kind.of(many)).endswith("accumulate=16 on cpu")

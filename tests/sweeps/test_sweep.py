@@ -15,7 +15,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipbench import processes
 from clipbench.api import make_run
 from clipbench.cli.main import main
 from clipbench.errors import UserError
@@ -24,10 +23,8 @@ from clipbench.record import tables
 from clipbench.record.lease import Lease, _machine, _started
 from clipbench.sweeps import scheduler
 from clipbench.sweeps.grid import make_plans, points
-from clipbench.sweeps.messages import WorkerDied
-from clipbench.sweeps.scheduler import Sweep, make_runs, unfinished
+from clipbench.sweeps.scheduler import make_runs, unfinished
 from clipbench.sweeps.slots import slots
-from clipbench.sweeps.state import no_listener
 
 OWN = Path(__file__).parents[1].joinpath("tiny.py")
 DEADLY = '''
@@ -277,48 +274,6 @@ def test_what_is_unfinished_are_new_and_failed_runs_and_finished_ones_leave_noth
         unfinished(
             make_plans([*OVERRIDES, "optim.clipping_type=none,norm", "results=file/results"], Path("."))
         )
-
-
-UNGUARDED = """
-from pathlib import Path
-from clipbench.sweeps.grid import make_plans
-from clipbench.sweeps.scheduler import make_runs
-
-overrides = ["task=line", "steps=20", "optim.clipping_type=none,norm", "seed=choice(0)"]
-make_runs(make_plans(overrides, Path(".")))
-"""
-
-
-class EndedWorker:
-    """Has one group and no process."""
-
-    def __init__(self, group):
-        self.group = group
-
-    def close(self):
-        pass
-
-
-def test_a_worker_that_ends_for_want_of_a_main_guard_ends_the_sweep_with_advice(own):
-    plans = make_plans([*OVERRIDES, "optim.clipping_type=none", "seed=0,1"], Path("."))
-    run, slot = Sweep(plans, plans, no_listener), slots("cpu", 1, 1)[0]
-    run.workers[slot] = EndedWorker(plans)
-    with pytest.raises(UserError, match="Every worker process imports the main program"):
-        run._handle(slot, run.workers[slot], WorkerDied("", processes.UNGUARDED))
-    assert not list(Path("results").glob("runs/*"))
-
-
-@pytest.mark.slow
-@pytest.mark.ci
-def test_a_script_without_a_main_guard_is_told_so_once_and_nothing_is_recorded(own):
-    (own / "script.py").write_text(UNGUARDED)
-    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert done.stderr.count("Traceback") == 1, done.stderr  # of this process alone
-    message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("clipbench.errors.UserError: Every worker process imports the main program")
-    assert 'under `if __name__ == "__main__":`' in message
-    assert not list(Path("results").glob("runs/*"))
 
 
 def test_run_says_who_else_makes_it(own, capsys):
