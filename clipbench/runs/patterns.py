@@ -38,7 +38,7 @@ def check_patterns(optim: OptimSettings, rule: Rule) -> None:
             number = check_level(f"optim.clip_levels: the level of '{pattern}'", level)
         except ValueError as error:
             raise UserError(str(error)) from error
-        if rule.clips and not hasattr(rule, "clipping_level") and not math.isinf(number):
+        if rule.clips and rule.level_or_none is None and not math.isinf(number):
             name = type(rule).__name__
             raise UserError(
                 f"optim.clip_levels: {name} has no clipping_level. For it, only inf is allowed, "
@@ -97,7 +97,7 @@ def _pop_matching(pattern: str, free: dict[str, Tensor], key: str) -> list[Tenso
     return [free.pop(name) for name in names]
 
 
-def _some(names: Iterable[str], most: int = 12) -> str:
+def _some(names: Iterable[str], shown: int = 12) -> str:
     listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
+    return ", ".join(listed[:shown]) + more

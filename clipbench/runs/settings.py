@@ -131,7 +131,7 @@ class SweepSettings:
             )
 
     def most_side_by_side(self, runs: int) -> int:
-        """Of so many runs."""
+        """How many of `runs` runs train side by side, at most: all of them, 1, or the number given."""
         if isinstance(self.lockstep, bool):
             return runs if self.lockstep else 1
         return self.lockstep
@@ -206,6 +206,7 @@ class Settings:
         return cls(**values, config={name: config[name] for name in names})
 
     def __post_init__(self) -> None:
+        """UserError for a value that is not allowed, the first in the order of kinds; counts become ints."""
         for name, least in WHOLE_NUMBERS.items():
             value = getattr(self, name)
             if not is_number(value) or not value % 1 == 0 or value < least:
@@ -239,10 +240,12 @@ class Settings:
 
 
 def is_number(value: Any) -> bool:
+    """An int or a float, infinite and NaN included; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_whole(value: Any, least: int) -> bool:
+    """An int of at least `least`; 2.0 and True are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

@@ -149,9 +149,9 @@ def waits_of_a_step(step, task) -> int:
     one = learner(task, step=step)
     batches = device_batches(task, task.train_batches(generator(0, "data")), CPU)
     one.learn(*islice(batches, step.batches))
-    taken = list(islice(batches, step.batches))
+    second = list(islice(batches, step.batches))
     with Waits() as waits:
-        one.learn(*taken)
+        one.learn(*second)
     return waits.count
 
 
