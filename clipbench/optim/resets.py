@@ -59,7 +59,7 @@ class MomentResets:
 
 
 def started_steps(optimizer: Optimizer) -> int:
-    """How many steps of `optimizer` were started: calls of step(), also one that is going on or was skipped."""
+    """How many calls of step() `optimizer` has had, one that is going on or was skipped included."""
     state: dict[Any, Any] = optimizer.state
     return state.get(STEPS, 0)
 

@@ -28,23 +28,26 @@ PLACES = "in the current folder, in --config-dir or on the import path"
 
 def find_device(name: str) -> torch.device:
     """ "auto" is the first of cuda, mps and cpu that is there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = []
+    if torch.cuda.is_available():
+        there.append("cuda")
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    there.append("cpu")
     if name == "auto":
-        return torch.device(next(kind for kind, found in there.items() if found))
+        return torch.device(there[0])
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise UserError(f"Unknown device '{name}'. Known: auto, cpu, cuda, cuda:1, mps.") from error
-    if not there.get(device.type):
-        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+    if device.type not in there:
         raise UserError(
-            f"device={name}: torch finds no such device here. There is: {found}; "
+            f"device={name}: torch finds no such device here. There is: {', '.join(there)}; "
             "device=auto takes the fastest."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device={name}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0."
-        )
+        count = torch.cuda.device_count()
+        raise UserError(f"device={name}: there are {count} CUDA devices here, counted from 0.")
     return device
 
 
@@ -131,7 +134,10 @@ def build_optimizer(
     their modules.
     """
     optimizer_class: Any = optimizer_class_of(optim)
-    keywords = {key: value for key, value in optim.keywords.items() if value is not None}
+    keywords = dict(optim.keywords)
+    for key, value in optim.keywords.items():
+        if value is None:
+            del keywords[key]
     params = parameter_groups(model, rule, optim.clip_exempt, optim.clip_levels)
     sort_into_groups = extra(optimizer_class, "groups")
     if sort_into_groups is not None:

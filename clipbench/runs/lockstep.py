@@ -260,10 +260,12 @@ def record_failure(plan: Plan, error: str) -> dict[str, Any]:
     Its row of `runs` comes back.
     """
     rows = checkpoint_rows(plan.run_folder)
-    steps = list(rows)
-    seconds = steps[-1].seconds if steps else 0.0
-    skipped = sum(not math.isfinite(row.grad_norm) for row in steps)
-    end = RunEnd("failed", len(steps), seconds, skipped, error)
+    steps, seconds, skipped = 0, 0.0, 0
+    for row in rows:
+        steps, seconds = row.step, row.seconds
+        if not math.isfinite(row.grad_norm):
+            skipped += 1
+    end = RunEnd("failed", steps, seconds, skipped, error)
     facts = {"started": _first_start(plan), "lockstep": 1, **asdict(end)}
     return record(plan, rows, facts, find_device(plan.settings.device))
 

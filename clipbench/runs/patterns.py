@@ -80,11 +80,16 @@ def last_linear(model: nn.Module) -> list[str]:
     """The names of the trainable parameters of the last torch.nn.Linear, in the order of the model's modules;
     [] where there is none.
     """
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        return []
-    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
-    return [name for name in trainable if name.rpartition(".")[0] == layers[-1]]
+    last = None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            last = name
+    found = []
+    for name, p in model.named_parameters():
+        module_name, _, _ = name.rpartition(".")
+        if p.requires_grad and module_name == last:
+            found.append(name)
+    return found
 
 
 def _pop_matching(pattern: str, free: dict[str, Tensor], key: str) -> list[Tensor]:
