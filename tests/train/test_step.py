@@ -32,7 +32,10 @@ NO_CAST = torch.autocast("cpu", enabled=False)
 
 @cache
 def task_named(name: str):
-    small = {"voc": ["task.size=16", "task.width=4", "batch_size=6"], "imagenet": ["batch_size=9"]}
+    small = {
+        "voc": ["task.size=16", "task.width=4", "batch_size=6"],
+        "imagenet": ["task.size=8", "batch_size=9"],
+    }
     return build_task(load([f"task={name}", *small.get(name, [])]), CPU)
 
 
