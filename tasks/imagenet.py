@@ -20,7 +20,7 @@ from clipbench.task import Batch, Metric, Task, holdout, majority, shuffled
 from clipbench.task.loading import decode, ordered_batches, random_batches, whole_number
 from clipbench.task.metrics import TopKAccuracy
 from clipbench.tasks.digits import digits
-from clipbench.tasks.pixels import coin, mirrored, normalised
+from clipbench.tasks.pixels import drawn_flip, mirrored, normalised
 
 LAYOUT = (
     "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
@@ -154,7 +154,7 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         path, label = self.samples[index]
         pixels = self.transform(decode(path, "RGB")).as_subclass(Tensor)
-        return pixels, coin() if self.flip else torch.tensor(False), label
+        return pixels, drawn_flip() if self.flip else torch.tensor(False), label
 
 
 class Digits(Classification):

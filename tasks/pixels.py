@@ -12,8 +12,8 @@ from torch import Tensor
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 
 
-def coin() -> Tensor:
-    """Whether to mirror this sample: heads or tails, by torch's global generator, which
+def drawn_flip() -> Tensor:
+    """Whether to mirror this sample, with probability ½, by torch's global generator, which
     `clipbench.task.loading` seeds for each. ()
     """
     return torch.rand(()) < 0.5

@@ -79,7 +79,7 @@ class VOC(Segmentation):
         self.width = whole_number("task.width", width)
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
         if classes is not None:
-            self.classes = whole_number("task.classes", classes, least=2, most=VOID)
+            self.classes = whole_number("task.classes", classes, least=2, largest=VOID)
         self.size = whole_number("task.size", size)
 
     @cached_property

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from clipbench.errors import UserError
 from clipbench.task.loading import decode
-from clipbench.tasks.pixels import coin
+from clipbench.tasks.pixels import drawn_flip
 from clipbench.tasks.scenes import VOID
 
 LAYOUT = (
@@ -62,7 +62,7 @@ class Scenes(Dataset):
                 "Mend the mask, or say how many classes there are with task.classes=N."
             )
         pixels, labels = self.transform(image, Mask(mask))
-        flip = coin() if self.flip else torch.tensor(False)
+        flip = drawn_flip() if self.flip else torch.tensor(False)
         return pixels.as_subclass(Tensor), labels.as_subclass(Tensor), flip
 
 

@@ -73,6 +73,7 @@ class ZClip(Rule):
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[Tensor, State]:
+        """α (), and the memory with this step's norm in it, unless the square of that overflows."""
         norm = grads.norm.float()
         mean, variance, count = state["mean"], state["variance"], state["count"]
         deviation = variance.sqrt()
@@ -152,7 +153,7 @@ class UClip(EntryRule):
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[None, State]:
-        whole = torch._foreach_add(state["carry"], grads)
-        factor = within(self.clipping_level, Gradients(whole).norm)
-        torch._foreach_copy_(grads, torch._foreach_mul(whole, factor))
-        return None, {"carry": torch._foreach_sub(whole, grads)}
+        carried = torch._foreach_add(state["carry"], grads)  # g + Δ
+        factor = within(self.clipping_level, Gradients(carried).norm)
+        torch._foreach_copy_(grads, torch._foreach_mul(carried, factor))
+        return None, {"carry": torch._foreach_sub(carried, grads)}

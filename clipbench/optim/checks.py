@@ -66,7 +66,7 @@ def check_small(name: str, value: Any) -> float:
 
 
 def check_switch(name: str, value: Any) -> bool:
-    """True or False."""
+    """A bool as it is; 1, 0 and "true" are refused."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}.")
     return value

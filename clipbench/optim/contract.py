@@ -15,7 +15,7 @@ from clipbench.optim.optimizers import ClippedAdam
 from clipbench.optim.probes import (
     SHAPES,
     Build,
-    Make,
+    RuleFactory,
     Waits,
     classes_for,
     clip,
@@ -35,20 +35,20 @@ from clipbench.optim.rules import NoClip
 from clipbench.optim.stats import clip_stats
 
 
-def zero_stays_zero(make: Make) -> None:
-    clipped, _ = clip(make(), [torch.zeros(shape) for shape in SHAPES])
+def zero_stays_zero(build_rule: RuleFactory) -> None:
+    clipped, _ = clip(build_rule(), [torch.zeros(shape) for shape in SHAPES])
     hold(norm(clipped) == 0, f"a gradient of zeros got the norm {norm(clipped):.3g}")
 
 
-def half_precision_agrees_with_float32(make: Make) -> None:
+def half_precision_agrees_with_float32(build_rule: RuleFactory) -> None:
     """Where the square of an entry, or the sum of 1000, is no float16."""
     for scale in (1e-3, 1.0, 60.0):
         grads = [torch.full((1000,), scale), torch.zeros(3)]
-        clipped, _ = clip(make(), grads)
+        clipped, _ = clip(build_rule(), grads)
         expected = norm(clipped)
         hold(math.isfinite(expected), f"1000 entries of {scale:g} became {expected:.4g}")
         for dtype in (torch.float64, torch.bfloat16, torch.float16):
-            clipped, _ = clip(make(), [g.to(dtype) for g in grads])
+            clipped, _ = clip(build_rule(), [g.to(dtype) for g in grads])
             found = norm(clipped)
             hold(
                 math.isclose(found, expected, rel_tol=0.02),
@@ -56,19 +56,19 @@ def half_precision_agrees_with_float32(make: Make) -> None:
             )
 
 
-def an_infinite_level_is_no_clipping(make: Make) -> None:
-    if has_field(make, "clipping_level"):
+def an_infinite_level_is_no_clipping(build_rule: RuleFactory) -> None:
+    if has_field(build_rule, "clipping_level"):
         grads = gradient(3, 1e4)
-        clipped, _ = clip(make(clipping_level=math.inf), grads)
+        clipped, _ = clip(build_rule(clipping_level=math.inf), grads)
         hold(
             same(clipped, grads),
             f"at clipping_level=inf a norm of {norm(grads):.4g} became {norm(clipped):.4g}",
         )
 
 
-def the_same_again_gives_the_same(make: Make) -> None:
+def the_same_again_gives_the_same(build_rule: RuleFactory) -> None:
     """From the same gradient, memory and rng; and the memory that came in is left as it was."""
-    rule = make()
+    rule = build_rule()
     state = after_steps(rule, range(3))
     before = copy.deepcopy(state)
     one, first = clip(rule, gradient(7, 10.0), state, 7)
@@ -82,9 +82,9 @@ def the_same_again_gives_the_same(make: Make) -> None:
     hold(as_lists(before) == as_lists(state), "the memory that came in was changed: give back new tensors")
 
 
-def the_memory_keeps_its_size(make: Make) -> None:
+def the_memory_keeps_its_size(build_rule: RuleFactory) -> None:
     """And all of it is in the optimizer's `state_dict`."""
-    rule = make()
+    rule = build_rule()
     early = shapes(after_steps(rule, range(1)))
     late = shapes(after_steps(rule, range(60)))
     hold(late == early, f"after 1 step the memory had the shapes {early}, after 60 {late}")
@@ -96,14 +96,14 @@ def the_memory_keeps_its_size(make: Make) -> None:
     hold(saved == fresh, f"init gives a memory of the shapes {fresh}, after two steps they are {saved}")
 
 
-def five_steps_save_load_five_steps_are_ten_steps(make: Make) -> None:
+def five_steps_save_load_five_steps_are_ten_steps(build_rule: RuleFactory) -> None:
     """Weights and memory, bit for bit, through a file that is read without running code.
 
     With every class and implementation of torch's.
     """
-    rules = [make()]
-    if has_field(make, "warmup_steps"):  # ten steps would lie within the warm-up
-        rules.append(make(warmup_steps=3))
+    rules = [build_rule()]
+    if has_field(build_rule, "warmup_steps"):  # ten steps would lie within the warm-up
+        rules.append(build_rule(warmup_steps=3))
     for rule in rules:
         for words, build in optimizers_for(rule).items():
             _resumes(words, build)
@@ -133,11 +133,11 @@ def _resumes(words: str, build: Build) -> None:
     )
 
 
-def what_is_not_finite_is_skipped_and_forgotten(make: Make) -> None:
+def what_is_not_finite_is_skipped_and_forgotten(build_rule: RuleFactory) -> None:
     """A fused step with a NaN or an infinity leaves weights and memory as they were, also the first one."""
-    for kind in classes_for(make()):
+    for kind in classes_for(build_rule()):
         for bad in (math.nan, math.inf):
-            _skips(make(), kind, bad)
+            _skips(build_rule(), kind, bad)
 
 
 def _skips(rule: Rule, kind: Any, bad: float) -> None:
@@ -162,10 +162,10 @@ def _skips(rule: Rule, kind: Any, bad: float) -> None:
     hold(counted == 2, f"{name}: two skipped steps were counted as another number")
 
 
-def a_missing_gradient_shifts_nothing(make: Make) -> None:
+def a_missing_gradient_shifts_nothing(build_rule: RuleFactory) -> None:
     """A parameter without a gradient stays as it is, and so does what the memory holds for it alone."""
     model = small_model()
-    optimizer = ClippedAdam(model.parameters(), clipping_type=make())
+    optimizer = ClippedAdam(model.parameters(), clipping_type=build_rule())
     frozen = list(model.parameters())[1]
     for step in range(4):
         set_gradients(model, step)
@@ -179,9 +179,9 @@ def a_missing_gradient_shifts_nothing(make: Make) -> None:
             hold(unchanged, "the memory of a parameter without a gradient changed")
 
 
-def no_step_waits_for_the_device(make: Make) -> None:
+def no_step_waits_for_the_device(build_rule: RuleFactory) -> None:
     plain = optimizers_for(NoClip())
-    for words, build in optimizers_for(make()).items():
+    for words, build in optimizers_for(build_rule()).items():
         extra = _waits(build) - _waits(plain[words])
         hold(
             extra == 0,

@@ -1,6 +1,6 @@
 """The contract that every rule keeps and the properties that some have, for tests and `clipbench check`.
 
-A law takes `make`, which builds the rule with some settings changed, and raises AssertionError where it
+A law takes `build_rule`, which builds the rule with some settings changed, and raises AssertionError where it
 finds a counterexample.
 """
 
@@ -17,7 +17,17 @@ from clipbench.optim.contract import (
     what_is_not_finite_is_skipped_and_forgotten,
     zero_stays_zero,
 )
-from clipbench.optim.probes import Law, Make, Waits, clip, gradient, norm, set_gradients, small_model, weights
+from clipbench.optim.probes import (
+    Law,
+    RuleFactory,
+    Waits,
+    clip,
+    gradient,
+    norm,
+    set_gradients,
+    small_model,
+    weights,
+)
 from clipbench.optim.properties import (
     clipping_the_clipped_changes_nothing,
     gradient_and_level_scale_together,
@@ -35,7 +45,7 @@ __all__ = [
     "SHRINKS",
     "STRAIGHT",
     "Law",
-    "Make",
+    "RuleFactory",
     "Waits",
     "clip",
     "gradient",

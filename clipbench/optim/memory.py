@@ -109,7 +109,7 @@ class Memory:
     def after_loading(self, device: torch.device) -> None:
         """Make what was loaded its own: torch moves and copies only what belongs to a parameter."""
         entries = _copied(self._entries, device)
-        if "coins" in entries:  # its name in the versions before 0.2
+        if "coins" in entries:  # its name before the packages were laid out anew
             entries["rng_state"] = entries.pop("coins")
         if "rng_state" in entries:
             entries["rng_state"] = entries["rng_state"].cpu()

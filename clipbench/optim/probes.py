@@ -16,9 +16,9 @@ from clipbench.optim.gradients import Gradients
 from clipbench.optim.optimizers import ClippedAdam, ClippedAdamW, ClippedSGD
 from clipbench.optim.rule import Rule, State
 
-Make = Callable[..., Rule]
+RuleFactory = Callable[..., Rule]
 """Builds the rule that is examined, with some of its settings changed."""
-Law = Callable[[Make], None]
+Law = Callable[[RuleFactory], None]
 """Raises AssertionError where it finds a counterexample."""
 Build = Callable[[nn.Module], Any]
 """A fresh optimizer of a model's parameters."""
@@ -94,7 +94,7 @@ def set_gradients(
 
 
 def weights(model: nn.Module) -> list[Tensor]:
-    """A copy of them."""
+    """A copy of each parameter of `model`, in its order."""
     return [p.detach().clone() for p in model.parameters()]
 
 
@@ -140,9 +140,9 @@ def same(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(ones) == len(others) and all(map(torch.equal, ones, others))
 
 
-def has_field(make: Make, name: str) -> bool:
+def has_field(build_rule: RuleFactory, name: str) -> bool:
     """Whether the rule has a setting of that name."""
-    return any(field.name == name for field in fields(make()))
+    return any(field.name == name for field in fields(build_rule()))
 
 
 class Waits(TorchDispatchMode):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from clipbench.optim.contract import after_steps
-from clipbench.optim.probes import Make, clip, gradient, has_field, hold, norm
+from clipbench.optim.probes import RuleFactory, clip, gradient, has_field, hold, norm
 
 
-def no_entry_grows_or_turns(make: Make) -> None:
+def no_entry_grows_or_turns(build_rule: RuleFactory) -> None:
     for scale in (1e-3, 1.0, 1e3):
         state = None
         for seed in range(20):
             grads = gradient(seed, scale)
-            clipped, state = clip(make(), grads, state, seed)
+            clipped, state = clip(build_rule(), grads, state, seed)
             for before, after in zip(grads, clipped, strict=True):
                 no_longer = (after * before >= 0) & (after.abs() <= before.abs() * (1 + 1e-6))
                 hold(
@@ -22,21 +22,21 @@ def no_entry_grows_or_turns(make: Make) -> None:
                 )
 
 
-def norm_after_is_at_most_the_level(make: Make) -> None:
-    _needs_level(make)
+def norm_after_is_at_most_the_level(build_rule: RuleFactory) -> None:
+    _needs_level(build_rule)
     for level in (0.1, 1.0, 30.0):
         for seed in range(20):
             grads = gradient(seed, 10.0)
-            clipped, _ = clip(make(clipping_level=level), grads, seed=seed)
+            clipped, _ = clip(build_rule(clipping_level=level), grads, seed=seed)
             hold(
                 norm(clipped) <= level * (1 + 1e-6),
                 f"level {level:g}: ‖g‖ = {norm(grads):.4g} became {norm(clipped):.4g}",
             )
 
 
-def clipping_the_clipped_changes_nothing(make: Make) -> None:
+def clipping_the_clipped_changes_nothing(build_rule: RuleFactory) -> None:
     """From the same memory, that of 120 steps, and whatever is drawn."""
-    rule = make()
+    rule = build_rule()
     state = after_steps(rule, range(120))
     for seed in range(10):
         once, _ = clip(rule, gradient(seed, 10.0), state, seed)
@@ -47,12 +47,12 @@ def clipping_the_clipped_changes_nothing(make: Make) -> None:
         )
 
 
-def gradient_and_level_scale_together(make: Make) -> None:
-    _needs_level(make)
+def gradient_and_level_scale_together(build_rule: RuleFactory) -> None:
+    _needs_level(build_rule)
     for c in (0.01, 7.0):
         for seed in range(5):
-            small, _ = clip(make(clipping_level=0.5), gradient(seed), seed=seed)
-            large, _ = clip(make(clipping_level=0.5 * c), gradient(seed, c), seed=seed)
+            small, _ = clip(build_rule(clipping_level=0.5), gradient(seed), seed=seed)
+            large, _ = clip(build_rule(clipping_level=0.5 * c), gradient(seed, c), seed=seed)
             for a, b in zip(small, large, strict=True):
                 hold(
                     torch.allclose(b, c * a, rtol=1e-5, atol=1e-7),
@@ -61,11 +61,11 @@ def gradient_and_level_scale_together(make: Make) -> None:
                 )
 
 
-def the_direction_stays(make: Make) -> None:
+def the_direction_stays(build_rule: RuleFactory) -> None:
     state = None
     for seed in range(30):
         grads = gradient(seed, 10.0 ** (seed % 3 - 1))
-        clipped, state = clip(make(), grads, state, seed)
+        clipped, state = clip(build_rule(), grads, state, seed)
         before = torch.cat([g.flatten() for g in grads])
         after = torch.cat([g.flatten() for g in clipped])
         cosine = float(torch.cosine_similarity(before, after, dim=0))
@@ -75,5 +75,5 @@ def the_direction_stays(make: Make) -> None:
         )
 
 
-def _needs_level(make: Make) -> None:
-    hold(has_field(make, "clipping_level"), "it has no clipping_level")
+def _needs_level(build_rule: RuleFactory) -> None:
+    hold(has_field(build_rule, "clipping_level"), "it has no clipping_level")

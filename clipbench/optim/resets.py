@@ -30,7 +30,7 @@ class MomentResets:
         """Count the step, reset, and lower the learning rates. To be registered before the clipping."""
         self.after_step(optimizer)  # a step that raised never came to its post-hook
         state: dict[Any, Any] = optimizer.state
-        steps = steps_begun(optimizer)
+        steps = started_steps(optimizer)
         state[STEPS] = steps + 1
         self._lrs = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
@@ -58,8 +58,8 @@ class MomentResets:
             torch._foreach_zero_(tensors)
 
 
-def steps_begun(optimizer: Optimizer) -> int:
-    """How many steps of `optimizer` have begun: calls of step(), also one that is going on or was skipped."""
+def started_steps(optimizer: Optimizer) -> int:
+    """How many calls of step() `optimizer` has had, one that is going on or was skipped included."""
     state: dict[Any, Any] = optimizer.state
     return state.get(STEPS, 0)
 

@@ -42,6 +42,11 @@ class Rule:
                 value = checks[field.name](field.name, getattr(self, field.name))
                 object.__setattr__(self, field.name, value)
 
+    @property
+    def level_or_none(self) -> float | None:
+        """Its `clipping_level`; None for a rule without that field, which no group can be given one of."""
+        return getattr(self, "clipping_level", None)
+
     def init(self, params: Sequence[Tensor]) -> State:
         """The memory before the first step, by name, on the device of `params`.
 

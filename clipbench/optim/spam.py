@@ -14,7 +14,7 @@ from clipbench.optim.chain import chain
 from clipbench.optim.checks import check_count, check_level
 from clipbench.optim.gradients import real
 from clipbench.optim.optimizers import ClippedAdamW
-from clipbench.optim.resets import MomentResets, steps_begun
+from clipbench.optim.resets import MomentResets, started_steps
 from clipbench.optim.rule import Rule
 from clipbench.optim.stabilizers import AdaClip, AdaGN
 from clipbench.optim.units import Group, is_exempt
@@ -72,7 +72,7 @@ class SPAM(_ResettingAdamW):
 
     def edit_gradients(self) -> None:
         """Cut spikes, after the rule and before Adam takes the gradient in."""
-        age = steps_begun(self) - 1
+        age = started_steps(self) - 1
         for group in self.param_groups:
             if not is_exempt(group) and age % group["reset_every"] >= group["pause"]:
                 self._cut_spikes(group)

@@ -74,7 +74,7 @@ class ClippedSSTM(Clipped):
 
     def rule_at_step(self, rule: Rule, group: Group) -> Rule:
         """At level λ_{k+1} = B/α_{k+1}, so groups of another α are normed alone; `rule` if without level."""
-        level = getattr(rule, "clipping_level", None)
+        level = rule.level_or_none
         if level is None:
             return rule
         alpha = _coming(group).alpha

@@ -91,7 +91,7 @@ def _at_own_level(rule: Rule, group: Group) -> Rule:
         return rule
     if math.isinf(level):
         return NoClip()
-    if not hasattr(rule, "clipping_level"):
+    if rule.level_or_none is None:
         raise ValueError(
             f"A parameter group has a clipping_level, but {type(rule).__name__} has none. Only inf is "
             "allowed, which exempts it."

@@ -18,6 +18,7 @@ TABLES_OF_A_RUN = ("steps", "evals", "runs")  # in the order in which they are w
 
 
 def table_path(folder: Path, table: str, run: str) -> Path:
+    """Where the rows of `run` in `table` lie: <folder>/<table>/<run>.parquet."""
     return folder / table / f"{run}.parquet"
 
 

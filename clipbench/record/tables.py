@@ -52,13 +52,18 @@ ROWS_AT_ONCE = 100_000  # of a long run, while it is written
 def write_rows(folder: Path, table: str, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Put `rows`, dicts by column, in place as `<folder>/<table>/<run>.parquet`, whole or not at all.
 
-    UserError where the folder cannot be written.
+    A column that a row lacks is null; ValueError for one that the table has not. UserError where the folder
+    cannot be written.
     """
     schema = SCHEMAS[table]
+    known = set(schema.names)
     remaining = iter(rows)
     with atomic_write(table_path(folder, table, run)) as partial, pq.ParquetWriter(partial, schema) as writer:
         while part := list(islice(remaining, ROWS_AT_ONCE)):
             named = [{"run": run, **row} for row in part]
+            for row in named:
+                if unknown := sorted(row.keys() - known):
+                    raise ValueError(f"The table {table} has no column '{unknown[0]}'.")
             writer.write_table(pa.Table.from_pylist(named, schema))
 
 

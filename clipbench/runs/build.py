@@ -4,9 +4,7 @@ what can.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,35 +13,41 @@ from torch.optim import Optimizer
 
 from clipbench.errors import UserError
 from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients
-from clipbench.optim.names import import_object
+from clipbench.optim.names import NoSuchModule, NotImportable, import_object
+from clipbench.optim.protocols import extra
 from clipbench.runs.patterns import parameter_groups
-from clipbench.runs.settings import OptimSettings, Settings
+from clipbench.runs.settings import OptimSettings, Settings, TaskSettings
 from clipbench.task import Task
 from clipbench.task.seeds import device_generator, fresh_model
 from clipbench.train.learner import Learner
 from clipbench.train.schedule import Schedule
 from clipbench.train.step import make_step
 
+PLACES = "in the current folder, in --config-dir or on the import path"
+
 
 def find_device(name: str) -> torch.device:
     """ "auto" is the first of cuda, mps and cpu that is there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = []
+    if torch.cuda.is_available():
+        there.append("cuda")
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    there.append("cpu")
     if name == "auto":
-        return torch.device(next(kind for kind, found in there.items() if found))
+        return torch.device(there[0])
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise UserError(f"Unknown device '{name}'. Known: auto, cpu, cuda, cuda:1, mps.") from error
-    if not there.get(device.type):
-        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+    if device.type not in there:
         raise UserError(
-            f"device={name}: torch finds no such device here. There is: {found}; "
+            f"device={name}: torch finds no such device here. There is: {', '.join(there)}; "
             "device=auto takes the fastest."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device={name}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0."
-        )
+        count = torch.cuda.device_count()
+        raise UserError(f"device={name}: there are {count} CUDA devices here, counted from 0.")
     return device
 
 
@@ -52,33 +56,31 @@ def build_task(settings: Settings, device: torch.device) -> Task:
     named, keywords = settings.task, dict(settings.task.keywords)
     if "device" in keywords:
         keywords["device"] = str(device)
-    module, _, name = named.target.rpartition(".")
-    task_class = getattr(import_module_of(module, named.name), name, None)
-    if not (inspect.isclass(task_class) and issubclass(task_class, Task)):
-        raise UserError(
-            f"task._target_: '{name}' in module {module} must be a class that inherits clipbench.task.Task."
-        )
+    task_class = task_class_of(named)
     try:
         inspect.signature(task_class).bind(**keywords)
         if missing := sorted(task_class.__abstractmethods__):
-            raise TypeError(f"{name} lacks {', '.join(missing)}")
+            raise TypeError(f"{task_class.__name__} lacks {', '.join(missing)}")
     except TypeError as error:
         signature = inspect.signature(task_class)
         raise UserError(f"Task '{named.name}': {error}. Its constructor takes {signature}.") from error
     return task_class(**keywords)
 
 
-def import_module_of(module: str, task: str) -> ModuleType:
-    """The module of a task's class. UserError where there is none of that name."""
+def task_class_of(task: TaskSettings) -> type[Task]:
+    """The class that `task._target_` names. UserError where there is none, or it is no task."""
     try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and not module.startswith(error.name):
-            raise  # the module is there; what it imports is not
+        found = import_object(task.target, places=PLACES)
+    except NoSuchModule as error:
+        raise UserError(f"Task '{task.name}': {error}") from error
+    except NotImportable as error:
+        raise UserError(f"task._target_: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, Task)):
+        module, _, name = task.target.rpartition(".")
         raise UserError(
-            f"Task '{task}': there is no module '{module}' in the current folder, in --config-dir or on the "
-            "import path."
-        ) from error
+            f"task._target_: '{name}' in module {module} must be a class that inherits clipbench.task.Task."
+        )
+    return found
 
 
 def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.device) -> Learner:
@@ -132,10 +134,14 @@ def build_optimizer(
     their modules.
     """
     optimizer_class: Any = optimizer_class_of(optim)
-    keywords = {key: value for key, value in optim.keywords.items() if value is not None}
+    keywords = dict(optim.keywords)
+    for key, value in optim.keywords.items():
+        if value is None:
+            del keywords[key]
     params = parameter_groups(model, rule, optim.clip_exempt, optim.clip_levels)
-    if hasattr(optimizer_class, "groups"):
-        params = optimizer_class.groups(model, params)
+    sort_into_groups = extra(optimizer_class, "groups")
+    if sort_into_groups is not None:
+        params = sort_into_groups(model, params)
     takes = inspect.signature(optimizer_class).parameters
     if "fused" in takes and (fused := choose_fused(params)):
         keywords.setdefault("fused", fused)

@@ -64,6 +64,11 @@ class GroupMember:
     started: str
 
 
+def never() -> bool:
+    """Nobody stops it."""
+    return False
+
+
 class GroupTooLarge(Exception):
     """The memory does not hold this many runs side by side."""
 
@@ -78,7 +83,7 @@ def group_key(plan: Plan) -> str:
     return repr((shared, sizes, alone))
 
 
-def train_group(plans: Sequence[Plan], stopped: Stopped = lambda: False) -> Iterator[RunEvent]:
+def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[RunEvent]:
     """Make the runs side by side, record each as it ends, and say what happens. What another process makes or
     has made is left to it.
 
@@ -143,14 +148,28 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[RunEvent]
         else:
             members[member.learner] = member
             yield RunEvent(plan, [*member.rows, *member.rows.evals])
-    if not members:
-        return
+    if members:
+        yield from _train_members(members, task, device, facts, stopped)
+
+
+def _train_members(
+    members: dict[Learner, GroupMember],
+    task: Task,
+    device: torch.device,
+    facts: Mapping[str, Any],
+    stopped: Stopped,
+) -> Iterator[RunEvent]:
+    """The events of members that have started, which leave `members` as they end. GroupTooLarge as above.
+
+    `facts`: what is known of all of them before the first step.
+    """
+    settings = next(iter(members.values())).plan.settings
     clock = CheckpointClock(interval(settings.checkpoint_every), stopped)
     first = min(learner.step for learner in members) * settings.accumulate
     batches = device_batches(task, task.train_batches(generator(settings.seed, "data")), device, first)
     with closing(batches):
         training = train(
-            list(members), batches, steps=settings.steps, eval_every=settings.eval_every, read=clock
+            list(members), batches, steps=settings.steps, eval_every=settings.eval_every, readings=clock
         )
         for new in training:
             too_large = False
@@ -162,10 +181,10 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[RunEvent]
                 if not isinstance(end, RunEnd):
                     continue
                 del members[learner]
-                if end.status == "out of memory" and len(plans) > 1:
+                if end.status == "out of memory" and facts["lockstep"] > 1:
                     too_large = True
                 else:
-                    known = facts | {"started": member.started}
+                    known = {**facts, "started": member.started}
                     yield _ended(member.plan, member.rows, known, end, device)
             if clock.due or too_large:
                 for member in members.values():
@@ -180,7 +199,7 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[RunEvent]
 class CheckpointClock:
     """When to write checkpoints: every so many steps or seconds, and once `stopped()`.
 
-    `due` and `stopping` are of the latest call, which is one a step.
+    `due` and `stopping` are as `reads_at` found them after the latest step.
     """
 
     def __init__(self, every: tuple[str, float], stopped: Stopped) -> None:
@@ -191,7 +210,8 @@ class CheckpointClock:
     def restart(self) -> None:
         self.due, self.since, self.steps = False, time.monotonic(), 0
 
-    def __call__(self, step: int) -> bool:
+    def reads_at(self, step: int) -> bool:
+        """For the training loop: whether a checkpoint is due after `step`. To be asked once a step."""
         self.steps += 1
         past = self.steps if self.unit == "steps" else time.monotonic() - self.since
         self.stopping = self.stopped()
@@ -240,10 +260,12 @@ def record_failure(plan: Plan, error: str) -> dict[str, Any]:
     Its row of `runs` comes back.
     """
     rows = checkpoint_rows(plan.run_folder)
-    steps = list(rows)
-    seconds = steps[-1].seconds if steps else 0.0
-    skipped = sum(not math.isfinite(row.grad_norm) for row in steps)
-    end = RunEnd("failed", len(steps), seconds, skipped, error)
+    steps, seconds, skipped = 0, 0.0, 0
+    for row in rows:
+        steps, seconds = row.step, row.seconds
+        if not math.isfinite(row.grad_norm):
+            skipped += 1
+    end = RunEnd("failed", steps, seconds, skipped, error)
     facts = {"started": _first_start(plan), "lockstep": 1, **asdict(end)}
     return record(plan, rows, facts, find_device(plan.settings.device))
 

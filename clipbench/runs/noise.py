@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from clipbench.errors import UserError
 from clipbench.record import tables
 from clipbench.record.files import check_writable, table_path
-from clipbench.record.rows import RunEnd
+from clipbench.record.rows import NoiseRow, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.plan import Plan
 from clipbench.stats.tails import LEAST
@@ -105,10 +106,10 @@ def _measure(
     epoch = float(task.steps_per_epoch) if math.isfinite(task.steps_per_epoch) else math.nan
     number, full = amounts(epoch, count)
 
-    def first_batches(most: int) -> Iterator[Batch]:
+    def first_batches(number: int) -> Iterator[Batch]:
         batches = task.plain_batches(generator(settings.seed, "tails"))
         with closing(device_batches(task, batches, device)) as placed:
-            for each in islice(placed, most):
+            for each in islice(placed, number):
                 yield each.batch
 
     batches = task.train_batches(generator(settings.seed, "data"))
@@ -120,8 +121,7 @@ def _measure(
                 tick("training", learner.step, step)
             model = fixed(task, learner.model, first_batches, full)
             progress = partial(_tick_measured, tick, step, full + number)
-            about = {
-                "run": plan.run,
+            about: dict[str, Any] = {
                 "label": plan.label,
                 "data": task.data,
                 "step": step,
@@ -131,7 +131,8 @@ def _measure(
             }
             rows = []
             for i, norms in enumerate(batch_norms(task, model, first_batches, number, full, progress)):
-                rows.append(about | {"batch": i} | norms)
+                columns = about | {"batch": i} | norms
+                rows.append(asdict(NoiseRow(**columns)))
             yield step, rows
 
 
@@ -160,11 +161,11 @@ def _check(learner: Learner, step: int) -> None:
         )
 
 
-def fixed(task: Task, model: nn.Module, batches: Batches, most: int) -> nn.Module:
+def fixed(task: Task, model: nn.Module, batches: Batches, available: int) -> nn.Module:
     """A copy in evaluation mode, so that f is the mean of the batches' losses and nothing is drawn.
 
-    Batch normalisation takes the statistics of the training data at these weights, from up to 100 batches, at
-    `most`: before training it has none.
+    Batch normalisation takes the statistics of the training data at these weights, from up to 100 batches of
+    the `available`: before training it has none.
     """
     model = copy.deepcopy(model).eval()
     layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
@@ -175,7 +176,7 @@ def fixed(task: Task, model: nn.Module, batches: Batches, most: int) -> nn.Modul
         layer.train()
     if layers:
         with torch.no_grad():
-            for batch in batches(min(SETTLING, most)):
+            for batch in batches(min(SETTLING, available)):
                 task.forward(model, batch)
     return model.eval()
 

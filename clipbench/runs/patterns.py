@@ -38,7 +38,7 @@ def check_patterns(optim: OptimSettings, rule: Rule) -> None:
             number = check_level(f"optim.clip_levels: the level of '{pattern}'", level)
         except ValueError as error:
             raise UserError(str(error)) from error
-        if rule.clips and not hasattr(rule, "clipping_level") and not math.isinf(number):
+        if rule.clips and rule.level_or_none is None and not math.isinf(number):
             name = type(rule).__name__
             raise UserError(
                 f"optim.clip_levels: {name} has no clipping_level. For it, only inf is allowed, "
@@ -80,11 +80,16 @@ def last_linear(model: nn.Module) -> list[str]:
     """The names of the trainable parameters of the last torch.nn.Linear, in the order of the model's modules;
     [] where there is none.
     """
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        return []
-    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
-    return [name for name in trainable if name.rpartition(".")[0] == layers[-1]]
+    last = None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            last = name
+    found = []
+    for name, p in model.named_parameters():
+        module_name, _, _ = name.rpartition(".")
+        if p.requires_grad and module_name == last:
+            found.append(name)
+    return found
 
 
 def _pop_matching(pattern: str, free: dict[str, Tensor], key: str) -> list[Tensor]:
@@ -97,7 +102,7 @@ def _pop_matching(pattern: str, free: dict[str, Tensor], key: str) -> list[Tenso
     return [free.pop(name) for name in names]
 
 
-def _some(names: Iterable[str], most: int = 12) -> str:
+def _some(names: Iterable[str], shown: int = 12) -> str:
     listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
+    return ", ".join(listed[:shown]) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 from clipbench.errors import UserError
 from clipbench.optim import Rule, make_rule
 from clipbench.optim.clip import POLICIES
+from clipbench.optim.protocols import extra
 from clipbench.record.folder import RunFolder
 from clipbench.runs import config
-from clipbench.runs.build import check_tie, import_module_of, optimizer_class_of
+from clipbench.runs.build import check_tie, optimizer_class_of, task_class_of
 from clipbench.runs.identity import identity
 from clipbench.runs.patterns import check_patterns
 from clipbench.runs.settings import Settings
@@ -42,7 +44,7 @@ class Plan:
 
     @property
     def results(self) -> Path:
-        """The results folder."""
+        """The folder that its tables are written to, as `results=` gave it."""
         return Path(self.settings.results)
 
     @property
@@ -90,13 +92,23 @@ def make_plan(
     check_tie(optim, rule)
     if optim.nonfinite not in POLICIES:
         raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim.nonfinite!r}.")
-    by_itself = getattr(optimizer_class_of(optim), "clips_by_itself", False)
+    by_itself = bool(extra(optimizer_class_of(optim), "clips_by_itself"))
     run = identity(settings, rule, _sources(settings, rule), by_itself)
     return Plan(settings, rule, run, tuple(overrides), config_dir)
 
 
 def _sources(settings: Settings, rule: Rule) -> list[Path]:
-    """The files of a user's own rule and task."""
-    modules = sorted({type(rule).__module__, settings.task.module})
-    own = [module for module in modules if module.split(".")[0] != "clipbench"]
-    return [Path(str(import_module_of(module, settings.task.name).__file__)) for module in own]
+    """The files of a user's own rule and task. UserError where there is no such task."""
+    names = {type(rule).__module__}
+    if not _is_ours(settings.task.module):  # ours need not be imported to plan a run
+        task_class_of(settings.task)
+        names.add(settings.task.module)
+    files = []
+    for name in sorted(names):
+        if not _is_ours(name):
+            files.append(Path(str(sys.modules[name].__file__)))
+    return files
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] == "clipbench"

@@ -13,7 +13,7 @@ import torch
 from clipbench.errors import UserError
 from clipbench.optim import ALIASES
 from clipbench.record import tables
-from clipbench.record.rows import CLIP_KEYS, RunEnd
+from clipbench.record.rows import CLIP_KEYS, RunEnd, RunRow
 from clipbench.runs.checkpoint import RecordedRows
 from clipbench.runs.environment import environment
 from clipbench.runs.plan import Plan
@@ -72,19 +72,22 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
 
 
 def record(plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Write the three tables, `runs` last. Its row comes back. `facts`: what is known beside the plan."""
-    row = {
+    """Write the three tables, `runs` last. Its row comes back.
+
+    `facts`: what is known beside the plan, by column; TypeError for what is no column.
+    """
+    row = RunRow(
         **plan_facts(plan),
         **facts,
-        "ended": now(),
-        "config": plan.settings.as_json(),
-        "overrides": json.dumps(plan.arguments),
+        ended=now(),
+        config=plan.settings.as_json(),
+        overrides=json.dumps(plan.arguments),
         **environment(device),
-    }
+    )
     tables.write_rows(plan.results, "steps", plan.run, (asdict(item) for item in rows))
     tables.write_rows(plan.results, "evals", plan.run, [asdict(item) for item in rows.evals])
-    tables.write_rows(plan.results, "runs", plan.run, [row])
-    return {"run": plan.run, **row}
+    tables.write_rows(plan.results, "runs", plan.run, [asdict(row)])
+    return {"run": plan.run, **asdict(row)}
 
 
 def now() -> str:

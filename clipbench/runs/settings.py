@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -69,9 +69,14 @@ class OptimSettings:
 
     @classmethod
     def from_config(cls, node: Mapping[str, Any]) -> OptimSettings:
-        own = {field.name for field in fields(cls)} - {"target", "keywords"}
-        keywords = {key: value for key, value in node.items() if key not in own and key != "_target_"}
-        named = {key: value for key, value in node.items() if key in own}
+        own = {field.name for field in fields(cls)}
+        named: dict[str, Any] = {}
+        keywords: dict[str, Any] = {}
+        for key, value in node.items():
+            if key in own:
+                named[key] = value
+            elif key != "_target_":
+                keywords[key] = value
         named["clip"] = named["clip"] or {}
         return cls(target=node["_target_"], keywords=keywords, **named)
 
@@ -131,7 +136,7 @@ class SweepSettings:
             )
 
     def most_side_by_side(self, runs: int) -> int:
-        """Of so many runs."""
+        """How many of `runs` runs train side by side, at most: all of them, 1, or the number given."""
         if isinstance(self.lockstep, bool):
             return runs if self.lockstep else 1
         return self.lockstep
@@ -201,27 +206,26 @@ class Settings:
             "sweep": SweepSettings(**config["sweep"]),
             "restart": RestartSettings(**config["restart"]),
         }
-        names = [field.name for field in fields(cls) if field.name != "config"]
-        values = {name: groups[name] if name in groups else config[name] for name in names}
-        return cls(**values, config={name: config[name] for name in names})
+        composed: dict[str, Any] = {}
+        for field in fields(cls):
+            if field.name != "config":
+                composed[field.name] = config[field.name]
+        values = composed | groups
+        return cls(**values, config=composed)
 
     def __post_init__(self) -> None:
+        """UserError for a value that is not allowed, the first in the order of kinds; counts become ints."""
         for name, least in WHOLE_NUMBERS.items():
-            value = getattr(self, name)
-            if not is_number(value) or not value % 1 == 0 or value < least:
-                raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-            object.__setattr__(self, name, int(value))
+            number = _counted(name, getattr(self, name), least)
+            object.__setattr__(self, name, number)
         for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name} must be true or false, got {getattr(self, name)!r}.")
-        for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            if value not in allowed:
-                close = nearest(str(value), allowed)
-                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{close}")
-        for name, value in {"max_loss": self.max_loss, "optim.lr": self.optim.lr}.items():
-            if value is not None and not (is_number(value) and value > 0):
-                raise UserError(f"{name} must be a number above 0, got {value!r}.")
+            if not isinstance(value, bool):
+                raise UserError(f"{name} must be true or false, got {value!r}.")
+        for name, allowed in CHOICES.items():
+            _check_choice(name, getattr(self, name), allowed)
+        _check_positive("max_loss", self.max_loss)
+        _check_positive("optim.lr", self.optim.lr)
         if not isinstance(self.results, str) or not self.results:
             raise UserError(f"results must be a folder, got {self.results!r}.")
         interval(self.checkpoint_every)
@@ -238,11 +242,33 @@ class Settings:
         return json.dumps(_textual(self.as_dict()), sort_keys=True)
 
 
+def _counted(name: str, value: Any, least: int) -> int:
+    """`value` as an int: 3 and 3.0 are 3. UserError for what is no whole number of at least `least`."""
+    if not is_number(value) or not value % 1 == 0 or value < least:
+        raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return int(value)
+
+
+def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        close = nearest(str(value), allowed)
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{close}")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not is_number(value) or not value > 0:
+        raise UserError(f"{name} must be a number above 0, got {value!r}.")
+
+
 def is_number(value: Any) -> bool:
+    """An int or a float, infinite and NaN included; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_whole(value: Any, least: int) -> bool:
+    """An int of at least `least`; 2.0 and True are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

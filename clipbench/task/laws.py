@@ -16,7 +16,7 @@ import torch
 
 from clipbench.task import MetricSet, Task
 from clipbench.task.probe import (
-    MOST_BATCHES,
+    BATCHES_LOOKED_AT,
     examples,
     first_batches,
     global_seed,
@@ -115,7 +115,7 @@ def splits_are_disjoint(build: Build) -> None:
     """
     task = build()
     seen = {split: examples(task, split_batches(task, split)) for split in task.splits}
-    seen["train"] = examples(task, first_batches(task, 0, MOST_BATCHES))
+    seen["train"] = examples(task, first_batches(task, 0, BATCHES_LOOKED_AT))
     names = list(seen)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
@@ -156,23 +156,23 @@ def the_loss_is_a_mean_over_what_is_counted(build: Build) -> None:
     task = build()
     model = fresh_model(task, 0)
     outputs, targets = task.forward(model, first_batches(task, 0, 1)[0])
-    whole = float(task.count(targets))
+    total = float(task.count(targets))
     _hold(
-        bool(np.isfinite(whole) and whole > 0),
-        f"count() of a training batch is {whole:g}: how many things the mean of the loss is over",
+        bool(np.isfinite(total) and total > 0),
+        f"count() of a training batch is {total:g}: how many things the mean of the loss is over",
     )
     parts = parts_of(outputs, targets)
     if parts is None:
         return
     counts = [float(task.count(part)) for _, part in parts]
     _hold(
-        bool(np.isclose(sum(counts), whole)),
-        f"count() of a batch is {whole:g}, of its two parts {counts[0]:g} and {counts[1]:g}",
+        bool(np.isclose(sum(counts), total)),
+        f"count() of a batch is {total:g}, of its two parts {counts[0]:g} and {counts[1]:g}",
     )
     weighted = 0.0
     for part, count in zip(parts, counts, strict=True):
         if count:
-            weighted += count * float(task.loss(*part)) / whole
+            weighted += count * float(task.loss(*part)) / total
     loss = float(task.loss(outputs, targets))
     _hold(
         bool(np.isclose(weighted, loss, rtol=1e-4)),

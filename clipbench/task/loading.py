@@ -111,10 +111,10 @@ def decode(path: str, mode: str | None = None) -> Image.Image:
         raise UserError(f"{path} does not decode ({error}). Replace it.") from error
 
 
-def whole_number(name: str, value: Any, least: int = 1, most: float = float("inf")) -> int:
+def whole_number(name: str, value: Any, least: int = 1, largest: float = float("inf")) -> int:
     """`value`, checked: a setting that counts something."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limits = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= largest:
+        limits = f"of at least {least}" if largest == float("inf") else f"from {least} to {largest}"
         raise UserError(f"{name} must be a whole number {limits}, got {value!r}.")
     return value
 
@@ -158,7 +158,7 @@ def _leave_interrupts_to_the_run(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _cores(most: int = 16) -> int:
+def _cores(limit: int = 16) -> int:
     if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), most)
-    return min(os.cpu_count() or 1, most)
+        return min(len(os.sched_getaffinity(0)), limit)
+    return min(os.cpu_count() or 1, limit)

@@ -19,7 +19,10 @@ SETTINGS = (types.FunctionType, types.BuiltinFunctionType, type, torch.device, t
 
 
 class MetricSet:
-    """What a task's `metrics()` gave, on `device`: a dict of metrics, or torchmetrics' MetricCollection."""
+    """What a task's `metrics()` gave, on `device`: a dict of metrics, or torchmetrics' MetricCollection.
+
+    It alone asks which members of `MetricExtras` a metric has.
+    """
 
     def __init__(self, metrics: Mapping[str, Metric], device: torch.device | None = None) -> None:
         # A MetricCollection shares counts among its metrics, and so is updated and read as a whole.
@@ -120,8 +123,8 @@ def majority(
 
     `targets`: batches of integer labels (N, …).
     """
-    kept = train_targets[train_targets != ignore]
-    winner = int(torch.bincount(kept.flatten().long(), minlength=classes).argmax())
+    counted = train_targets[train_targets != ignore]
+    winner = int(torch.bincount(counted.flatten().long(), minlength=classes).argmax())
     found = MetricSet(metrics)
     for batch in targets:
         answer = torch.full_like(batch, winner).long()

@@ -33,13 +33,7 @@ class Metric(Protocol):
     a graph. Where both are tensors with a row an example, several training batches may come joined along the
     first dimension.
 
-    Optional: `to(device)` moves it in place, as torch's modules do. Without it, the tensors among its
-    attributes are moved.
-
-    Optional: `state_dict()` and `load_state_dict(state)` are what a checkpoint holds of it. Without them, it
-    holds the attributes: tensors, numbers, texts, None, and lists, tuples and dicts of these. Functions,
-    classes, devices and dtypes are settings and left as they are; an attribute of any other type is refused
-    before the first step.
+    What it may have beside them: `MetricExtras`.
     """
 
     @property
@@ -57,6 +51,32 @@ class Metric(Protocol):
 
     def reset(self) -> None:
         """Start anew."""
+
+
+class MetricExtras(Protocol):
+    """The members that `MetricSet` looks for in a metric. Each is optional; `state_dict` and
+    `load_state_dict` go together.
+
+    `metrics()` itself may return, in place of a dict, an object that has `compute` as well: torchmetrics'
+    MetricCollection, which is updated, read, moved and saved as one metric.
+    """
+
+    def to(self, device: torch.device) -> Any:
+        """Move it in place, as torch's modules do. Without it, the tensors among its attributes are moved."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it.
+
+        Without it, a checkpoint holds the attributes: tensors, numbers, texts, None, and lists, tuples and
+        dicts of these. Functions, classes, devices and dtypes are settings and left as they are; an attribute
+        of any other type is refused before the first step.
+        """
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Resume from what `state_dict` gave."""
+
+    def persistent(self, mode: bool) -> None:
+        """Of torchmetrics: whether `state_dict` holds the counts. It is called with True at the start."""
 
 
 class SummedMetric:

@@ -17,8 +17,8 @@ from clipbench.task.seeds import fresh_model, generator
 from clipbench.task.task import as_batches
 from clipbench.task.tree import Tree, map_tensors, rows
 
-MOST_BATCHES = 100
-"""Of each part that are looked at for examples."""
+BATCHES_LOOKED_AT = 100
+"""For examples, of each split."""
 
 SMALLEST = 4
 """Numbers of an example that make it worth comparing: labels and indices alone repeat."""
@@ -91,7 +91,7 @@ def examples(task: Task, batches: Iterable[Batch]) -> set[int]:
     found: set[int] = set()
     model = fresh_model(task, 0).eval()
     per_example: list[int] | None = None
-    for batch in islice(batches, MOST_BATCHES):
+    for batch in islice(batches, BATCHES_LOOKED_AT):
         parts = batch_tensors(batch)
         if per_example is None:
             number = rows(task.forward(model, batch)[1])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Protocol
 
 import torch
 
@@ -25,36 +26,52 @@ READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5
 """How long a step's three values may stay on the device before they become a row."""
 
 
+class Readings(Protocol):
+    """Which steps are to be read at once, whatever else would let them wait."""
+
+    def reads_at(self, step: int) -> bool:
+        """Whether no step is to be left unread after `step`. Asked once after each step, in their order."""
+
+
+class NoReadings:
+    """None."""
+
+    def reads_at(self, step: int) -> bool:
+        return False
+
+
 def train(
     learners: Sequence[Learner],
     batches: Iterator[DeviceBatch],
     *,
     steps: int,
     eval_every: int,
-    read: Callable[[int], bool] = lambda step: False,
+    readings: Readings | None = None,
 ) -> Iterator[dict[Learner, list[Row]]]:
     """Train to `steps` and yield once per step: the rows that have become readable, mostly none.
 
-    A learner's last row is a RunEnd. Where `read(step)` is true, no step is left unread: the moment for a
-    checkpoint. `batches` start at the step of the learner that is furthest behind; others join when their
+    A learner's last row is a RunEnd. Where `readings.reads_at(step)`, no step is left unread: the moment for
+    a checkpoint. `batches` start at the step of the learner that is furthest behind; others join when their
     step comes. All take the same number of batches a step. Validation every `eval_every` steps and at the
     end, a learner's other `splits` once, at the end. Nothing in a step waits for the device, and clocks stand
     still during evaluation and while somebody else has the turn.
     """
+    readings = NoReadings() if readings is None else readings
     active = ActiveLearners(learners)
     batches_per_step = _shared_batches_per_step(learners)
     splits = learners[0].task.splits
     step, read_at = min(learner.step for learner in learners), time.perf_counter()
     while step < steps and active.learners:
-        taken = [next(batches) for _ in range(batches_per_step)]
+        step_batches = [next(batches) for _ in range(batches_per_step)]
         step += 1
         present = [learner for learner in active.learners if learner.step == step - 1]
         for learner in present:
             with active.turn(learner):
-                learner.learn(*taken)
+                learner.learn(*step_batches)
         evaluate = step % eval_every == 0 or step == steps
         full = any(len(learner.unread) >= READ_EVERY_STEPS for learner in present)
-        if read(step) or evaluate or full or time.perf_counter() - read_at > READ_EVERY_SECONDS:
+        late = time.perf_counter() - read_at > READ_EVERY_SECONDS
+        if readings.reads_at(step) or evaluate or full or late:
             _read(active, present)
             read_at = time.perf_counter()
         if evaluate:

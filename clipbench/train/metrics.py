@@ -10,8 +10,8 @@ from torch import Tensor
 from clipbench.task import MetricSet
 from clipbench.task.tree import Tree, on_device
 
-MOST_BATCHES, MOST_ENTRIES = 32, 2**16
-"""How many batches, and how many entries of their outputs, may wait to be counted."""
+BATCHES_TO_COUNT, ENTRIES_TO_COUNT = 32, 2**16
+"""So many batches, or so many entries of their outputs, are counted at once."""
 
 
 class BufferedMetrics:
@@ -37,7 +37,7 @@ class BufferedMetrics:
             self._count()
         self.waiting.append((outputs, targets))
         entries = outputs.numel() * len(self.waiting)
-        if len(self.waiting) >= MOST_BATCHES or entries >= MOST_ENTRIES:
+        if len(self.waiting) >= BATCHES_TO_COUNT or entries >= ENTRIES_TO_COUNT:
             self._count()
 
     def _count(self) -> None:

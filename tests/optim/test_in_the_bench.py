@@ -36,11 +36,21 @@ def learner_of(task, model, optimizer, restarter=None):
     return Learner(task, model, optimizer, schedule=schedule, restarter=restarter, **settings)
 
 
+class ReadAt:
+    """No step is left unread at one."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def reads_at(self, step):
+        return step == self.step
+
+
 def rows_of(one, until=30):
     """The losses by step that a learner makes from where it is up to the step `until`."""
     batches = device_batches(one.task, one.task.train_batches(generator(0, "data")), CPU, one.step)
     found = {}
-    for rows in train([one], batches, steps=30, eval_every=10, read=lambda step: step == until):
+    for rows in train([one], batches, steps=30, eval_every=10, readings=ReadAt(until)):
         for row in rows.get(one, []):
             if isinstance(row, StepRow):
                 found[row.step] = row.loss

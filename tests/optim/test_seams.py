@@ -1,6 +1,8 @@
 """What a rule or an optimizer of one's own can do by the public seams alone."""
 
+import ast
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, get_args
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from clipbench.optim import EntryRule, Norm, Rule, UpdateRule, clip_gradients, clip_stats
 from clipbench.optim.protocols import Extra, OptimizerExtras, extra
 from clipbench.optim.units import at_level
+from clipbench.task.metrics import MetricExtras
 
 
 def one_step(optimizer, grads):
@@ -28,6 +31,35 @@ def test_every_extra_member_is_listed_once():
     methods = {name for name in vars(OptimizerExtras) if not name.startswith("_")}
     assert set(get_args(Extra)) == attributes | methods
     assert extra(object(), "begin") is None
+
+
+ROOT = Path(__file__).parents[2]
+MAY_PROBE = {"optim/rule.py": "clipping_level", "task/tree.py": "to"}
+"""`Rule.level_or_none`; a leaf of a batch that is no tensor but moves."""
+
+
+def probed_names(path):
+    """The literal names that a file looks for with getattr or hasattr."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            continue
+        if node.func.id in ("getattr", "hasattr") and isinstance(node.args[1], ast.Constant):
+            yield node.args[1].value
+
+
+def test_optional_members_are_looked_for_in_one_place():
+    """Of optimizers by `extra`, of rules by `level_or_none`, of metrics by MetricSet."""
+    of_metrics = {name for name in vars(MetricExtras) if not name.startswith("_")}
+    assert of_metrics == {"to", "state_dict", "load_state_dict", "persistent"}
+    listed = {*get_args(Extra), *of_metrics, "compute", "clipping_level"}
+    seen = set()
+    for path in sorted((ROOT / "clipbench").rglob("*.py")):
+        name = path.relative_to(ROOT / "clipbench").as_posix()
+        probed = listed & set(probed_names(path))
+        seen |= probed
+        if name != "task/metric_set.py":
+            assert probed <= {MAY_PROBE.get(name)}, f"{name} looks for {probed}"
+    assert seen == of_metrics | {"compute", "clipping_level"}
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ message.
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,29 +185,33 @@ def test_a_folder_that_takes_no_checkpoint_is_one_message(tmp_path):
         save_checkpoint(RunFolder(tmp_path, "r1"), Unpicklable(), RecordedRows())
 
 
-FULL = """
-import resource, signal, sys
-from clipbench.cli.main import main
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[2:]))
-"""
+@contextmanager
+def largest_file(size):
+    """Files of this process grow no further; Python ignores the signal, so that writing raises."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(own):
+def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(own, capsys):
     """Files may not grow much beyond the last checkpoint: the next one, with more rows, is refused."""
     make("whole")
     plan = make("full", 60)
     (path,) = plan.run_folder.checkpoints()
     kept = path.read_bytes()
     command = ["run", "--config-dir", ".", "seed=3", *WORDS, "results=full"]
-    limited = [sys.executable, "-c", FULL, str(len(kept) + 1000), *command, "checkpoint_every=50"]
-    process = subprocess.run(limited, capture_output=True, text=True, timeout=120)
-    assert process.returncode == 2, process.stderr
-    said = process.stderr.strip().splitlines()[-1]
+    with largest_file(len(kept) + 1000):
+        code = main([*command, "checkpoint_every=50"])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    said = error.strip().splitlines()[-1]
     assert said.startswith("clipbench: Cannot write full/.work/")
     assert said.endswith(": File too large. Free the disk or choose another folder with results=DIR.")
-    assert "Traceback" not in process.stderr
+    assert "Traceback" not in error
     assert plan.run_folder.checkpoints() == [path]
     assert path.read_bytes() == kept
     assert not [path for path in Path("full").rglob(".*") if path.name != ".work"]

@@ -222,6 +222,11 @@ def folder(tmp_path, monkeypatch):
 WORDS = ["tails", "--config-dir", "mine", "task=line", "optim=sgd", "optim.lr=0.05", "steps=40", "threads=1"]
 
 
+def measured(at, count, *more):
+    """Into the tables, without figures and sentences, which take most of the command's time."""
+    return measure_noise(make_plan([*WORDS[3:], *more], Path("mine")), at, count)
+
+
 def table():
     return pd.concat([pd.read_parquet(path) for path in sorted(Path("results/tails").glob("*.parquet"))])
 
@@ -237,7 +242,7 @@ def test_from_the_command_line(folder, capsys):
     assert rows.groupby("step")["full_norm"].nunique().tolist() == [1, 1]
     assert list(rows.columns) == tables.SCHEMAS["tails"].names
     assert not (folder / "results" / ".work").exists()
-    main([*WORDS, "--at", "20", "--batches", "100", "results=alone"])
+    measured([20], 100, "results=alone")
     alone = pd.read_parquet("alone/tails")
     pd.testing.assert_frame_equal(
         alone, rows[rows["step"] == 20].reset_index(drop=True)
@@ -245,27 +250,27 @@ def test_from_the_command_line(folder, capsys):
 
 
 def test_what_is_measured_is_not_measured_again(folder, monkeypatch):
-    main([*WORDS, "--at", "0", "--batches", "100"])
+    measured([0], 100)
     first = table()
     monkeypatch.setattr(
         "clipbench.runs.noise._measure", lambda plan, at, *_: pytest.fail(f"measured {at} again")
     )
-    assert main([*WORDS, "--at", "0", "--batches", "104"]) == 0
+    measured([0], 104)
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    main([*WORDS, "--at", "0,8", "--batches", "110"])
+    measured([0, 8], 110)
     rows = table()
     assert rows.groupby("step").size().to_dict() == {0: 112, 8: 112}
     assert rows["noise_norm"].tolist()[:104] != first["noise_norm"].tolist()  # another mean
     rows.drop(columns=["drawn", "full_passes"]).to_parquet(
         next(Path("results/tails").glob("*.parquet"))
     )  # of an earlier version
-    assert (measure_noise(make_plan(WORDS[3:], Path("mine")), [0], 100)["drawn"] == Line.drawn).all()
+    assert (measured([0], 100)["drawn"] == Line.drawn).all()
 
 
 def test_status_and_rm_do_not_mind(folder, capsys):
     assert main(["run", *WORDS[1:], "eval_every=40"]) == 0
-    main([*WORDS, "--at", "0", "--batches", "100"])
+    measured([0], 100)
     capsys.readouterr()
     assert main(["status", "results"]) == 0
     assert "1 run: 1 done" in capsys.readouterr().out
@@ -273,10 +278,12 @@ def test_status_and_rm_do_not_mind(folder, capsys):
     assert main(["plot", "results"]) == 2
 
 
-def test_without_at_it_measures_the_start_half_way_and_the_end(folder, capsys):
+def test_without_at_it_measures_the_start_half_way_and_the_end(folder, monkeypatch):
     assert parse_steps(None, 40) == [0, 20, 40]
     assert parse_steps(None, 1) == [0, 1]
-    main([*WORDS, "--batches", "100"])
+    monkeypatch.setattr("clipbench.cli.tails.samples", lambda rows: {})
+    monkeypatch.setattr("clipbench.cli.tails.draw_tails", lambda rows, path: path)
+    assert main([*WORDS, "--batches", "100"]) == 0
     assert sorted(set(table()["step"])) == [0, 20, 40]
 
 
@@ -285,10 +292,9 @@ def test_the_full_gradient_is_that_of_a_whole_pass(folder, capsys):
     (folder / "mine" / "task" / "line.yaml").write_text(
         "name: line\n_target_: test_tails.Plane\nbatch_size: 1\n"
     )
-    words = [*WORDS, "--at", "0", "threads=1"]
-    main([*words, "--batches", "100"])
+    assert main([*WORDS, "--at", "0", "--batches", "100"]) == 0
     few = table()
-    main([*words, "--batches", "128", "results=all"])
+    measured([0], 128, "results=all")
     every = pd.read_parquet("all/tails")
     assert (len(few), len(every)) == (100, 128)
     assert set(few["full_norm"]) == set(every["full_norm"])

@@ -239,7 +239,8 @@ from clipbench.task.seeds import generator
 from clipbench.train.batches import device_batches
 cpu = torch.device("cpu")
 for name, more in (("reddit", "torchvision"), ("voc", "torchvision"), ("cola", "torchmetrics")):
-    plan = make_plan([f"task={name}"])
+    small = ["task.size=16", "task.width=4"] if name == "voc" else []
+    plan = make_plan([f"task={name}", "batch_size=4", *small])
     task = build_task(plan.settings, cpu)
     learner = build_learner(plan.settings, plan.rule, task, cpu)
     learner.learn(*islice(device_batches(task, task.train_batches(generator(0, "data")), cpu), 1))

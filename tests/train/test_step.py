@@ -32,7 +32,10 @@ NO_CAST = torch.autocast("cpu", enabled=False)
 
 @cache
 def task_named(name: str):
-    small = {"voc": ["task.size=16", "task.width=4", "batch_size=6"], "imagenet": ["batch_size=9"]}
+    small = {
+        "voc": ["task.size=16", "task.width=4", "batch_size=6"],
+        "imagenet": ["task.size=8", "batch_size=9"],
+    }
     return build_task(load([f"task={name}", *small.get(name, [])]), CPU)
 
 
@@ -149,9 +152,9 @@ def waits_of_a_step(step, task) -> int:
     one = learner(task, step=step)
     batches = device_batches(task, task.train_batches(generator(0, "data")), CPU)
     one.learn(*islice(batches, step.batches))
-    taken = list(islice(batches, step.batches))
+    second = list(islice(batches, step.batches))
     with Waits() as waits:
-        one.learn(*taken)
+        one.learn(*second)
     return waits.count
 
 

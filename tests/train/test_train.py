@@ -51,13 +51,23 @@ def learner(
     )
 
 
+class ReadAt:
+    """No step is left unread at one."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def reads_at(self, step):
+        return step == self.step
+
+
 def together(learners, steps=30, eval_every=10, seed=0, until=None):
     """Each learner's rows; cut once step `until` is read, if given."""
     task = learners[0].task
     start = min(one.step for one in learners) * learners[0].batches_per_step
     batches = device_batches(task, task.train_batches(generator(seed, "data")), CPU, start)
     found = {one: [] for one in learners}
-    loop = train(learners, batches, steps=steps, eval_every=eval_every, read=lambda step: step == until)
+    loop = train(learners, batches, steps=steps, eval_every=eval_every, readings=ReadAt(until))
     for new in loop:
         for one, rows in new.items():
             found[one] += rows
