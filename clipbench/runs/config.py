@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -25,6 +26,8 @@ from clipbench.runs.settings import Settings
 
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
 INCLUDED = {"clipping"}  # by the optimizers' files: no choice of its own
+
+HYDRA = Lock()  # its compose API has one global state, whatever thread asks
 
 Composed = dict[tuple[str, ...], DictConfig]
 """What was composed for the groups of some overrides: the points of a sweep mostly share it."""
@@ -153,7 +156,7 @@ def make_importable(config_dir: Path | None) -> None:
 def _compose(groups: Sequence[str], config_dir: Path | None) -> DictConfig:
     search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     try:
-        with initialize_config_module("clipbench.conf", version_base="1.3"):
+        with HYDRA, initialize_config_module("clipbench.conf", version_base="1.3"):
             return compose("run", overrides=[*search, *groups])
     except MissingConfigException as error:
         raise UserError(" ".join(str(error).split())) from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipbench.errors import UserError
-from clipbench.task.metrics import Metric
+from clipbench.task.metrics import ConfusionMetric, Metric
 from clipbench.task.tree import Tree, on_device
 
 SETTINGS = (types.FunctionType, types.BuiltinFunctionType, type, torch.device, torch.dtype)
@@ -59,7 +59,7 @@ class MetricSet:
             if hasattr(metric, "to"):
                 metric.to(self.device)
             else:
-                for name, value in vars(metric).items():
+                for name, value in _attributes(metric).items():
                     setattr(metric, name, on_device(value, self.device))
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,6 +70,9 @@ class MetricSet:
         return {name: _state(name, metric) for name, metric in self.parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What `state_dict` gave, also that of version 0.1 for our own tasks' metrics and for collections."""
+        if not self.parts.keys() <= state.keys():
+            state = _of_version_0_1(self.parts, state)
         for name, metric in self.parts.items():
             if hasattr(metric, "load_state_dict"):
                 metric.load_state_dict(state[name])
@@ -79,11 +82,38 @@ class MetricSet:
         self._place()
 
 
+def _attributes(metric: Any) -> dict[str, Any]:
+    """A copy of them; those of a class with `__slots__` too."""
+    if hasattr(metric, "__dict__"):
+        return dict(vars(metric))
+    return {name: getattr(metric, name) for name in metric.__slots__ if hasattr(metric, name)}
+
+
+def _of_version_0_1(parts: Mapping[str, Any], flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The state of each metric out of a torchmetrics collection's, "top1.tp": what version 0.1 saved.
+
+    KeyError where a metric's counts are not in it.
+    """
+    if "" in parts:
+        return {"": dict(flat)}
+    # of metrics that shared a matrix only the first had counted
+    matrices = [value for key, value in flat.items() if key.endswith(".confmat")]
+    state: dict[str, Any] = {}
+    for name, metric in parts.items():
+        if isinstance(metric, ConfusionMetric):
+            counted = max(matrices, key=torch.sum) if matrices else flat[f"{name}.confmat"]
+            state[name] = {} if metric.counted_by else {"matrix": counted}
+        else:
+            correct = flat[f"{name}.tp"].sum()
+            state[name] = {"correct": correct, "total": correct + flat[f"{name}.fn"].sum()}
+    return state
+
+
 def _state(name: str, metric: Any) -> dict[str, Any]:
     if hasattr(metric, "state_dict"):
         return metric.state_dict()
     state = {}
-    for attribute, value in getattr(metric, "__dict__", {}).items():
+    for attribute, value in _attributes(metric).items():
         if isinstance(value, SETTINGS):
             continue
         try:

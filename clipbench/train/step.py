@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from clipbench.task import Batch, Task
-from clipbench.task.tree import Tree, detached, widened
+from clipbench.task.tree import Tree, detached, tensors, widened
 
 
 class Measured(NamedTuple):
@@ -109,6 +109,7 @@ class Accumulate:
                 unit = count.clamp(min=1)
             weight = count / unit
             part = weighted(loss, weight)
+            silence_where_empty(outputs, weight)
             part.backward()
             losses.append(part.detach())
             weights.append(weight)
@@ -140,6 +141,18 @@ def forward(
 def weighted(loss: Tensor, weight: Tensor) -> Tensor:
     """loss · weight; 0 where the weight is 0, even if the loss, a mean over nothing, is NaN. ()"""
     return torch.where(weight > 0, loss * weight, 0.0)
+
+
+def silence_where_empty(outputs: Tree, weight: Tensor) -> None:
+    """Let no gradient pass back through `outputs` where the weight is 0: of a mean over nothing it is 0/0."""
+    counts = weight > 0
+
+    def silenced(gradient: Tensor) -> Tensor:
+        return torch.where(counts, gradient, 0.0)
+
+    for tensor in tensors(outputs):
+        if tensor.requires_grad:
+            tensor.register_hook(silenced)
 
 
 def as_tensor(count: int | Tensor, like: Tensor) -> Tensor:

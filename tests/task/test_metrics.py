@@ -383,3 +383,58 @@ def test_the_outputs_of_transformers_keep_their_attributes():
     assert found.logits is found["logits"]
     assert found.logits.dtype == torch.float32
     assert outputs.logits.dtype == torch.bfloat16
+
+
+def test_the_state_that_version_0_1_saved_is_taken():
+    """It was a torchmetrics collection's; of two that share a matrix one had counted, or both."""
+    scores, targets = torch.randn(40, 7), torch.randint(7, (40,))
+    matrix = theirs.MulticlassConfusionMatrix(7)
+    matrix.update(scores, targets)
+    top = torchmetrics.MetricCollection(
+        {f"top{k}": theirs.MulticlassAccuracy(7, k, average="micro") for k in (1, 5)}, compute_groups=False
+    )
+    top.persistent(True)
+    top.update(scores, targets)
+    for stale in (torch.zeros(7, 7), matrix.confmat):
+        iou = MeanIoU(7)
+        found = MetricSet({"miou": iou, "accuracy": Accuracy(7, counted_by=iou)})
+        found.load_state_dict({"miou.confmat": matrix.confmat.clone(), "accuracy.confmat": stale})
+        expected = theirs.MulticlassAccuracy(7, average="micro")(scores, targets)
+        assert found.values()["accuracy"] == pytest.approx(float(expected))
+    found = MetricSet({"top1": TopKAccuracy(1), "top5": TopKAccuracy(5)})
+    found.load_state_dict(top.state_dict())
+    assert found.values() == pytest.approx({name: float(value) for name, value in top.compute().items()})
+    collection = torchmetrics.MetricCollection({"mse": torchmetrics.MeanSquaredError()})
+    found = MetricSet(collection)
+    found.update(scores, scores + 2)
+    again = MetricSet(torchmetrics.MetricCollection({"mse": torchmetrics.MeanSquaredError()}))
+    again.load_state_dict(collection.state_dict())
+    for metrics in (found, again):
+        metrics.update(scores, scores)
+    assert again.values() == found.values() == {"mse": 2.0}
+
+
+class Slotted:
+    """A metric without a __dict__."""
+
+    __slots__ = ("total",)
+    higher_is_better = True
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.total = torch.zeros(())
+
+    def update(self, outputs, targets):
+        self.total = self.total + (outputs - targets).sum()
+
+    def compute(self):
+        return self.total
+
+
+def test_a_metric_with_slots_is_placed_and_saved():
+    one, other = (MetricSet({"sum": Slotted()}, torch.device("cpu")) for _ in range(2))
+    one.update(torch.ones(3), torch.zeros(3))
+    other.load_state_dict(one.state_dict())
+    assert other.values() == {"sum": 3.0}

@@ -5,6 +5,7 @@ what runs make of it.
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from functools import cache
 from itertools import islice
 
@@ -18,6 +19,8 @@ from clipbench.optim.laws import Waits
 from clipbench.record.rows import EvalRow, RunEnd, StepRow
 from clipbench.runs.build import build_task
 from clipbench.runs.config import load
+from clipbench.task import Task
+from clipbench.task.metrics import MeanSquaredError
 from clipbench.task.probe import first_batches
 from clipbench.task.seeds import fresh_model, generator
 from clipbench.task.tree import map_tensors
@@ -121,6 +124,51 @@ def test_a_batch_that_counts_nothing_has_no_part(void: int):
     assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-12)
     for one, p in zip(grads, model.parameters(), strict=True):
         torch.testing.assert_close(p.grad, one, rtol=1e-9, atol=1e-13)
+
+
+class Masked(Task):
+    """A masked mean written out, which is 0/0 where the mask is empty."""
+
+    headline = "mse"
+
+    def model(self, rng):
+        return torch.nn.Linear(3, 1)
+
+    def train_batches(self, rng):
+        raise NotImplementedError
+
+    def eval_batches(self, split):
+        raise NotImplementedError
+
+    def forward(self, model, batch):
+        return model(batch[0]).squeeze(1), batch[1]
+
+    def loss(self, outputs, targets):
+        mask = targets >= 0
+        return ((outputs - targets) ** 2 * mask).sum() / mask.sum()
+
+    def count(self, targets):
+        return (targets >= 0).sum()
+
+    def metrics(self):
+        return {"mse": MeanSquaredError()}
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_mean_over_nothing_that_is_not_a_number_has_no_part_in_the_gradient(empty: int):
+    task = Masked()
+    model = task.model(None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    full = (torch.randn(4, 3), torch.rand(4))
+    void = (torch.randn(4, 3), -torch.ones(4))
+    batches = [void, full] if empty == 0 else [full, void]
+    measured = Accumulate(2)(task, model, optimizer, batches, nullcontext())
+    found = [p.grad.clone() for p in model.parameters()]
+    optimizer.zero_grad()
+    alone = Plain()(task, model, optimizer, [full], nullcontext())
+    for grad, p in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(grad, p.grad)
+    torch.testing.assert_close(measured.loss, alone.loss)
 
 
 def test_a_million_things_a_batch_do_not_overflow_half_precision():
