@@ -107,7 +107,7 @@ def _shared(rankings: Mapping[str, Ranking]) -> list[str]:
 
 def _unusable(ranking: Ranking) -> str:
     """Why a task has no scale; "" where it has one."""
-    if ranking.none is None or not ranking.none.score.n:
+    if ranking.reference is None or not ranking.reference.score.n:
         return "no run without clipping came to an end"
     none, best = _span(ranking)
     if np.isfinite(best) and ranking.sign * (best - none) > 0:
@@ -122,8 +122,8 @@ def _span(ranking: Ranking) -> tuple[float, float]:
         ended = method.scores.dropna().to_numpy()
         best = max(best, (ranking.sign * ended).max(initial=-np.inf))
     mean = np.nan
-    if ranking.none is not None:
-        mean = ranking.none.scores.dropna().mean()
+    if ranking.reference is not None:
+        mean = ranking.reference.scores.dropna().mean()
     return float(mean), float(ranking.sign * best)
 
 
@@ -157,7 +157,7 @@ def _bootstrap(rankings: Mapping[str, Ranking], name: str, statistic: Callable[[
     spans, pairs = {}, {}
     for task, ranking in rankings.items():
         ours = _method(ranking, name).scores
-        none = ranking.none.scores if ranking.none else ours
+        none = ranking.reference.scores if ranking.reference else ours
         both = pd.concat([ours, none.reindex(ours.index)], axis=1)
         spans[task] = _span(ranking)
         pairs[task] = both.to_numpy(float)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from clipbench.analysis.ranking import Ranking
+from clipbench.record.rows import REFERENCE
 from clipbench.stats import Comparison, Interval
 
 
-def told(ranking: Ranking, name: str, comparison: Comparison) -> str:
+def described(ranking: Ranking, name: str, comparison: Comparison) -> str:
     """ "auto +3.1 points of mcc over none, 95 % interval 1.2 to 5.0, n=5"."""
     found = comparison.difference
     ends = "without bounds"
@@ -40,7 +41,7 @@ def difference(ranking: Ranking, found: Interval, short: bool = False) -> str:
 
 def reference(ranking: Ranking) -> str:
     """The name of what the methods are compared with."""
-    return ranking.none.name if ranking.none else "none"
+    return ranking.reference.name if ranking.reference else REFERENCE
 
 
 def amount(ranking: Ranking, value: float, found: Interval, signed: bool = False) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from clipbench import stats
 from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.settings import in_words
+from clipbench.record.rows import REFERENCE
 from clipbench.stats import Comparison, Interval
 
 
@@ -39,8 +40,8 @@ class Method:
         return self.configuration.role == "default"
 
     @property
-    def is_none(self) -> bool:
-        return self.configuration.type == "none"
+    def is_reference(self) -> bool:
+        return self.configuration.type == REFERENCE
 
     @property
     def optimizer(self) -> str:
@@ -105,12 +106,12 @@ class Ranking:
         return tuple(method for method in self.methods if not method.is_default)
 
     @cached_property
-    def none(self) -> Method | None:
+    def reference(self) -> Method | None:
         """What the others are compared with; of several optimizers' the one whose optimizer has the most
         methods.
         """
         methods = Counter(method.optimizer for method in self.judged)
-        references = [method for method in self.judged if method.is_none]
+        references = [method for method in self.judged if method.is_reference]
         if not references:
             return None
         return max(references, key=lambda method: methods[method.optimizer])
@@ -122,7 +123,7 @@ class Ranking:
         The family of Holm's correction is all of them and, in a study, the methods that were tuned but cannot
         be compared yet.
         """
-        none = self.none
+        none = self.reference
         if none is None:
             return {}
         found = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from clipbench import stats
 from clipbench.analysis.choice import winners
 from clipbench.analysis.ranking import Method, Ranking
+from clipbench.record.rows import REFERENCE
 from clipbench.stats import Interval
 
 
@@ -27,7 +28,7 @@ def target(ranking: Ranking) -> float | None:
     tuning = ranking.group.tuning
     if tuning.empty:
         return None
-    best = winners(tuning[tuning["method"] == "none"])
+    best = winners(tuning[tuning["method"] == REFERENCE])
     if best.empty:
         return None
     value = float(best["value"].iloc[0])

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from clipbench.analysis.group import Configuration, Group
 from clipbench.plot import style
 from clipbench.plot.looks import Look, hues, looks, title
+from clipbench.record.rows import REFERENCE
 from clipbench.stats import mean_and_half
 
 COLUMNS = 4
@@ -47,14 +48,14 @@ def levels(group: Group) -> Figure:
     """
     configurations = group.configurations
     types = list(hues(configurations))
-    if "none" in types:
-        types.remove("none")
+    if REFERENCE in types:
+        types.remove(REFERENCE)
     width = style.WIDTH * min(1, max(2, len(types)) / COLUMNS)
     rows = math.ceil(len(types) / COLUMNS)
     fig = style.figure(title(group, len(configurations)), 0.5 + 1.35 * rows, width)
     panels = style.grid(fig, len(types), COLUMNS)
     finals = np.concatenate([configuration.finals for configuration in configurations])
-    references = [configuration for configuration in configurations if configuration.type == "none"]
+    references = [configuration for configuration in configurations if configuration.type == REFERENCE]
     for i, (ax, name) in enumerate(zip(panels, types, strict=True)):
         style.letter(ax, i, name)
         style.fit(ax, finals)

@@ -24,6 +24,7 @@ from clipbench.plot.comparison import comparison
 from clipbench.plot.distribution import distribution
 from clipbench.plot.levels import levels
 from clipbench.plot.trajectory import trajectory
+from clipbench.record.rows import REFERENCE
 from clipbench.report.page import part_of
 
 FIGURES: dict[str, Callable[[Group], Figure]] = {
@@ -57,7 +58,7 @@ def _figures_of(group: Group) -> list[str]:
     """Their names: none where there are only tuning runs, no levels where nothing clips."""
     if not group.configurations:
         return []
-    if all(configuration.type == "none" for configuration in group.configurations):
+    if all(configuration.type == REFERENCE for configuration in group.configurations):
         return [name for name in FIGURES if name != "levels"]
     return list(FIGURES)
 

@@ -119,7 +119,7 @@ def _mean(ax: Axes, table: pd.DataFrame, method: Method, look: Look, band: bool)
 
 def clipping(ranking: Ranking) -> Iterator[Drawing]:
     """What clipping did: the factor and the norms over time, and the share of steps that were clipped."""
-    methods = [method for method in ranking.judged if not method.is_none]
+    methods = [method for method in ranking.judged if not method.is_reference]
     group = ranking.group
     if not methods or group.steps.empty:
         return

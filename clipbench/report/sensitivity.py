@@ -15,7 +15,7 @@ from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
 from clipbench.plot import style
 from clipbench.plot.looks import Look, method_looks
-from clipbench.record.rows import NO_CLIPPING
+from clipbench.record.rows import NO_CLIPPING, REFERENCE
 from clipbench.report.divergence import beyond, divergence, is_grid
 from clipbench.report.frame import Drawing, banded, panel
 from clipbench.stats import smoothed
@@ -135,16 +135,16 @@ def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
     """No clipping at its best setting or, in a study, trial: its mean over seeds and, in a sweep, the
     interval.
     """
-    if ranking.none is None:
+    if ranking.reference is None:
         return
-    none = runs[runs["name"] == ranking.none.name]
+    none = runs[runs["name"] == ranking.reference.name]
     if none.empty:
         return
     mean, half = mean_of_best(ranking, none)
     if np.isfinite(mean):
         ax.axhline(mean, color=style.GREY, linewidth=0.8)
         ax.annotate(
-            "none",
+            REFERENCE,
             (0.99, mean),
             (0, 2),
             ax.get_yaxis_transform(),

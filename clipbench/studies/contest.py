@@ -12,6 +12,7 @@ import pandas as pd
 from hydra.core.override_parser.types import Override
 
 from clipbench.errors import UserError
+from clipbench.record.rows import REFERENCE
 from clipbench.runs import config
 from clipbench.runs.build import optimizer_class_of
 from clipbench.runs.plan import Plan, make_plan
@@ -35,7 +36,7 @@ class Contest:
     @cached_property
     def plan(self) -> Plan:
         """A run of no method in particular, for what all runs have in common."""
-        return self._plan("none", self.study.final_seeds[0], "default")
+        return self._plan(REFERENCE, self.study.final_seeds[0], "default")
 
     @property
     def label(self) -> str:

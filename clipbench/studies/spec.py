@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clipbench.errors import UserError, nearest
 from clipbench.optim import ALIASES
 from clipbench.optim.make import rule_named
-from clipbench.record.rows import CLIP_KEYS
+from clipbench.record.rows import CLIP_KEYS, REFERENCE
 from clipbench.runs import config
 from clipbench.runs.settings import is_number, is_whole
 from clipbench.studies import space
@@ -181,7 +181,7 @@ def _methods(where: str, names: Any) -> tuple[str, ...]:
     """Each once, by its own name, and `none` first: the others are compared with it."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where}: methods must be a list of clipping types or module:Class, got {names!r}.")
-    found: list[str] = ["none"]
+    found: list[str] = [REFERENCE]
     for name in names:
         found.append(ALIASES.get(name) or name)
     return tuple(dict.fromkeys(found))
