@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipbench import stats
+from clipbench.analysis.choice import REFERENCE
 from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.settings import in_words
 from clipbench.stats import Comparison, Interval
@@ -39,8 +40,9 @@ class Method:
         return self.configuration.role == "default"
 
     @property
-    def is_none(self) -> bool:
-        return self.configuration.type == "none"
+    def is_reference(self) -> bool:
+        """Not clipped: of these is what the others are compared with."""
+        return self.configuration.type == REFERENCE
 
     @property
     def optimizer(self) -> str:
@@ -105,12 +107,12 @@ class Ranking:
         return tuple(method for method in self.methods if not method.is_default)
 
     @cached_property
-    def none(self) -> Method | None:
+    def reference(self) -> Method | None:
         """What the others are compared with; of several optimizers' the one whose optimizer has the most
         methods.
         """
         methods = Counter(method.optimizer for method in self.judged)
-        references = [method for method in self.judged if method.is_none]
+        references = [method for method in self.judged if method.is_reference]
         if not references:
             return None
         return max(references, key=lambda method: methods[method.optimizer])
@@ -122,16 +124,16 @@ class Ranking:
         The family of Holm's correction is all of them and, in a study, the methods that were tuned but cannot
         be compared yet.
         """
-        none = self.none
-        if none is None:
+        reference = self.reference
+        if reference is None:
             return {}
         found = {}
         for method in self.judged:
-            seeds = method.scores.index.intersection(none.scores.index)
-            if method is none or seeds.empty:
+            seeds = method.scores.index.intersection(reference.scores.index)
+            if method is reference or seeds.empty:
                 continue
             ours = self.sign * method.scores.loc[seeds].to_numpy()
-            theirs = self.sign * none.scores.loc[seeds].to_numpy()
+            theirs = self.sign * reference.scores.loc[seeds].to_numpy()
             found[method.name] = stats.compare(theirs, {method.name: ours})[method.name]
         p_values = [comparison.p for comparison in found.values()]
         p_values += [1.0] * len(self.missing)

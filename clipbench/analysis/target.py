@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from clipbench import stats
-from clipbench.analysis.choice import winners
+from clipbench.analysis.choice import REFERENCE, winners
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.stats import Interval
 
@@ -27,7 +27,7 @@ def target(ranking: Ranking) -> float | None:
     tuning = ranking.group.tuning
     if tuning.empty:
         return None
-    best = winners(tuning[tuning["method"] == "none"])
+    best = winners(tuning[tuning["method"] == REFERENCE])
     if best.empty:
         return None
     value = float(best["value"].iloc[0])

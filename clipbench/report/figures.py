@@ -14,6 +14,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from clipbench.analysis.choice import REFERENCE
 from clipbench.analysis.comparison import rankings
 from clipbench.analysis.group import Group
 from clipbench.analysis.groups import read_group
@@ -57,7 +58,7 @@ def _figures_of(group: Group) -> list[str]:
     """Their names: none where there are only tuning runs, no levels where nothing clips."""
     if not group.configurations:
         return []
-    if all(configuration.type == "none" for configuration in group.configurations):
+    if all(configuration.type == REFERENCE for configuration in group.configurations):
         return [name for name in FIGURES if name != "levels"]
     return list(FIGURES)
 

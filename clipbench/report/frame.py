@@ -46,4 +46,4 @@ def banded(ranking: Ranking) -> list[Method]:
     if len(judged) <= BANDS:
         return list(judged)
     best = judged[0]
-    return [method for method in judged if method is ranking.none or method is best]
+    return [method for method in judged if method is ranking.reference or method is best]

@@ -140,7 +140,7 @@ def test_tuning_and_final_runs_are_never_mixed(tmp_path):
         "norm": (5, 5),
         "none (default)": (5, 1),
     }
-    assert found.none.score.estimate == pytest.approx(np.mean(NONE))
+    assert found.reference.score.estimate == pytest.approx(np.mean(NONE))
     assert set(found.comparisons) == {"norm"}
     verdict = judge(found)
     assert verdict.kind == "short"
@@ -183,7 +183,7 @@ def test_what_an_earlier_smaller_tuning_chose_is_left_out(tmp_path):
     assert {method.name: method.configuration.settings["lr"] for method in found.methods} == pytest.approx(
         {"none": 0.3, "norm": 0.3}
     )
-    assert found.none.score.estimate == pytest.approx(np.mean(NONE))
+    assert found.reference.score.estimate == pytest.approx(np.mean(NONE))
     assert "10 of what an earlier, smaller tuning chose" in " ".join(found.group.notes)
 
 
@@ -276,7 +276,7 @@ def test_methods_of_several_optimizers_stand_side_by_side(tmp_path):
         "sgd norm 2",
         "sgd norm 3",
     }
-    assert found.none.name == "sgd none"
+    assert found.reference.name == "sgd none"
     verdict = judge(found)
     assert (verdict.kind, verdict.descriptive) == ("ahead", True)
     assert verdict.sentence.startswith("Ahead of sgd none: adam none +3.1 points of accuracy over sgd none")

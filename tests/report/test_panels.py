@@ -112,7 +112,7 @@ def test_time_to_target_counts_a_miss_as_infinite(tmp_path):
     at = []
     for value in (0.6, 0.7, 0.65, 0.9):
         at.append(next(step for step in range(4, STEPS + 1, 4) if value * step / STEPS >= 0.49))
-    none = reached(found, found.none, target(found))
+    none = reached(found, found.reference, target(found))
     assert (none.steps.estimate, none.count) == (np.median([*at, np.inf]), 4)
     assert none.seconds.estimate == pytest.approx(none.steps.estimate / 10)
     norm = reached(found, next(method for method in found.judged if method.name == "norm"), target(found))
