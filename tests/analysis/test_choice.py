@@ -216,4 +216,4 @@ def test_a_setting_of_an_own_rule_that_is_no_number_is_no_hyperparameter():
     runs = table(*ended(0, 0.5, lr=0.1, clipping_level=2.0, clip={"gain": "inf", "mode": "fast", "on": True}))
     found = trials(runs)["hyperparameters"].iloc[0]
     assert found == {"lr": 0.1, "clipping_level": 2.0, "gain": INF}
-    assert list(found)[0] == "lr"
+    assert next(iter(found)) == "lr"
