@@ -2,6 +2,7 @@
 
 choice.py          the one rule of choice; what tuning chose; what lies at the edge of a space
 settings.py        what defines a run, and the words for it
+steps.py           which training steps count, and how many were clipped
 group.py           the runs of one task, scale and optimizer, sorted into configurations
 groups.py          how they are read from the tables
 ranking.py         methods, each at its chosen configuration, compared with none at its own

@@ -109,13 +109,13 @@ def _unusable(ranking: Ranking) -> str:
     """Why a task has no scale; "" where it has one."""
     if ranking.reference is None or not ranking.reference.score.n:
         return "no run without clipping came to an end"
-    none, best = _span(ranking)
+    none, best = _scale_ends(ranking)
     if np.isfinite(best) and ranking.sign * (best - none) > 0:
         return ""
     return "all runs are equal"
 
 
-def _span(ranking: Ranking) -> tuple[float, float]:
+def _scale_ends(ranking: Ranking) -> tuple[float, float]:
     """(mean of none, the best run of any method): what 0 and 1 stand for."""
     best = -np.inf
     for method in ranking.judged:
@@ -136,7 +136,7 @@ def _scaled(rankings: Mapping[str, Ranking], name: str) -> Seeds:
     found = {}
     for task, ranking in rankings.items():
         scores = _method(ranking, name).scores.to_numpy(float)
-        found[task] = stats.scaled(scores, *_span(ranking))
+        found[task] = stats.scaled(scores, *_scale_ends(ranking))
     return found
 
 
@@ -154,19 +154,19 @@ def _bootstrap(rankings: Mapping[str, Ranking], name: str, statistic: Callable[[
     """The seeds of the method and of none are drawn together, as they are paired, and 0 anew each time; 1
     stays where it is.
     """
-    spans, pairs = {}, {}
+    ends, pairs = {}, {}
     for task, ranking in rankings.items():
         ours = _method(ranking, name).scores
         none = ranking.reference.scores if ranking.reference else ours
         both = pd.concat([ours, none.reindex(ours.index)], axis=1)
-        spans[task] = _span(ranking)
+        ends[task] = _scale_ends(ranking)
         pairs[task] = both.to_numpy(float)
 
     def drawn(parts: Mapping[str, np.ndarray]) -> float:
         scores = {}
         for task, part in parts.items():
             ours, none = part[:, 0], part[:, 1]
-            mean, best = spans[task]
+            mean, best = ends[task]
             scores[task] = stats.scaled(ours, _mean(none, mean), best)
         return statistic(scores)
 

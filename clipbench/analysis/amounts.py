@@ -9,7 +9,7 @@ from clipbench.record.rows import REFERENCE
 from clipbench.stats import Comparison, Interval
 
 
-def described(ranking: Ranking, name: str, comparison: Comparison) -> str:
+def comparison_in_words(ranking: Ranking, name: str, comparison: Comparison) -> str:
     """ "auto +3.1 points of mcc over none, 95 % interval 1.2 to 5.0, n=5"."""
     found = comparison.difference
     ends = "without bounds"
@@ -32,14 +32,14 @@ def difference(ranking: Ranking, found: Interval, short: bool = False) -> str:
     if ranking.sign < 0:
         size = amount(ranking, abs(found.estimate), found)
         side = "better" if found.estimate >= 0 else "worse"
-        return f"{size} {unit} {side} than {reference(ranking)}"
+        return f"{size} {unit} {side} than {reference_name(ranking)}"
     gain = amount(ranking, found.estimate, found, signed=True)
     if short:
         return gain
-    return f"{gain} {unit} over {reference(ranking)}"
+    return f"{gain} {unit} over {reference_name(ranking)}"
 
 
-def reference(ranking: Ranking) -> str:
+def reference_name(ranking: Ranking) -> str:
     """The name of what the methods are compared with."""
     return ranking.reference.name if ranking.reference else REFERENCE
 

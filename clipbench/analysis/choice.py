@@ -4,7 +4,6 @@ same for every method.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from clipbench.record.rows import CLIP_KEYS, NO_CLIPPING
+from clipbench.analysis.settings import hyperparameters, settings_of
+from clipbench.record.rows import NO_CLIPPING
 
 CONTEST = ["study", "task", "scale", "optimizer"]  # methods are compared within one of these
 TRIALS = [*CONTEST, "method", "trial", "value", "diverged", "seeds", "hyperparameters", "place"]
@@ -87,29 +87,24 @@ def _ranked(runs: pd.DataFrame) -> list[Candidate]:
         ended = part[(part["status"] == "done") & part["final"].notna()]
         value = float(ended["final"].mean()) if len(ended) else math.nan
         first = part.iloc[0].to_dict()
-        what = {"trial": int(first["trial"]), "hyperparameters": _hyperparameters(first)}
+        what = {"trial": int(first["trial"]), "hyperparameters": _drawn(first)}
         diverged = len(part) - len(ended)
         candidates.append(Candidate(what, len(part), diverged, value))
     higher_is_better = bool(runs["higher_is_better"].iloc[0])
     return best_first(candidates, higher_is_better)
 
 
-def _hyperparameters(run: Mapping[str, Any]) -> dict[str, float]:
-    """The learning rate and the hyperparameters of a run's rule; those of a user's own rule stand in `config`
-    only.
+def _drawn(run: Mapping[str, Any]) -> dict[str, float]:
+    """The hyperparameters of a run that are numbers, the learning rate first."""
+    found = hyperparameters(settings_of(run))
+    ordered = {"lr": found.pop("lr"), **found}
+    return {name: float(value) for name, value in ordered.items() if is_numeric(value)}
+
+
+def is_numeric(value: Any) -> bool:
+    """Whether a setting's value is a number or the text "inf", as which the tables hold an infinite one;
+    `float` takes both.
     """
-    found = {}
-    for name in ("lr", *CLIP_KEYS[1:]):
-        if pd.notna(run[name]):
-            found[name] = run[name]
-    config = json.loads(run["config"] or "{}")
-    optim = config.get("optim", {})
-    found.update(optim.get("clip") or {})
-    return {name: float(value) for name, value in found.items() if is_number(value)}
-
-
-def is_number(value: Any) -> bool:
-    """Whether a setting is a number. In the tables an infinite one is the text "inf"."""
     if isinstance(value, str):
         return value == "inf"
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -139,7 +134,7 @@ def edges_of(chosen: Mapping[str, Any], tried: Iterable[Mapping[str, Any]]) -> d
     tried = list(tried)
     found = {}
     for name, value in chosen.items():
-        side = edge(name, value, [hyperparameters.get(name) for hyperparameters in tried])
+        side = edge(name, value, [settings.get(name) for settings in tried])
         if side:
             found[name] = side
     return found
@@ -151,9 +146,9 @@ def edge(name: str, value: Any, tried: Iterable[Any]) -> str:
     "" too for what is not a number, where all that was tried is equal, and for the values of no clipping, ∞
     and p = 1: beyond these there is nothing. What is not a number in `tried` is passed over.
     """
-    if not is_number(value) or float(value) == NO_CLIPPING.get(name):
+    if not is_numeric(value) or float(value) == NO_CLIPPING.get(name):
         return ""
-    values = set(map(float, filter(is_number, tried)))
+    values = set(map(float, filter(is_numeric, tried)))
     if len(values) < 2:
         return ""
     if float(value) == min(values):

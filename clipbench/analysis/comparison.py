@@ -12,6 +12,7 @@ from clipbench.analysis.choice import Candidate, best_first, edges_of, is_withou
 from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.settings import hyperparameters, is_of_the_method
+from clipbench.analysis.steps import without_skipped
 from clipbench.record.rows import is_clipped
 
 __all__ = ["Method", "Ranking", "rankings"]
@@ -44,7 +45,7 @@ def rankings(group: Group) -> list[Ranking]:
 
 def _shares_clipped(group: Group) -> pd.DataFrame:
     """Of each run, by id, how many steps were clipped (sum) of how many that count (size)."""
-    steps = group.steps[np.isfinite(group.steps["grad_norm"])]  # what is not finite is skipped, not clipped
+    steps = without_skipped(group.steps)
     clipped = is_clipped(steps["clip_factor"])
     return clipped.groupby(steps["run"], observed=False).agg(["sum", "size"])
 

@@ -59,7 +59,7 @@ def provenance(rows: pd.DataFrame) -> str:
     return f"∇f: {mean}. Dropout off; {drawn}."
 
 
-def numbers(step: int, tail: Tail) -> str:
+def statistics_in_words(step: int, tail: Tail) -> str:
     """ "step 0   skewness 1.18 (0.9 to 1.5)   ρ_mR 4.1 (2.2 to 7)   ξ 0.02 (−0.15 to 0.3)": 95 %
     intervals.
     """

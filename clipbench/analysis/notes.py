@@ -73,11 +73,11 @@ def _infinity(ranking: Ranking) -> list[str]:
     if not free and not bound:
         return []
     aside = f" Without such a trial: {listed(bound)}." if bound else ""
-    none_diverged = ranking.reference.diverged if ranking.reference else 0
+    reference_diverged = ranking.reference.diverged if ranking.reference else 0
     lost = []
     for method in free:
         below = ranking.comparisons[method.name].difference.high < 0
-        if below or method.diverged > none_diverged:
+        if below or method.diverged > reference_diverged:
             lost.append(method.name)
     if lost:
         which = "its 95 % interval leaves out 0, or more of its runs diverged"
@@ -93,14 +93,14 @@ def _infinity(ranking: Ranking) -> list[str]:
 
 def _tuning(ranking: Ranking) -> list[str]:
     """What tuning brought to none: a measure for what clipping brings."""
-    none = ranking.reference
+    reference = ranking.reference
     defaults = [method for method in ranking.methods if method.is_default and method.is_reference]
-    if none is None or not defaults:
+    if reference is None or not defaults:
         return []
     default = defaults[0]
-    if none.diverged or default.diverged:
+    if reference.diverged or default.diverged:
         return []
-    both = pd.concat([none.scores, default.scores], axis=1, join="inner").dropna()
+    both = pd.concat([reference.scores, default.scores], axis=1, join="inner").dropna()
     if len(both) < FEWEST:
         return []
     tuned, untuned = (ranking.sign * both).to_numpy().T

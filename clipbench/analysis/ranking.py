@@ -41,6 +41,7 @@ class Method:
 
     @property
     def is_reference(self) -> bool:
+        """Not clipped: of these is what the others are compared with."""
         return self.configuration.type == REFERENCE
 
     @property
@@ -123,16 +124,16 @@ class Ranking:
         The family of Holm's correction is all of them and, in a study, the methods that were tuned but cannot
         be compared yet.
         """
-        none = self.reference
-        if none is None:
+        reference = self.reference
+        if reference is None:
             return {}
         found = {}
         for method in self.judged:
-            seeds = method.scores.index.intersection(none.scores.index)
-            if method is none or seeds.empty:
+            seeds = method.scores.index.intersection(reference.scores.index)
+            if method is reference or seeds.empty:
                 continue
             ours = self.sign * method.scores.loc[seeds].to_numpy()
-            theirs = self.sign * none.scores.loc[seeds].to_numpy()
+            theirs = self.sign * reference.scores.loc[seeds].to_numpy()
             found[method.name] = stats.compare(theirs, {method.name: ours})[method.name]
         p_values = [comparison.p for comparison in found.values()]
         p_values += [1.0] * len(self.missing)

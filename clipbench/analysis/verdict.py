@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipbench.analysis.amounts import described, difference, listed, p_value
+from clipbench.analysis.amounts import comparison_in_words, difference, listed, p_value
 from clipbench.analysis.notes import FEWEST, divergences, notes_on, runs_diverged
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.stats import Comparison
@@ -35,18 +35,18 @@ def judge(ranking: Ranking) -> Verdict:
 
 def _impossible(ranking: Ranking) -> tuple[str, str] | None:
     """Kind and sentence where there is nothing to compare; None where there is."""
-    none, judged = ranking.reference, ranking.judged
+    reference, judged = ranking.reference, ranking.judged
     if not judged:
         start = "No verdict yet: only tuning runs are there."
         return "open", f"{start} The same `clipbench study` resumes with the final ones."
     if all(method.diverged == method.n for method in judged):
         every = "every run" if len(judged) > 1 else "each run"
         return "diverged", f"No verdict: {every} diverged. {_advice(ranking)}"
-    if none is None:
+    if reference is None:
         start = "No verdict: there is no run without clipping to compare with."
         return "open", f"{start} Add optim.clipping_type=none."
-    if none.diverged == none.n:
-        return "diverged", _without_reference(none, judged)
+    if reference.diverged == reference.n:
+        return "diverged", _without_reference(reference, judged)
     if not ranking.comparisons:
         alone = "No clipped run has a seed in common with none"
         if len(judged) == 1:
@@ -69,12 +69,12 @@ def _advice(ranking: Ranking) -> str:
     return "Lower the learning rate."
 
 
-def _without_reference(none: Method, judged: tuple[Method, ...]) -> str:
+def _without_reference(reference: Method, judged: tuple[Method, ...]) -> str:
     ended = []
     for method in judged:
-        if method is not none:
+        if method is not reference:
             ended.append(f"{method.name} finished {method.n - method.diverged} of {method.n}")
-    lost = f"Without clipping {runs_diverged(none)} diverged, so there is no mean to compare with"
+    lost = f"Without clipping {runs_diverged(reference)} diverged, so there is no mean to compare with"
     return f"{lost}; {listed(ended)}."
 
 
@@ -123,7 +123,7 @@ def _difference(ranking: Ranking, up: list[str], down: list[str]) -> tuple[str, 
     full = []
     for names in (up, down):
         if names:
-            full.append(described(ranking, names[0], usable[names[0]]))
+            full.append(comparison_in_words(ranking, names[0], usable[names[0]]))
     rest = []
     for name in up[1:] + down[1:]:
         found = difference(ranking, usable[name].difference, short=True)
@@ -158,14 +158,14 @@ def _no_difference(ranking: Ranking, idle: list[str]) -> str:
     """`idle`: what differs surely, but did not clip."""
     usable: dict[str, Comparison] = ranking.usable
     if idle:
-        gain = described(ranking, idle[0], usable[idle[0]])
+        gain = comparison_in_words(ranking, idle[0], usable[idle[0]])
         return f"No difference that clipping made: {gain}, without clipping a step."
     name = max(usable, key=lambda name: abs(usable[name].difference.estimate))
     largest, found = usable[name], usable[name].difference
     sentence = f"No difference that {found.n} seeds could show."
     if found.estimate == 0:
         return sentence
-    sentence += f" The largest is {described(ranking, name, largest)}"
+    sentence += f" The largest is {comparison_in_words(ranking, name, largest)}"
     if 0 not in found:
         sentence += f"; p={p_value(largest.adjusted)}"
         count = len(ranking.comparisons) + len(ranking.missing)

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from clipbench.analysis.steps import clipped_share, without_skipped
 from clipbench.cli.describe import last_lines, method_label, task_label
 from clipbench.cli.messages import console
 from clipbench.record import tables
 from clipbench.record.files import table_path
-from clipbench.record.rows import CLIP_KEYS, is_clipped
+from clipbench.record.rows import CLIP_KEYS
 from clipbench.report.draw import draw_run
 from clipbench.runs.plan import Plan
 
@@ -98,9 +98,9 @@ def _other_values(row: Mapping[str, Any], evals: pd.DataFrame) -> list[tuple[str
 
 def _share_clipped(steps: pd.DataFrame) -> str:
     """ "37% of 1500 steps"; steps that were skipped do not count."""
-    factors = steps["clip_factor"][np.isfinite(steps["grad_norm"])]
-    share = f"{is_clipped(factors).mean():.0%}" if len(factors) else "none"
-    return f"{share} of {len(factors)} steps"
+    count = len(without_skipped(steps))
+    share = f"{clipped_share(steps['grad_norm'], steps['clip_factor']):.0%}" if count else "none"
+    return f"{share} of {count} steps"
 
 
 def _full_scale(plan: Plan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from clipbench.analysis.noise import conclusion, numbers, provenance, samples
+from clipbench.analysis.noise import conclusion, provenance, samples, statistics_in_words
 from clipbench.cli.messages import DONE
 from clipbench.cli.progress import counting
 from clipbench.plot.tails import draw_tails
@@ -20,7 +20,7 @@ def tails(options: Namespace) -> int:
         rows = measure_noise(plan, at, options.batches, tick)
     print(provenance(rows))
     for step, tail in samples(rows).items():
-        print(f"{numbers(step, tail)}\n  {conclusion(tail)}")
+        print(f"{statistics_in_words(step, tail)}\n  {conclusion(tail)}")
     name = f"{plan.settings.task.name}_{plan.settings.scale}_{plan.run}_tails.png"
     print(draw_tails(rows, plan.results / "figures" / name))
     return DONE

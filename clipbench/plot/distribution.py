@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from clipbench.analysis.group import Group
+from clipbench.analysis.steps import clipped_share, is_skipped
 from clipbench.plot import style
 from clipbench.plot.looks import Look, shown, title
-from clipbench.record.rows import is_clipped
 
 LONGEST = 40  # characters of a label
 POINTS = 500  # of a curve, however many steps there are
@@ -118,12 +118,10 @@ def _counts(norms: np.ndarray, clip_factor: pd.Series) -> str:
     if not len(norms):
         return "no steps"
     lines = []
-    finite = np.isfinite(norms)
-    counted = clip_factor[finite]
-    if len(counted):
-        share = is_clipped(counted).mean()
+    share = clipped_share(norms, clip_factor)
+    if not np.isnan(share):
         lines.append(f"{100 * share:.1f} % clipped")
-    for name, odd in {"zero": norms == 0, "not finite": ~finite}.items():
+    for name, odd in {"zero": norms == 0, "not finite": is_skipped(norms)}.items():
         if odd.any():
             lines.append(f"{odd.sum()} {name}")
     return "\n".join(lines)

@@ -59,8 +59,8 @@ def levels(group: Group) -> Figure:
     for i, (ax, name) in enumerate(zip(panels, types, strict=True)):
         style.letter(ax, i, name)
         style.fit(ax, finals)
-        for none in references:
-            _band(ax, none, named=i == 0)
+        for reference in references:
+            _band(ax, reference, named=i == 0)
         own = [(configuration, look) for configuration, look in looks(group) if configuration.type == name]
         _points(ax, own, group.higher_is_better)
     style.outer_labels(panels, COLUMNS, x=False)
@@ -71,17 +71,17 @@ def levels(group: Group) -> Figure:
     return fig
 
 
-def _band(ax: Axes, none: Configuration, named: bool) -> None:
+def _band(ax: Axes, reference: Configuration, named: bool) -> None:
     """The mean without clipping and its interval, where there is one."""
-    if not len(none.finals):
+    if not len(reference.finals):
         return
-    mean, half = mean_and_half(none.finals)
+    mean, half = mean_and_half(reference.finals)
     ax.axhline(float(mean), color=style.GREY, linewidth=0.8)
     if np.isfinite(half):
         ax.axhspan(mean - half, mean + half, color=style.GREY, alpha=0.2, linewidth=0)
     if named:
         ax.annotate(
-            none.label,
+            reference.label,
             (0.01, float(mean)),
             (0, 1.5),
             ax.get_yaxis_transform(),

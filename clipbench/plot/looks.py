@@ -44,6 +44,8 @@ DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.
 
 @dataclass(frozen=True)
 class Look:
+    """How a line is drawn: `colour` as "#rrggbb", `dash` as a linestyle of matplotlib."""
+
     colour: str
     dash: Dash
 
@@ -122,6 +124,7 @@ def shade(hue: str, i: int, n: int) -> str:
 
 
 def dash(name: str, variant: int) -> Dash:
+    """The dash of a type's variant, from 0: a random type begins one or two dashes on, its second cue."""
     family = 0
     if name.startswith("linear_rand"):
         family = 1

@@ -166,6 +166,7 @@ def cross(ax: Axes, x: float, y: float, colour: str) -> None:
 
 
 def number(value: float) -> str:
+    """Three decimals, or four digits of what is 10 or more; a dash for NaN."""
     if np.isnan(value):
         return "–"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"

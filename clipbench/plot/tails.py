@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 
 from clipbench import stats
-from clipbench.analysis.noise import amount, conclusion, numbers, provenance, samples
+from clipbench.analysis.noise import amount, conclusion, provenance, samples, statistics_in_words
 from clipbench.errors import UserError
 from clipbench.plot import style
 from clipbench.plot.looks import DASHES, Dash
@@ -79,7 +79,7 @@ def _head(step: int, tail: Tail, full_norm: float) -> str:
     median = np.median(tail.values)
     norms = f"‖∇f‖ {full_norm:.3g}, median {NOISE} {median:.3g}"
     sentence = textwrap.fill(conclusion(tail), 150)
-    return f"{numbers(step, tail)}   {norms}\n{sentence}"
+    return f"{statistics_in_words(step, tail)}   {norms}\n{sentence}"
 
 
 def _density(ax: Axes, tail: Tail) -> str:

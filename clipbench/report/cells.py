@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipbench.analysis.amounts import amount, interval, minus, p_value, reference
+from clipbench.analysis.amounts import amount, interval, minus, p_value, reference_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
 from clipbench.report.text import milliseconds, short, split
@@ -53,7 +53,10 @@ EMPTY = Cell(math.nan)
 def columns(ranking: Ranking) -> dict[str, str]:
     """Heading → what it means."""
     headline = ranking.group.headline
-    gain, meaning = f"gain over {reference(ranking)}", "paired by seed, positive is better; 95 % t-interval"
+    gain, meaning = (
+        f"gain over {reference_name(ranking)}",
+        "paired by seed, positive is better; 95 % t-interval",
+    )
     if ranking.in_points:
         gain, meaning = f"{gain}, points", f"{meaning}; a point is 0.01"
     found = {

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from clipbench.analysis.amounts import amount, interval, minus, p_value, reference
+from clipbench.analysis.amounts import amount, interval, minus, p_value, reference_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.report.text import milliseconds, split
 
@@ -31,6 +31,7 @@ MARKS = {
 
 
 def as_markdown(found: list[Ranking]) -> str:
+    """A pipe table under its title for each ranking, a blank line between them."""
     return "\n".join(_markdown(ranking) for ranking in found)
 
 
@@ -100,7 +101,7 @@ def _texts(ranking: Ranking) -> list[list[str]]:
         "settings",
         "n",
         f"{split(ranking)} {ranking.group.headline}",
-        f"gain over {reference(ranking)}{unit}",
+        f"gain over {reference_name(ranking)}{unit}",
         "p",
         "diverged",
         "clipped",

@@ -63,6 +63,8 @@ BLOCKS: dict[str, tuple[Callable[[Ranking], Iterable[Drawing]], str]] = {
 
 @dataclass(frozen=True)
 class Badge:
+    """A verdict in a word or two. `kind` is its class in page.css; dashed where it is `descriptive` only."""
+
     kind: str
     text: str
     descriptive: bool
@@ -83,6 +85,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Block:
+    """A named row of images under a ranking's table, with the `text` that explains them."""
+
     name: str
     text: str
     images: list[Image]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from clipbench import stats
 from clipbench.analysis.ranking import Method, Ranking
+from clipbench.analysis.steps import without_skipped
 from clipbench.plot import style
 from clipbench.plot.comparison import smooth, there, thinned
 from clipbench.plot.looks import Look, method_looks
@@ -131,15 +132,17 @@ def clipping(ranking: Ranking) -> Iterator[Drawing]:
     for method in reversed(methods):
         look = looks[method.name]
         steps = group.steps_of(method.configuration)
-        steps = steps[np.isfinite(steps["clip_factor"]) & np.isfinite(steps["grad_norm"])]
-        if steps.empty:  # a step that was skipped was not clipped
+        steps = without_skipped(steps)
+        steps = steps[np.isfinite(steps["clip_factor"])]
+        if steps.empty:
             continue
         bins = np.maximum(steps["step"].to_numpy() - 1, 0) // width
         _factors(factors, steps, bins, width, look, method in bands)
         _shares(shares, steps, bins, width, look)
         _norms(norms, steps, bins, width, look)
     every = group.steps_of(*(method.configuration for method in methods))
-    positive = every["clip_factor"][np.isfinite(every["grad_norm"]) & (every["clip_factor"] > 0)]
+    counted = without_skipped(every)["clip_factor"]
+    positive = counted[counted > 0]
     style.log_if_wide(factors, "y", positive.quantile([0.05, 1]))
     shares.set_ylim(-3, 103)
     drawn = [np.zeros(0)]
@@ -162,7 +165,7 @@ def _factors(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: 
 
 
 def _shares(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: Look) -> None:
-    is_one = is_clipped(steps["clip_factor"].to_numpy(float))
+    is_one = is_clipped(steps["clip_factor"].to_numpy())
     clipped = np.bincount(bins, is_one)
     counts = np.bincount(bins)
     filled = np.flatnonzero(counts)

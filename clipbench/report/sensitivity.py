@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clipbench.analysis.choice import is_without_clipping
 from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
 from clipbench.plot import style
@@ -77,7 +78,7 @@ def _panel(ranking: Ranking, runs: pd.DataFrame, setting: str) -> tuple[Figure, 
     low, high = smallest / ratio, largest * ratio
     ticks = list(finite) if is_grid(ranking, values) else _round(low, high)
     names = [f"{tick:g}" for tick in ticks]
-    if np.isinf(values).any():
+    if any(is_without_clipping({setting: value}) for value in values.unique()):
         infinity = beyond(runs, setting)
         high = infinity * ratio
         ticks.append(infinity)
@@ -91,11 +92,11 @@ def _panel(ranking: Ranking, runs: pd.DataFrame, setting: str) -> tuple[Figure, 
 
 def _round(low: float, high: float) -> list[float]:
     """Decades between low and high, where they are few 2 and 5 times them too."""
-    span = np.log10(high / low)
+    decades = np.log10(high / low)
     firsts: tuple[int, ...] = (1, 3)
-    if span > 2:
+    if decades > 2:
         firsts = (1,)
-    elif span < 1:
+    elif decades < 1:
         firsts = (1, 2, 5)
     ticks = []
     for decade in range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1):
@@ -137,10 +138,10 @@ def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
     """
     if ranking.reference is None:
         return
-    none = runs[runs["name"] == ranking.reference.name]
-    if none.empty:
+    own = runs[runs["name"] == ranking.reference.name]
+    if own.empty:
         return
-    mean, half = mean_of_best(ranking, none)
+    mean, half = mean_of_best(ranking, own)
     if np.isfinite(mean):
         ax.axhline(mean, color=style.GREY, linewidth=0.8)
         ax.annotate(

@@ -16,6 +16,7 @@ from clipbench.analysis.groups import read_groups
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
 from clipbench.errors import UserError, nearest
+from clipbench.record.rows import CLIP_KEYS
 from clipbench.report.markup import as_latex, as_markdown
 
 
@@ -36,8 +37,8 @@ def tables(results: Path, formats: Iterable[str], apart: bool = False) -> dict[s
     return {name: FORMATS[name](found) for name in formats}
 
 
-def numbers(ranking: Ranking, method: Method) -> dict[str, Any]:
-    """A row with its full precision; None where there is no such number."""
+def full_row(ranking: Ranking, method: Method) -> dict[str, Any]:
+    """A method's row with its full precision; None where there is no such number."""
     group, settings, score = ranking.group, method.configuration.settings, method.score
     row = {
         "task": group.task,
@@ -47,9 +48,7 @@ def numbers(ranking: Ranking, method: Method) -> dict[str, Any]:
         "context": ranking.context,
         "method": method.name,
         "lr": settings["lr"],
-        "clipping_level": settings["clipping_level"],
-        "p_autoclip": settings["p_autoclip"],
-        "beta": settings["beta"],
+        **{key: settings[key] for key in CLIP_KEYS[1:]},
         "split": ranking.split,
         "metric": group.headline,
         "n": method.n,
@@ -109,7 +108,7 @@ def as_csv(found: list[Ranking]) -> str:
     rows, names = [], {}
     for ranking in found:
         for method in ranking.methods:
-            row = numbers(ranking, method)
+            row = full_row(ranking, method)
             rows.append(row)
             names.update(row)
     file = io.StringIO()

@@ -42,10 +42,10 @@ def scaled(score: ArrayLike, none: float, best: float) -> np.ndarray:
     """(score − none)/(best − none): no clipping is 0, the best seen is 1, lower-is-better metrics too. NaN
     where they are equal.
     """
-    span = best - none
-    if not math.isfinite(span) or span == 0:
+    distance = best - none
+    if not math.isfinite(distance) or distance == 0:
         return np.full(np.shape(score), np.nan)
-    return (np.asarray(score, float) - none) / span
+    return (np.asarray(score, float) - none) / distance
 
 
 def interquartile_mean(scores: Scores) -> float:

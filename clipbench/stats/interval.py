@@ -134,5 +134,6 @@ def vector(values: ArrayLike) -> np.ndarray:
 
 
 def check_level(level: float) -> None:
+    """ValueError unless 0 < level < 1: a share such as 0.95, not a percentage."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level!r}; 0.95 is usual.")

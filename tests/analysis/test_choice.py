@@ -30,6 +30,7 @@ def table(*rows, higher=True):
                 "higher_is_better": higher,
                 "started": "2026-01-01",
                 "config": json.dumps({"optim": {"clip": numbers.get("clip", {})}}),
+                "clipping_type": method,
                 "lr": numbers.get("lr", math.nan),
                 "clipping_level": numbers.get("clipping_level", math.nan),
                 "p_autoclip": numbers.get("p_autoclip", math.nan),
@@ -209,3 +210,10 @@ def test_notebooks_find_it_where_the_page_on_results_says():
     runs = table(*ended(0, 0.1), *ended(1, 0.3))
     assert selection.winners(runs)["trial"].tolist() == [1]
     assert selection.trials(runs)["trial"].tolist() == [1, 0]
+
+
+def test_a_setting_of_an_own_rule_that_is_no_number_is_no_hyperparameter():
+    runs = table(*ended(0, 0.5, lr=0.1, clipping_level=2.0, clip={"gain": "inf", "mode": "fast", "on": True}))
+    found = trials(runs)["hyperparameters"].iloc[0]
+    assert found == {"lr": 0.1, "clipping_level": 2.0, "gain": INF}
+    assert next(iter(found)) == "lr"
