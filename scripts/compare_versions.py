@@ -22,7 +22,7 @@ MAIN = """
 import sys
 try:
     from clipbench.cli.main import main
-except ImportError:  # the versions before 0.2
+except ImportError:  # before the packages were laid out anew
     from clipbench.cli import main
 sys.exit(main())
 """
