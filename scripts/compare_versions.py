@@ -1,8 +1,8 @@
 """Do two versions of clipbench give the same tables? Trains a dozen short runs with each, on this machine,
 and compares every cell.
 
-    git worktree add /tmp/before COMMIT
-    python scripts/compare_versions.py /tmp/before . --work /tmp/compared
+    git worktree add ../before COMMIT
+    python scripts/compare_versions.py ../before . --work ../compared
 
 Cells that say when, where and how fast a run was made are left out. Exits with 1 where any other differs, and
 names it.

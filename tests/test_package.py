@@ -60,7 +60,7 @@ ARROWS = {
     "task": {"errors"},
     "tasks": {"errors", "task"},
     "train": BESIDE | {"task", "optim"},
-    "runs": BESIDE | {"train", "task", "optim", "stats"},
+    "runs": BESIDE | {"train", "task", "optim", "stats", "interrupt"},
     "sweeps": BESIDE | {"runs", "train", "task", "optim", "interrupt", "processes"},
     "studies": BESIDE | {"sweeps", "runs", "optim", "analysis.choice"},
     # from the tables to what is shown

@@ -20,11 +20,9 @@ from clipbench.optim import laws as rule_laws
 from clipbench.optim.make import rule_named
 from clipbench.optim.names import NoSuchModule, NoSuchName, import_object
 from clipbench.runs import config
-from clipbench.runs.build import build_task
+from clipbench.runs.build import PLACES, build_task
 from clipbench.task import Task
 from clipbench.task import laws as task_laws
-
-PLACES = "in the current folder, in --config-dir or on the import path"
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from clipbench.errors import UserError
+from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.record.files import check_writable
 from clipbench.record.lease import Heartbeat
@@ -62,11 +63,6 @@ class GroupMember:
     learner: Learner
     rows: RecordedRows
     started: str
-
-
-def never() -> bool:
-    """Nobody stops it."""
-    return False
 
 
 class GroupTooLarge(Exception):
