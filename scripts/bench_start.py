@@ -19,7 +19,7 @@ import time
 SHARED = "import torch, hydra, pandas, pyarrow.parquet, rich"
 OWN = {
     "cola": "from transformers import BertForSequenceClassification",
-    "reddit": "",
+    "reddit": "import torch_geometric",
     "imagenet": "import torchvision",
 }
 FIRST = """
