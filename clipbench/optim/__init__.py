@@ -16,10 +16,13 @@ How it is done at every step of a torch optimizer
     clip.py         clip_gradients, and the hooks that call what follows
     units.py        which parameters are normed, clipped and remembered together
     gradients.py    the measured gradient: norms before and after
+    ranks.py        how tensors lie over processes, and sums over them
     memory.py       what is remembered, and where it lies
+    loading.py      a checkpoint that is loaded, or one of the version before
     fused.py        a factor that the fused kernel applies, together with a GradScaler's
     randomness.py   the generator of random rules
-    stats.py        what clipping did to the latest gradient
+    inside.py       the optimizer inside of a wrapper
+    stats.py        what clipping did; the common level
     protocols.py    what an optimizer may have beside torch's interface
 
 Optimizers
@@ -68,7 +71,7 @@ from clipbench.optim.smoothness import estimate_smoothness
 from clipbench.optim.spam import SPAM, StableSPAM
 from clipbench.optim.sstm import ClippedSSTM
 from clipbench.optim.stabilizers import AdaClip, AdaGN
-from clipbench.optim.stats import ClipStats, clip_stats
+from clipbench.optim.stats import ClipStats, clip_stats, set_clipping_level
 
 __all__ = [
     "AGC",
@@ -116,5 +119,6 @@ __all__ = [
     "estimate_smoothness",
     "evaluation_weights",
     "make_rule",
+    "set_clipping_level",
     "within",
 ]

@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from clipbench.optim.checks import check_share, check_small, check_that
 from clipbench.optim.gradients import gradients_of, real
-from clipbench.optim.optimizers import as_groups, loss_of
+from clipbench.optim.optimizers import Prepared, as_groups, check_lr, loss_of, number_of
 
 
-class ACClip(Optimizer):
+class ACClip(Prepared):
     """m ← β1·m + (1−β1)·g; τ^p ← β2·τ^p + (1−β2)·abs(g)^p; w ← w − lr·min(1, τ/(abs(m)+ε))·m, entry by entry
 
     p is `power`, 1 ≤ p ≤ 2. A step is never longer than lr·τ, so lr is in the units of SGD's, with m
     smaller than SGD's buffer by 1 − β1: some ten times the lr of SGD with momentum 0.9. `weight_decay` is
     added to the gradient (L2). Zhang et al. 2020, arXiv 1912.03194, algorithm 2; ε is its authors'.
     """
+
+    state_names = ("momentum", "moment")
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class ACClip(Optimizer):
         for i, beta in enumerate(betas):
             check_share(f"betas[{i}]", beta)
         check_small("eps", eps)
-        check_that("lr", lr, lr >= 0, "at least 0")
+        check_lr(lr)
         check_that("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
         check_that("power", power, 1 <= power <= 2, "between 1 and 2")
         defaults = {"lr": lr, "betas": betas, "power": power, "eps": eps, "weight_decay": weight_decay}
@@ -52,7 +53,7 @@ class ACClip(Optimizer):
     def _step_of(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Of one group, of whose parameters `params` are those that have a gradient."""
         for p in params:
-            if not self.state[p]:
+            if "momentum" not in self.state[p]:
                 self.state[p].update(momentum=torch.zeros_like(p), moment=torch.zeros_like(p))  # m and τ^p
         weights, grads = [real(p) for p in params], list(gradients_of(params))
         momenta = [real(self.state[p]["momentum"]) for p in params]
@@ -72,5 +73,5 @@ class ACClip(Optimizer):
         factors = torch._foreach_div(levels, factors)
         torch._foreach_clamp_max_(factors, 1)
         torch._foreach_mul_(factors, momenta)
-        torch._foreach_mul_(factors, -group["lr"])
+        torch._foreach_mul_(factors, -number_of(group["lr"]))
         torch._foreach_add_(weights, factors)

@@ -28,21 +28,17 @@ class AGC(Rule):
     eps: float = 1e-3
     checks: ClassVar = {"eps": check_small}
     spares_last_linear: ClassVar[bool] = True
+    acts_on: ClassVar[str] = "row"
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[list[Tensor], State]:
         factors = []
-        for p, g in zip(params, grads, strict=True):
-            levels = self.clipping_level * _unit_norm(p).clamp(min=self.eps)
-            factors.append(within(levels, _unit_norm(g)))
+        weights, norms = grads.row_norms(params, grads)
+        for weight, norm in zip(weights, norms, strict=True):
+            levels = self.clipping_level * weight.clamp(min=self.eps)
+            factors.append(within(levels, norm))
         return factors, state
-
-
-def _unit_norm(x: Tensor) -> Tensor:
-    """‖·‖ of each row of x, or of a vector or scalar as a whole. Broadcasts against x."""
-    rows = tuple(range(1, x.ndim))
-    return torch.linalg.vector_norm(x, dim=rows or None, keepdim=bool(rows), dtype=wide_dtype([x]))
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,14 @@ class ZClip(Rule):
         "warmup_steps": check_count,
         "max_norm": check_bound,
     }
+
+    def level_in_force(self, state: State) -> Tensor | float | None:
+        """μ + z_threshold·(√v + 1e-6) after the latest step, at most max_norm; in the warm-up max_norm."""
+        if "variance" not in state:
+            return self.max_norm
+        level = state["mean"] + self.z_threshold * (state["variance"].sqrt() + 1e-6)
+        warm = state["count"] < self.warmup_steps
+        return torch.where(warm, math.inf, level).clamp(max=self.max_norm)
 
     def init(self, params: Sequence[Tensor]) -> State:
         zero = torch.zeros((), device=params[0].device)
@@ -107,6 +111,7 @@ class AdaGC(Rule):
     lambda_abs: float = 1.0
     decay: float = 0.98
     warmup_steps: int = 100
+    acts_on: ClassVar[str] = "tensor"
     checks: ClassVar = {
         "lambda_rel": check_level,
         "lambda_abs": check_level,
@@ -154,6 +159,8 @@ class UClip(EntryRule):
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[None, State]:
         carried = torch._foreach_add(state["carry"], grads)  # g + Δ
-        factor = within(self.clipping_level, Gradients(carried).norm)
+        norm = grads.like(carried).norm
+        factor = within(self.clipping_level, norm)
+        grads.norm_after = factor * norm
         torch._foreach_copy_(grads, torch._foreach_mul(carried, factor))
         return None, {"carry": torch._foreach_sub(carried, grads)}

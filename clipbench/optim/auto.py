@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,14 @@ class Auto(Rule):
         norm = grads.norm.float()
         level, state = self.level(norm, state)
         return within(level, norm), state
+
+    def level_in_force(self, state: State) -> Tensor | None:
+        """η_t of the latest step; before the first there is none."""
+        if "ranked" not in state:
+            return None
+        count = state["count"].clamp(max=self.window)
+        level = _quantile(state["ranked"], count, self.p_autoclip)
+        return torch.where(count > 0, level, math.nan)
 
     def level(self, norm: Tensor, state: State) -> tuple[Tensor, State]:
         """(η_t, memory with `norm` in the place of the oldest). `norm` and η_t are ().
@@ -85,6 +94,7 @@ class LinearRandAuto(Auto):
     """
 
     beta: float = 0.85
+    draws: ClassVar[bool] = True
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
@@ -101,6 +111,7 @@ class QuadraticRandAuto(Auto):
     """
 
     beta: float = 0.85
+    draws: ClassVar[bool] = True
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from clipbench.optim.inside import innermost
 from clipbench.optim.protocols import extra
 
 
@@ -17,10 +18,12 @@ def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
     """Within, the parameters hold the optimizer's answer; afterwards, to the bit, what they held before.
 
     An optimizer takes part by a class attribute: `answer = "y"` names the entry of its state, one per
-    parameter, that holds the answer, as in ClippedSSTM. For any other nothing happens. Evaluate and save
+    parameter, that holds the answer, as in ClippedSSTM. It may be wrapped. For any other nothing happens.
+    Evaluate and save
     the model within, but make no step. Costs one copy of the weights. Buffers stay, so batch norm's
     statistics are those of the training points.
     """
+    optimizer = innermost(optimizer)
     name = extra(optimizer, "answer")
     params, answers = [], []
     for p, state in optimizer.state.items():

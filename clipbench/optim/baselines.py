@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from clipbench.optim.checks import check_that
 from clipbench.optim.gradients import real
-from clipbench.optim.optimizers import as_groups, loss_of
+from clipbench.optim.optimizers import Prepared, as_groups, check_lr, loss_of, number_of
+from clipbench.optim.ranks import is_dtensor, local
 
 
-class Lion(Optimizer):
+class Lion(Prepared):
     """w ← w − lr·(sign(β1·m + (1−β1)·g) + λ·w); m ← β2·m + (1−β2)·g
 
     λ is `weight_decay`. Every entry moves by lr at each step, so lr is 3 to 10 times smaller than AdamW's
     and λ as much larger. Chen et al. 2023, arXiv 2302.06675, algorithm 2.
     """
+
+    state_names = ("exp_avg",)
 
     def __init__(
         self,
@@ -30,7 +32,7 @@ class Lion(Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
-        check_that("lr", lr, lr >= 0, "a number of at least 0")
+        check_lr(lr)
         check_that("weight_decay", weight_decay, weight_decay >= 0, "a number of at least 0")
         _check_betas(betas)
         super().__init__(as_groups(params), {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
@@ -39,12 +41,12 @@ class Lion(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         loss = loss_of(closure)
         for group in self.param_groups:
-            lr = group["lr"]
+            lr = number_of(group["lr"])
             beta1, beta2 = group["betas"]
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                if not self.state[p]:
+                if "exp_avg" not in self.state[p]:
                     self.state[p]["exp_avg"] = torch.zeros_like(p)
                 w, g, m = real(p), real(p.grad), real(self.state[p]["exp_avg"])
                 w.mul_(1 - lr * group["weight_decay"])
@@ -53,7 +55,7 @@ class Lion(Optimizer):
         return loss
 
 
-class Muon(Optimizer):
+class Muon(Prepared):
     """B ← μ·B + (1−μ)·G; W ← (1−lr·λ)·W − 0.2·√max(rows, columns)·lr·orth((1−μ)·G + μ·B); AdamW for the rest
 
     That is for hidden matrices. orth is Newton and Schulz's iteration towards UVᵀ of the singular value
@@ -68,7 +70,7 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -76,7 +78,8 @@ class Muon(Optimizer):
         eps: float = 1e-8,
         ns_steps: int = 5,
     ) -> None:
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps)):
+        check_lr(lr)
+        for name, value in (("weight_decay", weight_decay), ("eps", eps)):
             check_that(name, value, value >= 0, "a number of at least 0")
         _check_betas(betas)
         check_that("momentum", momentum, 0 <= momentum < 1, "a number with 0 <= momentum < 1")
@@ -88,9 +91,19 @@ class Muon(Optimizer):
             "betas": tuple(betas),
             "eps": eps,
             "ns_steps": ns_steps,
-            "use_muon": True,
         }
         super().__init__(as_groups(params), defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's. ValueError for complex matrices: the orthogonal matrix is computed in real numbers."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for p in group["params"]:
+            if p.is_complex() and _is_matrix(p, group):
+                self.param_groups.pop()
+                raise ValueError(
+                    "Muon's matrices must be real, and one is complex. Give it a group with use_muon=False."
+                )
 
     @staticmethod
     def groups(model: nn.Module, params: Iterable[Any] | None = None) -> list[dict[str, Any]]:
@@ -117,7 +130,7 @@ class Muon(Optimizer):
             others: list[Tensor] = []
             for p in group["params"]:
                 if p.grad is not None:
-                    (matrices if group["use_muon"] and p.ndim >= 2 else others).append(p)
+                    (matrices if _is_matrix(p, group) else others).append(p)
             self._orthogonal(matrices, group)
             self._adamw(others, group)
         return loss
@@ -126,19 +139,23 @@ class Muon(Optimizer):
         lr, momentum = float(group["lr"]), group["momentum"]
         for p in params:
             assert p.grad is not None
-            grad = p.grad.flatten(1)
-            if not self.state[p]:
+            if not p.numel():
+                continue
+            _check_is_whole(p)
+            grad = local(p.grad).flatten(1)
+            if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(grad)
             buffer = self.state[p]["momentum_buffer"].lerp_(grad, 1 - momentum)
             matrix = grad.lerp(buffer, momentum) if group["nesterov"] else buffer
             update = orthogonal(matrix, group["ns_steps"])
-            p.mul_(1 - lr * group["weight_decay"])
-            p.add_(update.view(p.shape), alpha=-0.2 * math.sqrt(max(grad.shape)) * lr)
+            weight = local(p)
+            weight.mul_(1 - lr * group["weight_decay"])
+            weight.add_(update.view(p.shape), alpha=-0.2 * math.sqrt(max(grad.shape)) * lr)
 
     def _adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """A step of torch's AdamW, of the parameters that are no matrices."""
         for p in params:
-            if not self.state[p]:
+            if "step" not in self.state[p]:
                 self.state[p]["step"] = torch.zeros(())
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
                 self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
@@ -157,6 +174,19 @@ class Muon(Optimizer):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
+        )
+
+
+def _is_matrix(p: Tensor, group: dict[str, Any]) -> bool:
+    return group.get("use_muon", True) and p.ndim >= 2
+
+
+def _check_is_whole(p: Tensor) -> None:
+    """RuntimeError for a matrix of which other ranks hold a part."""
+    if is_dtensor(p) and local(p).shape != p.shape:
+        raise RuntimeError(
+            f"Muon needs whole matrices, and one of shape {tuple(p.shape)} is split over ranks. Replicate it "
+            "(DDP, or ignored_params of fully_shard), or give it a group with use_muon=False."
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from clipbench.optim.gradients import real, wide_dtype
+from clipbench.optim.gradients import gradients_like, real
 from clipbench.optim.rule import UpdateRule, within
 
 
@@ -25,18 +25,22 @@ class BlockRMS(UpdateRule):
 
     clipping_level: float = 1.0
     tied_to: ClassVar[type[Optimizer]] = Adam
+    acts_on: ClassVar[str] = "tensor"
 
     def after_step(
         self, optimizer: Optimizer, group: dict[str, Any], skipped: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Take back what of the group's step lies beyond the level. (‖U‖² before, after), both ()"""
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            zero = torch.zeros((), device=skipped.device)
+            return zero, zero
+        updates = [_update(optimizer.state[p], group) for p in params]
+        sizes = gradients_like(params, updates).norms
+        numbers = [max(p.numel(), 1) ** 0.5 for p in params]
         before = after = torch.zeros((), device=skipped.device)
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            update = _update(optimizer.state[p], group)
-            size = torch.linalg.vector_norm(update, dtype=wide_dtype([update]))
-            factor = within(self.clipping_level, size / update.numel() ** 0.5)
+        for p, update, size, number in zip(params, updates, sizes.unbind(), numbers, strict=True):
+            factor = within(self.clipping_level, size / number)
             excess = group["lr"] * (1 - factor) * update
             real(p).add_(torch.where(skipped, 0, excess).to(update.dtype))
             before = before + size**2

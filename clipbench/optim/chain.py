@@ -17,9 +17,8 @@ from clipbench.optim.rules import NoClip
 class Chain(EntryRule):
     """clip(g) = (… ∘ second ∘ first)(g)
 
-    Each rule sees, and measures anew, what the one before left. They edit the gradients in place, so the
-    norm after clipping is measured when somebody asks for it. A parameter group can be exempt, by a level
-    of inf, but have no other level of its own: there is no telling whose.
+    Each rule sees, and measures anew, what the one before left. They edit the gradients in place. A parameter
+    group can be exempt, by a level of inf, but have no other level of its own: there is no telling whose.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -32,6 +31,21 @@ class Chain(EntryRule):
                     "rules for the gradient."
                 )
 
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        return any(rule.draws for rule in self.rules)
+
+    @property
+    def needs_largest(self) -> bool:  # type: ignore[override]
+        """At the start, where the first rule does."""
+        return bool(self.rules) and self.rules[0].needs_largest
+
+    @property
+    def acts_on(self) -> str:  # type: ignore[override]
+        """What the pickiest of them looks at."""
+        kinds = [rule.acts_on for rule in self.rules]
+        return next((kind for kind in ("row", "tensor", "gradient") if kind in kinds), "entry")
+
     def init(self, params: Sequence[Tensor]) -> State:
         state: State = {}
         for i, rule in enumerate(self.rules):
@@ -42,22 +56,26 @@ class Chain(EntryRule):
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[None, State]:
         new: State = {}
+        left = grads
         for i, rule in enumerate(self.rules):
-            factor, own = rule(grads, params, _of_number(i, state), rng)
-            multiply(grads, factor)
-            grads = Gradients(grads)  # without the norms of before
+            if i:
+                left = grads.like(grads)  # without the norms of before
+            factor, own = rule(left, params, _of_number(i, state), rng)
+            if isinstance(factor, Tensor) and i == len(self.rules) - 1:
+                grads.norm_after = left.norm_after_factors(factor)
+            multiply(left, factor)
             new |= _numbered(i, own)
         return None, new
 
 
 def _numbered(i: int, state: State) -> State:
     """The memory of rule `i` as a part of the chain's."""
-    return {f"{i}.{name}": entry for name, entry in state.items()}
+    return {f"{i}_{name}": entry for name, entry in state.items()}
 
 
 def _of_number(i: int, state: State) -> State:
     """The inverse of `_numbered`: of the chain's memory what is rule `i`'s."""
-    prefix = f"{i}."
+    prefix = f"{i}_"
     own = [name for name in state if name.startswith(prefix)]
     return {name.removeprefix(prefix): state[name] for name in own}
 

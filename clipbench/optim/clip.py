@@ -7,25 +7,38 @@ The order is backward → (all-reduce, accumulation) → unscale → clip → we
 
 from __future__ import annotations
 
+import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipbench.optim import fused, gradients, randomness
+from clipbench.optim import gradients, loading, randomness, ranks
 from clipbench.optim.fused import FusedFactor
-from clipbench.optim.gradients import Factor, Gradients
-from clipbench.optim.memory import STATE_KEY, Memory, at, rule_memories, shapes
+from clipbench.optim.gradients import Factor, Gradients, Place
+from clipbench.optim.inside import innermost
+from clipbench.optim.memory import Memory, at
 from clipbench.optim.protocols import extra
 from clipbench.optim.rule import Rule, UpdateRule
 from clipbench.optim.rules import NoClip
-from clipbench.optim.units import Group, Unit, rule_of_group, units_of
+from clipbench.optim.units import LEVEL, Group, Unit, at_level, check_group, rule_of_group, units_of
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 POLICIES = ("skip", "raise")
+WINDOW = 100
+"""Over how many steps `clip_stats` looks back."""
+
+
+class Measured(NamedTuple):
+    """Of one step: ‖g‖ before and after clipping, and whether it was left out. Each ()."""
+
+    norm: Tensor
+    clipped_norm: Tensor
+    skipped: Tensor
 
 
 def clip_gradients(
@@ -33,53 +46,91 @@ def clip_gradients(
 ) -> AnyOptimizer:
     """Clip with `rule` at the start of every step of `optimizer`, which is returned.
 
-    The norm is over all parameter groups; a group with a key "clipping_level" of its own is normed and
-    clipped alone, and inf exempts it. A closure's gradients are clipped after every call of it. Random
-    rules draw from `rng`; it must live on the gradients' device and is seeded from torch's global seed
-    unless given. Memory and the generator's state are part of `optimizer.state_dict()`.
+    The norm is over all parameter groups. A group may have a "clipping_level" of its own, as it may have an
+    "lr": groups of one level are normed together, apart from those of another; inf exempts, and
+    `clip_separately=True` sets a group apart whatever its level. A closure's gradients are clipped after
+    every call of it. Random rules draw from `rng`; it must live on the gradients' device and is seeded from
+    torch's global seed unless given. Memory and the generator's state are part of `optimizer.state_dict()`.
 
-    A non-finite gradient counts as skipped, whatever the rule (a norm that overflows float32 is one). With
-    `fused=True` the step is left out exactly; other optimizers see a gradient of zeros, so momentum and
-    weight decay still act. `nonfinite="raise"` raises FloatingPointError instead, and waits for the device
-    at every step to know.
+    Where the gradient is divided among processes (DTensor, FSDP1, ZeroRedundancyOptimizer), norms are of the
+    whole, on all ranks the same. Where torch.distributed is in use, a random rule takes rank 0's generator
+    once, at the first step, which all ranks must then make.
 
-    Copying or unpickling an optimizer drops its hooks: join the copy again. ClippedSGD, ClippedAdam and
-    ClippedAdamW do so by themselves.
+    A non-finite gradient counts as skipped, whatever the rule (a norm that overflows float32 is one). A step
+    of torch's fused kernels is left out exactly; other steps see a gradient of zeros, so momentum and weight
+    decay still act. `nonfinite="raise"` raises FloatingPointError instead, and waits for the device at every
+    step to know.
+
+    A wrapper (of accelerate, Lightning, a Lookahead) is joined at the optimizer inside; TypeError where there
+    is none. Copying or unpickling an optimizer drops its hooks: join the copy again. ClippedSGD, ClippedAdam
+    and ClippedAdamW do so by themselves.
     """
-    Clipping(rule, nonfinite, rng).attach(optimizer)
+    Clipping(rule, nonfinite, rng).attach(innermost(optimizer))
     return optimizer
+
+
+def clipping_of(optimizer: Optimizer) -> Clipping | None:
+    """By which `optimizer` itself clips; None if it does not."""
+    for hook in optimizer._optimizer_step_pre_hooks.values():
+        found = getattr(hook, "clipping", None)
+        if found is not None:
+            return found
+    return None
 
 
 @dataclass
 class Clipping:
-    """The hooks by which one optimizer clips. Holds no tensors but the generator's: see Memory."""
+    """The hooks by which one optimizer clips.
+
+    Holds no tensors that a checkpoint would need but the generator's: see Memory.
+    """
 
     rule: Rule
     nonfinite: str = "skip"
     rng: torch.Generator | None = None
+    automatic: bool = False
+    """May take the fused kernel where nobody chose one."""
 
     def __post_init__(self) -> None:
         if self.nonfinite not in POLICIES:
             raise ValueError(f"nonfinite must be one of {', '.join(POLICIES)}, got {self.nonfinite!r}.")
         if not isinstance(self.rule, Rule):
             raise ValueError(f"rule must be a clipbench.optim.Rule such as Norm(1.0), got {self.rule!r}.")
-        self._factor = FusedFactor()
+        self._elsewhere = ranks.sharding_of_maker()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.latest: deque[Measured] = deque(maxlen=WINDOW)
+        self._factor = FusedFactor(self.automatic)
+        self._memory: Memory | None = None
+        self._loading: loading.Loading | None = None
+        self._number_of_groups = 0
+        self._ranks_agree = False  # on the generator
+        self._has_warned = False
 
     def __getstate__(self) -> dict[str, Any]:
         rng = randomness.without_generator(self.rng)
-        return {"rule": self.rule, "nonfinite": self.nonfinite, "rng": rng}
+        return {"rule": self.rule, "nonfinite": self.nonfinite, "rng": rng, "automatic": self.automatic}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.rule, self.nonfinite = state["rule"], state["nonfinite"]
         self.rng = randomness.generator_again(state["rng"])
-        self._factor = FusedFactor()
+        self.automatic = state.get("automatic", True)
+        self._elsewhere = None
+        self._begin()
+
+    def memory(self, optimizer: Optimizer) -> Memory:
+        """Of the optimizer that clips by this."""
+        if self._memory is None:
+            self._memory = Memory(optimizer)
+        return self._memory
 
     def attach(self, optimizer: Optimizer) -> None:
         """Register the hooks.
 
         RuntimeError if the optimizer clips already; ValueError where rule, groups and optimizer disagree.
         """
-        if any(hasattr(hook, "clipping") for hook in optimizer._optimizer_step_pre_hooks.values()):
+        if clipping_of(optimizer) is not None:
             raise RuntimeError("This optimizer clips already. Build a new one to change its rule.")
         tied = self.rule.tied_to
         if tied and not isinstance(optimizer, tied):
@@ -87,7 +138,10 @@ class Clipping:
                 f"{type(self.rule).__name__} acts on the update of {tied.__name__} and of its subclasses, "
                 f"not of {type(optimizer).__name__}."
             )
-        self._rules(optimizer, optimizer.param_groups)  # a group's wrong level is refused now
+        self._check_groups(optimizer)
+        memory = self.memory(optimizer)
+        units = self._units(optimizer, optimizer.param_groups)  # a group's wrong level is refused now
+        memory.prepare(units)
         # a compiled step calls hooks as they are: to trace them gains nothing and loses what is borrowed
         before_step = torch.compiler.disable(self.before_step)
         before_step.clipping = self
@@ -100,11 +154,38 @@ class Clipping:
         optimizer.register_load_state_dict_pre_hook(self.before_loading)
         optimizer.register_load_state_dict_post_hook(self.after_loading)
 
+    # what others ask and set
+
+    def level(self, optimizer: Optimizer) -> Tensor | float | None:
+        """The level in force for the groups that have none of their own; None where there is no one."""
+        units = self._units(optimizer, optimizer.param_groups)
+        clipped = [unit for unit in units if not isinstance(unit.rule, NoClip)]
+        unit = (clipped or units)[0]
+        return unit.rule.level_in_force(self.memory(optimizer).whole(unit))
+
+    def set_level(self, optimizer: Optimizer, level: float) -> None:
+        """Of all groups that have none of their own. ValueError for a rule without a level."""
+        if self.rule.level_or_none is None:
+            raise ValueError(f"{type(self.rule).__name__} has no clipping_level that could be set.")
+        groups = optimizer.param_groups
+        before = self.rule.level_or_none
+        common = [group for group in groups if group.get(LEVEL, before) in (before, None)]
+        if not common:  # somebody has set those of all groups by hand
+            free = [group for group in groups if group[LEVEL] != float("inf")] or groups
+            common = [group for group in free if group[LEVEL] == free[0][LEVEL]]
+        self.rule = at_level(self.rule, level)
+        for group in common:
+            group[LEVEL] = level
+        self.memory(optimizer).common_level = level
+        self._set_default(optimizer)
+
     # the hooks, in the order in which they run
 
     def before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Clip, or put the clipping behind every call of the step's closure."""
         self._factor.release(optimizer)  # a step that raised never came to its post-hook
+        if len(optimizer.param_groups) != self._number_of_groups:
+            self._check_groups(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self.clip(optimizer)
@@ -117,37 +198,49 @@ class Clipping:
     @torch.no_grad()
     def clip(self, optimizer: Optimizer) -> None:
         """Measure, apply the rule, remember: no wait for the device, unless nonfinite="raise"."""
-        groups = optimizer.param_groups
-        every = units_of(groups, self._rules(optimizer, groups), self.rule)
-        units = [unit for unit in every if unit.present]
+        units = self._units(optimizer, optimizer.param_groups)
+        spread = ranks.spread_of([p for unit in units for p in unit.params], self._elsewhere)
+        if spread is not None:
+            for unit in units:
+                unit.take_in_what_is_elsewhere(spread)
+        units = [unit for unit in units if unit.present]
         if not units:
             return
         self._factor.release(optimizer)
-        parts = [gradients.gradients_of(unit.params) for unit in units]
-        everything = [g for part in parts for g in part]
-        gradients.check_gradients(everything)
-        self._factor.unscale(optimizer, everything)
-        norm = gradients.total_norm(parts)
+        self._check_can_be_clipped(units, spread)
+        self._factor.choose(optimizer, [unit.params[i] for unit in units for i in unit.present])
+        parts = _parts(units, spread, len(optimizer.param_groups))
+        gradients.check_devices([g for part in parts for g in part])
+        overflow = self._factor.overflow(optimizer)
+        self._factor.unscale(optimizer, [g for part in parts for g in part])
+        norm = gradients.total_norm(parts) if spread is None else None
+        old, new, factors = self._results(optimizer, units, parts, spread)
+        factors = _edited(optimizer, units, parts, factors)
+        clipped_norm = gradients.norm_after(factors, parts)
+        norm = gradients.total_norm(parts) if norm is None else norm
         skipped = ~gradients.is_finite(norm)
-        if self.nonfinite == "raise" and bool(skipped):
+        if self.nonfinite == "raise" and bool(skipped) and not (overflow is not None and bool(overflow)):
+            self._factor.release(optimizer)
             raise FloatingPointError(
                 f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'."
             )
-        memory = Memory(optimizer)
-        memory.check_units(every)
-        factors = self._factors(memory, units, parts, skipped)
-        factors = _edited(optimizer, units, parts, factors)
-        memory.record(norm, gradients.norm_after(factors, parts, skipped), skipped)
+        if overflow is not None:
+            skipped = skipped | overflow.to(skipped.device)
+        memory = self.memory(optimizer)
+        hold = skipped | (norm == 0)  # tools begin an optimizer's state by a step with a gradient of zeros
+        for unit, was, now in zip(units, old, new, strict=True):
+            memory.remember(unit, was, now, hold)
+        memory.count(skipped)
+        self.latest.append(Measured(norm, torch.where(skipped, 0.0, clipped_norm), skipped))
         self._apply(optimizer, factors, parts, skipped)
 
     @torch.no_grad()
     def clip_update(self, optimizer: Optimizer, *_: Any) -> None:
         """Let an UpdateRule act on what the step has done, and record by how much."""
-        memory = Memory(optimizer)
-        norm = memory.grad_norm
-        if norm is None:
+        if not self.latest:
             return
-        skipped = fused.left_out(optimizer, norm)
+        norm, _, was_skipped = self.latest[-1]
+        skipped = self._factor.left_out(optimizer, norm)
         squares = []
         for group in optimizer.param_groups:
             rule = rule_of_group(optimizer, self.rule, group)
@@ -155,50 +248,63 @@ class Clipping:
                 squares.append(torch.stack(rule.after_step(optimizer, group, skipped)))
         before, after = torch.stack(squares).sum(0) if squares else torch.ones(2)
         share = torch.where(before > 0, after / before, 1.0).sqrt()
-        memory.clipped_norm = torch.where(gradients.is_finite(norm), norm * share, 0.0)
+        clipped_norm = torch.where(was_skipped, 0.0, norm * share)
+        self.latest[-1] = Measured(norm, clipped_norm, was_skipped)
 
     def after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        """Give back what the fused step borrowed."""
+        """Give back what the step borrowed, and put away what was remembered."""
         self._factor.release(optimizer)
+        self.memory(optimizer).settle()
 
     def before_saving(self, optimizer: Optimizer) -> None:
-        """Put the generator's state where `state_dict` finds it."""
-        memory = Memory(optimizer)
-        if self.rng is not None and memory:
-            memory.rng_state = self.rng.get_state()
+        """Put the generator's state where `state_dict` finds it, and what a step that raised has left."""
+        self._factor.release(optimizer)
+        if self.rng is not None and self.rule.draws:
+            self.memory(optimizer).rng_state = self.rng.get_state()
 
-    def before_loading(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    def before_loading(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         """ValueError for another rule's memory, before anything of `state_dict` is loaded."""
-        loaded = []
-        for ours, theirs in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
-            if len(ours["params"]) != len(theirs["params"]):
-                return  # torch says so itself
-            # the groups' levels are loaded too: the saved ones say which parameters are remembered together
-            loaded.append({**theirs, "params": ours["params"]})
-        units = {unit.name: unit for unit in units_of(loaded, self._rules(optimizer, loaded), self.rule)}
-        for name, saved in rule_memories(state_dict["state"]).items():
-            unit = units.get(name)
-            if unit is None or shapes(saved) != shapes(unit.rule.init(unit.real_params)):
-                names = ", ".join(saved) or "none"
-                raise ValueError(
-                    f"The checkpoint's clipping memory ({names}) is not one of {self.rule}. "
-                    "Build the optimizer with the rule that was saved, or delete "
-                    f"state_dict['state']['{STATE_KEY}'] to start with a fresh memory."
-                )
+        self._loading = loading.Loading(optimizer, self.rule, state_dict)
+        return self._loading.state_dict
 
     def after_loading(self, optimizer: Optimizer) -> None:
         """Take what was loaded to the parameters' device, and the generator to where it was."""
-        memory = Memory(optimizer)
-        if not memory:
-            return
-        memory.after_loading(_device(optimizer))
+        memory = self.memory(optimizer)
+        if self._loading is not None:
+            self._loading.finish(optimizer)
+            self._loading = None
+        self.latest.clear()
+        level = memory.common_level
+        if level is not None and self.rule.level_or_none is not None:
+            self.rule = at_level(self.rule, level)
+            self._set_default(optimizer)
+        self._check_groups(optimizer)
+        self._ranks_agree = False
         if self.rng is not None and memory.rng_state is not None:
             self.rng.set_state(memory.rng_state)
 
     # their parts
 
-    def _rules(self, optimizer: Optimizer, groups: Sequence[Group]) -> list[Rule]:
-        return [rule_of_group(optimizer, self.rule, group) for group in groups]
+    def _check_groups(self, optimizer: Optimizer) -> None:
+        """Misspelt keys are refused, and each group gets its level, as it has its learning rate."""
+        self._number_of_groups = len(optimizer.param_groups)
+        for group in optimizer.param_groups:
+            check_group(group)
+            if group.get("differentiable"):
+                raise ValueError(
+                    "differentiable=True: the clipping itself is not differentiated, so the derivatives "
+                    "would be wrong. Clip inside the loss, or differentiate without clipping."
+                )
+            if group.get(LEVEL) is None and self.rule.level_or_none is not None:
+                group[LEVEL] = self.rule.level_or_none
+
+    def _set_default(self, optimizer: Optimizer) -> None:
+        """Of groups that come later."""
+        if LEVEL in optimizer.defaults:
+            optimizer.defaults[LEVEL] = self.rule.level_or_none
+
+    def _units(self, optimizer: Optimizer, groups: Sequence[Group]) -> list[Unit]:
+        return units_of(groups, [rule_of_group(optimizer, self.rule, group) for group in groups])
 
     def _behind(self, closure: Callable[[], Any], optimizer: Optimizer) -> Callable[[], Any]:
         def clipped_closure() -> Any:
@@ -208,31 +314,67 @@ class Clipping:
 
         return clipped_closure
 
-    def _factors(
-        self, memory: Memory, units: list[Unit], parts: list[Gradients], skipped: Tensor
-    ) -> list[Factor]:
-        """Of each unit by its rule, which sees and then renews its memory."""
-        rng = self.rng = randomness.on_device(self.rng, parts[0][0].device, memory.rng_state)
-        at_start = rng.get_state() if len(units) > 1 else None
-        factors = []
+    def _check_can_be_clipped(self, units: Sequence[Unit], spread: ranks.Spread | None) -> None:
+        """RuntimeError for gradients that a rule cannot clip rightly; a warning where it sees too little."""
+        for unit in units:
+            if not isinstance(unit.rule, NoClip):
+                unit.check(spread)
+        about_all = any(unit.rule.acts_on == "gradient" and unit.rule.clips for unit in units)
+        if about_all and not self._has_warned and torch._C._current_graph_task_id() != -1:
+            self._has_warned = True
+            count = sum(len(unit.present) for unit in units)
+            warnings.warn(
+                f"A step inside of backward(): {type(self.rule).__name__} clips by the norm of the {count} "
+                "tensors that have a gradient by now, not of the whole gradient. Step after backward(), or "
+                "use layer_wise, coordinate_wise or agc.",
+                stacklevel=2,
+            )
+
+    def _results(
+        self,
+        optimizer: Optimizer,
+        units: Sequence[Unit],
+        parts: Sequence[Gradients],
+        spread: ranks.Spread | None,
+    ) -> tuple[list[Any], list[Any], list[Factor]]:
+        """Of each unit its memory, what its rule makes of that, and the rule's factor."""
+        memory, device = self.memory(optimizer), parts[0][0].device
+        rng = self.rng = randomness.on_device(self.rng, device, memory.rng_state)
+        draws = any(unit.rule.draws for unit in units)
+        if draws and not self._ranks_agree:
+            self._ranks_agree = True
+            if ranks.processes() > 1:
+                rng.set_state(ranks.rank_0s_state(rng.get_state(), spread, device))
+        at_start = rng.get_state()
+        old, new, factors = [], [], []
         for unit, part in zip(units, parts, strict=True):
-            if at_start is not None and unit.rule.clips:
+            if draws and len(units) > 1 and unit.rule.clips:
                 # one draw per step: every unit sees the same. An exempt unit draws nothing, and after it the
                 # generator would lie where it was
                 rng.set_state(at_start)
-            old = memory.recall(unit)
+            old.append(memory.recall(unit))
             params = [unit.real_params[i] for i in unit.present]
-            factor, new = unit.rule(part, params, at(old, unit.present), rng)
-            memory.remember(unit, old, new, skipped)
+            factor, after = unit.rule(part, params, at(old[-1], unit.present), rng)
+            new.append(after)
             factors.append(factor)
-        return factors
+        self._check_draws(draws, rng, at_start)
+        if draws and _only_begins(optimizer):
+            rng.set_state(at_start)
+        return old, new, factors
+
+    def _check_draws(self, draws: bool, rng: torch.Generator, at_start: Tensor) -> None:
+        """RuntimeError, at the first step, for a rule that draws and does not say so."""
+        if not draws and not self.latest and rng.get_state().numpy().tobytes() != at_start.numpy().tobytes():
+            raise RuntimeError(
+                f"{type(self.rule).__name__} draws from rng: its class must say `draws = True`, so that the "
+                "generator is saved and all ranks draw alike."
+            )
 
     def _apply(
         self, optimizer: Optimizer, factors: list[Factor], parts: list[Gradients], skipped: Tensor
     ) -> None:
         """Multiply the gradients by their factors; let the fused step do it where it can."""
-        is_fused = fused.is_fused(optimizer)
-        if is_fused:
+        if self._factor.is_used:
             self._factor.skip_where(optimizer, skipped)
             only = factors[0]
             if len(factors) == 1 and isinstance(only, Tensor) and only.ndim == 0:
@@ -240,23 +382,43 @@ class Clipping:
                 return
         for factor, part in zip(factors, parts, strict=True):
             gradients.multiply(part, factor)
-        if not is_fused:
+        if not self._factor.is_used:
             gradients.zero_where(skipped, [g for part in parts for g in part])
 
 
+def _parts(units: Sequence[Unit], spread: ranks.Spread | None, groups: int) -> list[Gradients]:
+    """The gradients of each unit, of an optimizer with so many groups."""
+    sums = ranks.Sums()
+    parts = []
+    for unit in units:
+        params = [unit.params[i] for i in unit.present]
+        place = None
+        if spread is not None:
+            numbers = [unit.numbers[i] for i in unit.present]
+            place = Place(spread, sums, params, numbers, groups)
+        parts.append(Gradients([gradients.gradient_of(p) for p in params], place))
+    for unit, part in zip(units, parts, strict=True):
+        part.ask()
+        if unit.rule.needs_largest:
+            part.ask_largest()
+    return parts
+
+
 def _edited(
-    optimizer: Optimizer, units: list[Unit], parts: list[Gradients], factors: list[Factor]
+    optimizer: Optimizer, units: Sequence[Unit], parts: list[Gradients], factors: list[Factor]
 ) -> list[Factor]:
     """Let the optimizer edit the clipped gradient, if it wants to: then there are no factors any more."""
     edit = extra(optimizer, "edit_gradients")
     if edit is None:
         return factors
     for unit, part, factor in zip(units, parts, factors, strict=True):
+        part.norm_after = None
         if not isinstance(unit.rule, NoClip):
             gradients.multiply(part, factor)
     edit()
     return [None] * len(factors)
 
 
-def _device(optimizer: Optimizer) -> torch.device:
-    return next(p.device for group in optimizer.param_groups for p in group["params"])
+def _only_begins(optimizer: Optimizer) -> bool:
+    """Whether the step is the first and cannot move anything: so tools make an optimizer's state begin."""
+    return not optimizer.state and all(group.get("lr") == 0 for group in optimizer.param_groups)

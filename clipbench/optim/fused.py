@@ -1,10 +1,12 @@
 """A factor that costs no pass over memory: torch's fused kernels divide by `grad_scale` while they update.
 
-A GradScaler uses the same attribute, and `found_inf` beside it; both are given back as they were.
+They take weights, gradients and states for flat memory, so at each step it is looked whether they are. A
+GradScaler uses the same attribute, and `found_inf` beside it; what is borrowed is given back as it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,45 +14,72 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
 from clipbench.optim.protocols import extra
+from clipbench.optim.ranks import is_dtensor, local
 
 ABSENT: Any = object()
 
 
-def is_fused(optimizer: Optimizer) -> bool:
-    """Whether its step runs torch's fused kernel, which takes `grad_scale` and `found_inf`."""
-    if not isinstance(optimizer, (SGD, Adam, Adagrad)):
-        return False
-    for group in optimizer.param_groups:
-        if not group.get("fused"):
-            return False
-        if group.get("momentum") and group.get("dampening"):
-            # with dampening the first step differs from one with a zero buffer, and a skipped first step
-            # would leave garbage in it
-            return False
-    return True
-
-
 class FusedFactor:
-    """What one step borrows of an optimizer's `grad_scale` and `found_inf`, until `release`."""
+    """What one step borrows of an optimizer, until `release`.
 
-    def __init__(self) -> None:
+    `automatic`: an optimizer whose user left `fused` and `foreach` open takes the fused kernel where it can.
+    """
+
+    def __init__(self, automatic: bool = False) -> None:
+        self.automatic = automatic
+        self.is_used = False
+        """Whether the step that is coming runs the fused kernel and takes what is handed over."""
         self._borrowed: dict[str, Any] = {}  # name → what it was
+        self._groups: list[tuple[dict[str, Any], Any]] = []  # whose "fused" was changed, and what it was
+
+    def choose(self, optimizer: Optimizer, params: Sequence[Tensor]) -> None:
+        """Decide which kernel makes the coming step, of `params`, which have a gradient."""
+        self.is_used = False
+        if not isinstance(optimizer, (SGD, Adam, Adagrad)):
+            return
+        wanted = all(self._is_wanted(group) for group in optimizer.param_groups)
+        given = any(group.get("fused") for group in optimizer.param_groups)
+        if not wanted and not given:
+            return
+        flat = all(_is_flat(p, optimizer) for p in params)
+        self.is_used = wanted and flat and not any(_has_dampening(g) for g in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            now = group.get("fused")
+            use = (True if self.is_used else now) if flat else None
+            if use is not now and bool(use) != bool(now):
+                self._groups.append((group, now))
+                group["fused"] = use
+        if self.is_used:
+            _move_steps(optimizer, params)
+
+    def _is_wanted(self, group: dict[str, Any]) -> bool:
+        if group.get("fused"):
+            return True
+        open_ = group.get("fused") is None and group.get("foreach") is None
+        numbers = [group.get("weight_decay"), *(group.get("betas") or ())]
+        tensors = any(isinstance(number, Tensor) for number in numbers)
+        return self.automatic and open_ and not group.get("capturable") and not tensors
 
     def unscale(self, optimizer: Optimizer, grads: list[Tensor]) -> None:
         """Undo a GradScaler's factor now where the fused step would do so: rules need true gradients."""
         scale = extra(optimizer, "grad_scale")
         if scale is not None:
-            torch._foreach_mul_(grads, scale.double().reciprocal().float())
-            self._borrow(optimizer, "grad_scale", torch.ones_like(scale))
+            torch._foreach_mul_(grads, scale.double().reciprocal().float().reshape(()))
+            self._borrow(optimizer, "grad_scale", torch.ones_like(scale) if self.is_used else None)
+
+    def overflow(self, optimizer: Optimizer) -> Tensor | None:
+        """Whether a GradScaler wants the step left out. ()"""
+        found = extra(optimizer, "found_inf")
+        if found is None:
+            return None
+        if not self.is_used:
+            self._borrow(optimizer, "found_inf", None)
+        return (found > 0).reshape(())
 
     def skip_where(self, optimizer: Optimizer, skipped: Tensor) -> None:
-        """Let the fused step be left out where `skipped` (), or where a GradScaler says so."""
+        """Let the fused step be left out where `skipped` ()."""
         _fill_momentum(optimizer)
-        overflow = extra(optimizer, "found_inf")
-        found = skipped.float()
-        if overflow is not None:
-            found = torch.maximum(found, overflow.to(skipped.device))
-        self._borrow(optimizer, "found_inf", found)
+        self._borrow(optimizer, "found_inf", skipped.float())
 
     def hand_over(self, optimizer: Optimizer, factor: Tensor) -> None:
         """Let the fused step multiply the gradient by `factor` ()."""
@@ -64,18 +93,72 @@ class FusedFactor:
             else:
                 setattr(optimizer, name, value)
         self._borrowed.clear()
+        for group, fused in self._groups:
+            group["fused"] = fused
+        self._groups.clear()
 
-    def _borrow(self, optimizer: Optimizer, name: str, value: Tensor) -> None:
+    def left_out(self, optimizer: Optimizer, like: Tensor) -> Tensor:
+        """Whether the step that was just made was left out, as a bool on the device of `like`. ()"""
+        found = extra(optimizer, "found_inf") if self.is_used else None
+        if found is None:
+            return torch.zeros_like(like, dtype=torch.bool)
+        return (found > 0).reshape(())
+
+    def _borrow(self, optimizer: Optimizer, name: str, value: Tensor | None) -> None:
         self._borrowed.setdefault(name, getattr(optimizer, name, ABSENT))
         setattr(optimizer, name, value)
 
 
-def left_out(optimizer: Optimizer, like: Tensor) -> Tensor:
-    """Whether the step that was just made was left out, as a bool on the device of `like`. ()"""
-    found = extra(optimizer, "found_inf") if is_fused(optimizer) else None
-    if found is None:
-        return torch.zeros_like(like, dtype=torch.bool)
-    return (found > 0).reshape(())
+def _has_dampening(group: dict[str, Any]) -> bool:
+    """With dampening the first step differs from one with a zero buffer, so none can be left out exactly."""
+    return bool(group.get("momentum") and group.get("dampening"))
+
+
+def _is_flat(p: Tensor, optimizer: Optimizer) -> bool:
+    """Whether a parameter, its gradient and its states are dense and lie alike, as a fused kernel needs it."""
+    grad = p.grad
+    if grad is None or grad.dtype != p.dtype or not p.is_floating_point() or grad.layout != torch.strided:
+        return False
+    if is_dtensor(p):
+        if isinstance(optimizer, (SGD, Adagrad)):
+            return False  # torch has no rule for sharding these kernels
+        p, grad = local(p), local(grad)
+    if p.device.type not in ("cpu", "cuda") or not _lie_alike(p, grad) or not is_dense(p):
+        return False
+    for value in optimizer.state.get(p, {}).values():
+        if isinstance(value, Tensor) and value.ndim:
+            value = local(value)
+            if value.shape == p.shape and not (_lie_alike(p, value) and value.dtype == p.dtype):
+                return False
+    return True
+
+
+def _lie_alike(one: Tensor, other: Tensor) -> bool:
+    if one.is_contiguous() and other.is_contiguous():
+        return True
+    return one.stride() == other.stride()
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the entries of `x` fill a run of memory, in whatever order, none of them twice."""
+    if x.is_contiguous():
+        return True
+    expected = 1
+    for step, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size == 1:
+            continue
+        if step != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _move_steps(optimizer: Optimizer, params: Sequence[Tensor]) -> None:
+    """Adam's counters to where the fused kernel wants them, where another kernel made them."""
+    for p in params:
+        step = optimizer.state.get(p, {}).get("step")
+        if isinstance(step, Tensor) and step.device != p.device:
+            optimizer.state[p]["step"] = step.to(p.device, torch.float32)
 
 
 def _fill_momentum(optimizer: Optimizer) -> None:

@@ -62,7 +62,8 @@ def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
 
     A setting that several types share may be None for the type's default; where this type does not use it,
     it is checked and left aside, so that one set of settings can serve a whole sweep. Any other is a
-    ValueError that lists what is known, and so is any setting beside a rule, which has its own.
+    ValueError that lists what is known, and so is any setting beside a rule, which has its own, unless it is
+    what the rule has.
     """
     given = {}
     for name, value in settings.items():
@@ -70,6 +71,8 @@ def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
             given[name] = value
     if isinstance(clipping_type, Rule):
         for name, value in given.items():
+            if value == getattr(clipping_type, name, None):
+                continue
             raise ValueError(
                 f"{name}={value!r} beside clipping_type={clipping_type!r}: a rule has its settings in "
                 "itself. Set it there, or give the type by its name. If it is no setting of clipping, it is "

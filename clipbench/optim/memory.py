@@ -1,124 +1,193 @@
-"""What clipping remembers, and where: the one place that knows how it lies in `optimizer.state`."""
+"""What clipping remembers, and where: the one place that knows how it lies in an optimizer.
+
+What belongs to the whole gradient is in a parameter group, as plain tensors; what belongs to a parameter is
+in that parameter's state. So whatever carries torch's optimizers carries it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from clipbench.optim.ranks import is_dtensor, like, local
 from clipbench.optim.rule import Rule, State
-from clipbench.optim.units import Unit
+from clipbench.optim.units import Group, Unit
 
-STATE_KEY = "clipping"
-"""The key of `optimizer.state`: a string, so that `state_dict()` carries it as it is."""
-
-MOVED = (
-    "A parameter group has got or lost a clipping_level of its own since the first step, so the memory of "
-    "clipping no longer fits. Give groups their levels when the optimizer is built, or delete "
-    f"optimizer.state['{STATE_KEY}'] to start with a fresh memory."
-)
+PREFIX = "clipping_memory_"
+"""Every key of ours begins with it."""
+SKIPPED, RNG_STATE, COMMON_LEVEL = PREFIX + "skipped", PREFIX + "rng_state", PREFIX + "common_level"
+LASTING = (SKIPPED, RNG_STATE, COMMON_LEVEL)
+"""Keys of the first group that belong to no rule."""
 
 
 class Memory:
-    """What one optimizer's clipping remembers; it is empty until the first step.
+    """What one optimizer's clipping remembers.
 
-    Of each unit, its rule's memory (whose lists have an item for each of the unit's parameters). Of the whole
-    gradient, the norms before and after clipping at the latest step, the number of skipped steps, and, while
-    it is saved, the state of the generator that random rules draw from.
+    Of each unit, its rule's memory. Of all, the number of skipped steps and, while it is saved, the state of
+    the generator that random rules draw from.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self._state: dict[Any, Any] = (
-            optimizer.state
-        )  # typed as by tensors; state_dict() carries other keys too
+        self._optimizer = optimizer
+        self._late: dict[Tensor, dict[str, Tensor]] = {}
 
-    def __bool__(self) -> bool:
-        """Whether there is anything in it."""
-        return bool(self._entries)
-
-    @property
-    def _entries(self) -> dict[str, Any]:
-        return self._state.get(STATE_KEY, {})
-
-    def _writable(self) -> dict[str, Any]:
-        return self._state.setdefault(STATE_KEY, {})
-
-    def check_units(self, units: Sequence[Unit]) -> None:
-        """RuntimeError if it remembers something of a unit that is not one of `units`."""
-        names = {unit.name for unit in units}
-        for name, state in self._entries.get("rules", {}).items():
-            if state and name not in names:
-                raise RuntimeError(MOVED)
+    def prepare(self, units: Sequence[Unit]) -> None:
+        """Begin what is to be there from the start, so that its size never changes."""
+        first = self._optimizer.param_groups[0]
+        params = [p for unit in units for p in unit.params]
+        if SKIPPED not in first and params:
+            first[SKIPPED] = torch.zeros((), dtype=torch.int64, device=local(params[0]).device)
+        for unit in units:
+            if unit.params and not params[0].is_meta:
+                names, _ = _names(unit.rule)
+                if names and not any(PREFIX + name in _home(unit) for name in names):
+                    self._begin(unit, names)
 
     def recall(self, unit: Unit) -> State:
         """The memory of a unit's rule, of all its parameters: a fresh one for those that are new."""
-        rules = self._entries.get("rules", {})
-        if unit.name not in rules:
-            return unit.rule.init(unit.real_params)
-        return _with_new_params(rules[unit.name], unit.rule, unit.real_params)
+        whole, lists = _names(unit.rule)
+        home = _home(unit)
+        device = unit.real_params[0].device
+        state: State = {}
+        if any(_missing(home.get(PREFIX + name)) for name in whole):
+            self._begin(unit, whole)
+        for name in whole:
+            state[name] = home[PREFIX + name].to(device)
+        for name in lists:
+            state[name] = []
+        if lists:
+            for p, part in zip(unit.params, unit.real_params, strict=True):
+                for name, item in self._of_parameter(unit.rule, p, part, lists).items():
+                    state[name].append(item)
+        return state
 
-    def remember(self, unit: Unit, old: State, new: State, skipped: Tensor) -> None:
-        """Keep `new`, of the unit's parameters with a gradient; `old`, of all of them, where `skipped` ()."""
-        rules = self._writable().setdefault("rules", {})
-        rules[unit.name] = _merged(old, new, unit.present, skipped)
+    def remember(self, unit: Unit, old: State, new: State, hold: Tensor) -> None:
+        """Keep `new`, of the unit's parameters with a gradient; `old`, of all of them, where `hold` ()."""
+        whole, lists = _names(unit.rule)
+        home = _home(unit)
+        for name in whole:
+            home[PREFIX + name] = torch.where(hold, old[name], new[name])
+        for name in lists:
+            before = [old[name][i] for i in unit.present]
+            for i, item in zip(unit.present, _where(hold, before, new[name]), strict=True):
+                if unit.params[i] is not unit.stand_in:
+                    self._late.setdefault(unit.params[i], {})[PREFIX + name] = item
 
-    def record(self, norm: Tensor, clipped_norm: Tensor | None, skipped: Tensor) -> None:
-        """The norms of the latest step, each (), None where not measured yet; and whether it is skipped."""
-        entries = self._writable()
-        entries["grad_norm"], entries["clipped_norm"] = norm, clipped_norm
-        entries["skipped"] = entries.get("skipped", 0) + skipped.long()
+    def settle(self) -> None:
+        """Put what belongs to a parameter into its state.
 
-    @property
-    def grad_norm(self) -> Tensor | None:
-        """Before clipping at the latest step; None before the first. ()"""
-        return self._entries.get("grad_norm")
+        After the step: optimizers begin a parameter's state where they find none.
+        """
+        for p, entries in self._late.items():
+            for key, item in entries.items():
+                if item.ndim and item.shape != local(p).shape and is_dtensor(p):
+                    raise RuntimeError(
+                        f"{key.removeprefix(PREFIX)}: what a rule remembers of a sharded parameter must be a "
+                        "number or have the parameter's shape, or it could not be saved."
+                    )
+                self._optimizer.state[p][key] = like(item, p)
+        self._late.clear()
 
-    @property
-    def clipped_norm(self) -> Tensor | None:
-        """After clipping at the latest step; None where it was not measured. ()"""
-        return self._entries.get("clipped_norm")
-
-    @clipped_norm.setter
-    def clipped_norm(self, norm: Tensor) -> None:
-        self._writable()["clipped_norm"] = norm
+    def count(self, skipped: Tensor) -> None:
+        """Add a step that is left out where `skipped` ()."""
+        first = self._optimizer.param_groups[0]
+        so_far = first.get(SKIPPED, 0)
+        if isinstance(so_far, Tensor):
+            so_far = so_far.to(skipped.device)
+        first[SKIPPED] = so_far + skipped.long()
 
     @property
     def skipped(self) -> Tensor:
         """Number of steps so far whose gradient was not finite. ()"""
-        return self._entries["skipped"]
+        return torch.as_tensor(self._optimizer.param_groups[0].get(SKIPPED, 0))
 
     @property
     def rng_state(self) -> Tensor | None:
         """As saved last, on the CPU."""
-        return self._entries.get("rng_state")
+        state = self._optimizer.param_groups[0].get(RNG_STATE)
+        return None if state is None else state.cpu()
 
     @rng_state.setter
     def rng_state(self, state: Tensor) -> None:
-        self._writable()["rng_state"] = state
+        self._optimizer.param_groups[0][RNG_STATE] = state
+
+    @property
+    def common_level(self) -> float | None:
+        """Of the groups that have none of their own, as it was set last; None if it never was."""
+        return self._optimizer.param_groups[0].get(COMMON_LEVEL)
+
+    @common_level.setter
+    def common_level(self, level: float) -> None:
+        self._optimizer.param_groups[0][COMMON_LEVEL] = level
 
     def forget_all_but_counts(self) -> None:
-        """Empty `optimizer.state`, the rules' memory included; counts and the generator's state go on."""
-        lasting = {key: value for key, value in self._entries.items() if key != "rules"}
-        self._state.clear()
-        if lasting:
-            self._state[STATE_KEY] = lasting
+        """Empty `optimizer.state` and the rules' memory; counts and the generator's state go on."""
+        self._late.clear()
+        self._optimizer.state.clear()
+        for group in self._optimizer.param_groups:
+            for key in rule_keys(group):
+                del group[key]
 
-    def after_loading(self, device: torch.device) -> None:
-        """Make what was loaded its own: torch moves and copies only what belongs to a parameter."""
-        entries = _copied(self._entries, device)
-        if "coins" in entries:  # its name before the packages were laid out anew
-            entries["rng_state"] = entries.pop("coins")
-        if "rng_state" in entries:
-            entries["rng_state"] = entries["rng_state"].cpu()
-        self._state[STATE_KEY] = entries
+    def whole(self, unit: Unit) -> State:
+        """Of a unit's rule, what belongs to the whole gradient, as far as it is there."""
+        home = _home(unit)
+        found = {}
+        for name in _names(unit.rule)[0]:
+            if PREFIX + name in home:
+                found[name] = home[PREFIX + name]
+        return found
+
+    def _begin(self, unit: Unit, names: Sequence[str]) -> None:
+        fresh = unit.rule.init(unit.real_params)
+        home = _home(unit)
+        for name in names:
+            home[PREFIX + name] = fresh[name]
+
+    def _of_parameter(self, rule: Rule, p: Tensor, part: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Of one parameter, of which `part` lies here: fresh where it has none, or one of another size."""
+        entries = {**self._optimizer.state.get(p, {}), **self._late.get(p, {})}
+        found: dict[str, Tensor] = {}
+        for name in names:
+            item = entries.get(PREFIX + name)
+            if isinstance(item, Tensor) and not item.is_meta:
+                found[name] = local(item).to(part.device)
+        sizes_differ = any(item.ndim and item.shape != part.shape for item in found.values())
+        if len(found) == len(names) and not sizes_differ:
+            return found
+        fresh = rule.init([part])
+        fits = len(found) == len(names)
+        for name in names:
+            fits = fits and found[name].shape == fresh[name][0].shape
+        return found if fits else {name: fresh[name][0] for name in names}
 
 
-def rule_memories(state: Any) -> dict[str, State]:
-    """{unit: its rule's memory} in an `optimizer.state`, or in the `state` of a state_dict."""
-    return state.get(STATE_KEY, {}).get("rules", {})
+def rule_keys(entries: dict[Any, Any]) -> list[str]:
+    """Of a parameter group, or of a parameter's state, the keys that hold a rule's memory."""
+    return [key for key in entries if isinstance(key, str) and key.startswith(PREFIX) and key not in LASTING]
+
+
+def rule_memories(optimizer: Optimizer, params: Sequence[Tensor] | None = None) -> State:
+    """{name: a tensor of the whole gradient, or a list of tensors of `params`} of all that rules remember.
+
+    `params` None: all that have such a memory, in the order of the groups.
+    """
+    found: State = {}
+    for group in optimizer.param_groups:
+        for key in rule_keys(group):
+            found[key.removeprefix(PREFIX)] = group[key]
+    chosen = params
+    if chosen is None:
+        chosen = [p for group in optimizer.param_groups for p in group["params"]]
+    for p in chosen:
+        state = optimizer.state.get(p, {})
+        for key in rule_keys(state):
+            found.setdefault(key.removeprefix(PREFIX), []).append(state[key])
+    return found
 
 
 def at(state: State, places: Sequence[int]) -> State:
@@ -137,47 +206,37 @@ def shapes(state: State) -> dict[str, Any]:
     return found
 
 
-def _with_new_params(state: State, rule: Rule, params: Sequence[Tensor]) -> State:
-    """`state` with fresh items for parameters that were added since: new groups come last."""
-    lengths = [len(entry) for entry in state.values() if not isinstance(entry, Tensor)]
-    if all(length == len(params) for length in lengths):
-        return state
-    if any(length > len(params) for length in lengths):
-        raise RuntimeError(MOVED)
-    fresh = rule.init(params)
-    extended: State = {}
-    for name, entry in state.items():
-        extended[name] = entry if isinstance(entry, Tensor) else [*entry, *fresh[name][len(entry) :]]
-    return extended
+def names_of(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of what `rule` remembers: of the whole gradient, and of each parameter."""
+    state = rule.init([torch.zeros(1)])
+    whole = tuple(name for name, entry in state.items() if isinstance(entry, Tensor))
+    return whole, tuple(name for name in state if name not in whole)
 
 
-def _merged(old: State, new: State, places: Sequence[int], skipped: Tensor) -> State:
-    """`old` where the step is skipped, else `new`, whose lists belong to `places`. Waits for nothing."""
-    state: State = {}
-    for name, entry in new.items():
-        before = old[name]
-        if isinstance(entry, Tensor):
-            state[name] = torch.where(skipped, before, entry)
-            continue
-        items = list(before)
-        chosen = _where(skipped, [before[i] for i in places], entry)
-        for place, item in zip(places, chosen, strict=True):
-            items[place] = item
-        state[name] = items
-    return state
+def _names(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    try:
+        return _cached_names(rule)
+    except TypeError:  # a field of it has no hash
+        return names_of(rule)
 
 
-def _where(skipped: Tensor, old: Sequence[Tensor], new: Sequence[Tensor]) -> list[Tensor]:
+_cached_names = lru_cache(names_of)
+
+
+def _home(unit: Unit) -> Group:
+    """The group that holds the unit's memory: the first that has one, else the first."""
+    for group in unit.groups:
+        if rule_keys(group):
+            return group
+    return unit.groups[0]
+
+
+def _missing(entry: Any) -> bool:
+    return not isinstance(entry, Tensor) or entry.is_meta
+
+
+def _where(hold: Tensor, old: Sequence[Tensor], new: Sequence[Tensor]) -> list[Tensor]:
     if all(item.ndim == 0 for item in new):  # one kernel instead of one for each
         before, after = torch.stack(list(old)), torch.stack(list(new))
-        return list(torch.where(skipped, before, after).unbind())
-    return [torch.where(skipped, *pair) for pair in zip(old, new, strict=True)]
-
-
-def _copied(tree: Any, device: torch.device) -> Any:
-    """Dicts and lists with copies of their tensors on `device`; anything else as it is."""
-    if isinstance(tree, dict):
-        return {key: _copied(value, device) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_copied(value, device) for value in tree]
-    return tree.to(device, copy=True) if isinstance(tree, Tensor) else tree
+        return list(torch.where(hold, before.to(after.dtype), after).unbind())
+    return [torch.where(hold, *pair) for pair in zip(old, new, strict=True)]

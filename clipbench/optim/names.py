@@ -46,7 +46,10 @@ def import_object(path: str, places: str = "in the current folder or on the impo
     return getattr(module, name)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'auto'?" or "", for the end of a sentence that refuses `word`."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """ " Did you mean 'auto'?" or "", for the end of a sentence that refuses `word`.
+
+    `likeness`: how alike, from 0 to 1, a known one must be to be meant.
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
     return f" Did you mean '{close[0]}'?" if close else ""

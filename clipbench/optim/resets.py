@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-STEPS = "steps"
-"""Where `optimizer.state` counts calls of step(), on the host."""
+STEPS = "started_steps"
+"""Where the first parameter group counts calls of step(), on the host."""
 
 
 class MomentResets:
@@ -29,9 +29,8 @@ class MomentResets:
     def before_step(self, optimizer: Optimizer, *_: Any) -> None:
         """Count the step, reset, and lower the learning rates. To be registered before the clipping."""
         self.after_step(optimizer)  # a step that raised never came to its post-hook
-        state: dict[Any, Any] = optimizer.state
         steps = started_steps(optimizer)
-        state[STEPS] = steps + 1
+        optimizer.param_groups[0][STEPS] = steps + 1
         self._lrs = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             age = steps % group["reset_every"]
@@ -60,8 +59,7 @@ class MomentResets:
 
 def started_steps(optimizer: Optimizer) -> int:
     """How many calls of step() `optimizer` has had, one that is going on or was skipped included."""
-    state: dict[Any, Any] = optimizer.state
-    return state.get(STEPS, 0)
+    return optimizer.param_groups[0].get(STEPS, 0)
 
 
 def warmup_factor(k: int, warmup: int) -> float:

@@ -13,6 +13,7 @@ from torch.optim import Adagrad, Optimizer
 
 from clipbench.optim.checks import check_count
 from clipbench.optim.gradients import wide_dtype
+from clipbench.optim.inside import innermost
 from clipbench.optim.memory import Memory
 from clipbench.optim.protocols import extra
 
@@ -62,6 +63,7 @@ class Restarter:
 
     def step(self, optimizer: Optimizer) -> bool:
         """To be called after each optimizer step. Whether it was the last before a restart."""
+        optimizer = innermost(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         self.add_coords(params)
         return self._restarted(params, optimizer)
@@ -121,8 +123,10 @@ def start_afresh(optimizer: Optimizer) -> None:
     """Empty the optimizer's state, the rule's memory included, as if newly built.
 
     The generator of random rules and the count of skipped steps go on. An optimizer that keeps numbers in its
-    groups, or makes a state before its first step, has a `begin()`, which sets them back.
+    groups, or makes a state before its first step, has a `begin()`, which sets them back. A wrapper's is that
+    of the optimizer inside.
     """
+    optimizer = innermost(optimizer)
     Memory(optimizer).forget_all_but_counts()
     if isinstance(
         optimizer, Adagrad

@@ -32,6 +32,12 @@ class Rule:
     """The only optimizers that it goes with, where it does not go with all."""
     spares_last_linear: ClassVar[bool] = False
     """Its paper leaves the last linear layer unclipped; the bench does so by default."""
+    draws: ClassVar[bool] = False
+    """Whether it draws from `rng`: one that does must say so, or other ranks would draw otherwise."""
+    acts_on: ClassVar[str] = "gradient"
+    """What it looks at together: the whole "gradient", a "tensor", a "row" of one, or an "entry"."""
+    needs_largest: ClassVar[bool] = False
+    """Whether it asks for `Gradients.largest`, which is then found together with the norm."""
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}
     """Of its own fields: name → (name, value) → the value, or ValueError."""
 
@@ -46,6 +52,13 @@ class Rule:
     def level_or_none(self) -> float | None:
         """Its `clipping_level`; None for a rule without that field, which no group can be given one of."""
         return getattr(self, "clipping_level", None)
+
+    def level_in_force(self, state: State) -> Tensor | float | None:
+        """The norm, or what its level is of, above which it acts; None where that is no one number.
+
+        `state` is what it remembers of the whole gradient.
+        """
+        return self.level_or_none
 
     def init(self, params: Sequence[Tensor]) -> State:
         """The memory before the first step, by name, on the device of `params`.
@@ -74,7 +87,7 @@ class Rule:
 class EntryRule(Rule):
     """A rule that edits the entries of `grads` in place, so it has no factor.
 
-    The norm after it is measured when somebody asks for it, and takes the gradients themselves.
+    The norm after it is measured, unless the rule puts what it knows of it as `grads.norm_after`.
     """
 
     def __call__(
@@ -97,7 +110,7 @@ class UpdateRule(Rule):
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[Tensor, State]:
-        return torch.ones_like(grads.norm), state
+        return grads.one, state
 
     def after_step(
         self, optimizer: Optimizer, group: dict[str, Any], skipped: Tensor

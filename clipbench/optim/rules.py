@@ -45,11 +45,15 @@ class NoClip(Rule):
     """
 
     clips: ClassVar[bool] = False
+    acts_on: ClassVar[str] = "entry"
+
+    def level_in_force(self, state: State) -> float:
+        return math.inf
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[Tensor, State]:
-        return torch.ones_like(grads.norm), state
+        return grads.one, state
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class LinearRandNorm(Rule):
 
     clipping_level: float = 1.0
     beta: float = 0.85
+    draws: ClassVar[bool] = True
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
@@ -92,6 +97,7 @@ class QuadraticRandNorm(Rule):
 
     clipping_level: float = 1.0
     beta: float = 0.85
+    draws: ClassVar[bool] = True
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
@@ -107,6 +113,7 @@ class LayerWise(Rule):
     """
 
     clipping_level: float = 1.0
+    acts_on: ClassVar[str] = "tensor"
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
@@ -122,6 +129,7 @@ class CoordinateWise(EntryRule):
     """
 
     clipping_level: float = 0.1
+    acts_on: ClassVar[str] = "entry"
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
@@ -155,7 +163,7 @@ class Normalize(Rule):
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
     ) -> tuple[Tensor, State]:
         if math.isinf(self.clipping_level):
-            return torch.ones_like(grads.norm), state
+            return grads.one, state
         if self.smooth:
             return (1 + (grads.norm / self.clipping_level) ** 2).rsqrt(), state
         return self.clipping_level / (grads.norm + self.eps), state

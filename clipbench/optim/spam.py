@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from clipbench.optim.chain import chain
 from clipbench.optim.checks import check_count, check_level
 from clipbench.optim.gradients import real
 from clipbench.optim.optimizers import ClippedAdamW
-from clipbench.optim.resets import MomentResets, started_steps
+from clipbench.optim.resets import STEPS, MomentResets, started_steps
 from clipbench.optim.rule import Rule
 from clipbench.optim.stabilizers import AdaClip, AdaGN
 from clipbench.optim.units import Group, is_exempt
@@ -25,6 +24,10 @@ class _ResettingAdamW(ClippedAdamW):
 
     clips_by_itself = True  # so exemptions mean something to it under clipping_type "none" too
     resets_counter = False
+
+    def begin(self) -> None:
+        """Back to before the first step, for a restart."""
+        self.param_groups[0][STEPS] = 0
 
     def attach_hooks(self) -> None:
         resets = MomentResets(self.resets_counter)
@@ -68,13 +71,13 @@ class SPAM(_ResettingAdamW):
             "pause": check_count("pause", pause),
         }
         super().__init__(params, lr, betas, eps, weight_decay, clipping_type=clipping_type, **settings)
-        _extend(self, own)
+        self.extend_groups(own)
 
     def edit_gradients(self) -> None:
         """Cut spikes, after the rule and before Adam takes the gradient in."""
         age = started_steps(self) - 1
         for group in self.param_groups:
-            if not is_exempt(group) and age % group["reset_every"] >= group["pause"]:
+            if not is_exempt(group, self.clipping.rule) and age % group["reset_every"] >= group["pause"]:
                 self._cut_spikes(group)
 
     def _cut_spikes(self, group: Group) -> None:
@@ -128,15 +131,10 @@ class StableSPAM(_ResettingAdamW):
         own = {"reset_every": check_count("reset_every", reset_every)}
         self.stabilizers = AdaClip(gamma3), AdaGN(gamma1, gamma2, eps)
         super().__init__(params, lr, betas, eps, weight_decay, clipping_type=clipping_type, **settings)
-        _extend(self, own)
+        gammas = {"gamma1": gamma1, "gamma2": gamma2, "gamma3": gamma3}
+        self.settings.update(gammas)
+        self.defaults.update(gammas)
+        self.extend_groups(own)
 
     def build_rule(self, clipping_type: str | Rule, settings: dict[str, Any]) -> Rule:
         return chain(super().build_rule(clipping_type, settings), *self.stabilizers)
-
-
-def _extend(optimizer: Optimizer, settings: dict[str, Any]) -> None:
-    """Settings that a parameter group may have of its own, as it may have torch's."""
-    optimizer.defaults.update(settings)
-    for group in optimizer.param_groups:
-        for name, value in settings.items():
-            group.setdefault(name, value)

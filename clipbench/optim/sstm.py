@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipbench.optim.optimizers import Clipped, as_groups, loss_of
+from clipbench.optim.ranks import local
 from clipbench.optim.rule import Rule
 from clipbench.optim.units import Group, at_level
 
@@ -46,6 +47,7 @@ class ClippedSSTM(Clipped):
     """
 
     answer = "y"
+    state_names = ("y", "z")
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class ClippedSSTM(Clipped):
     ) -> None:
         for name, value in (("lr", lr), ("L", L), ("nu", nu), ("cap", cap)):
             _check(name, value)
-        defaults = {"lr": float(lr), "L": float(L), "nu": float(nu), "cap": float(cap), "triangle": None}
+        defaults = {"lr": float(lr), "L": float(L), "nu": float(nu), "cap": float(cap)}
         super().__init__(as_groups(params), defaults)
         self.join(clipping_type, nonfinite, rng, {"clipping_level": clipping_level, **rule_settings})
 
@@ -94,17 +96,17 @@ class ClippedSSTM(Clipped):
         """z by the gradient, y towards z, and the parameters to the x of the coming step."""
         moving, y, z, grads, pushed = [], [], [], [], []
         for p in params:
-            if p.grad is not None and not self.state[p]:
+            if p.grad is not None and "y" not in self.state[p]:
                 self.state[p].update(y=p.detach().clone(), z=p.detach().clone())
             state = self.state.get(p)
             if not state:
                 continue
-            moving.append(p)
-            y.append(state["y"])
-            z.append(state["z"])
+            moving.append(local(p))
+            y.append(local(state["y"]))
+            z.append(local(state["z"]))
             if p.grad is not None:
-                grads.append(p.grad)
-                pushed.append(state["z"])
+                grads.append(local(p.grad))
+                pushed.append(local(state["z"]))
         if not moving:
             return
         if pushed:

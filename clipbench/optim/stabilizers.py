@@ -25,7 +25,8 @@ class AdaClip(EntryRule):
     """
 
     gamma3: float = 0.999
-
+    acts_on: ClassVar[str] = "tensor"
+    needs_largest: ClassVar[bool] = True
     checks: ClassVar = {"gamma3": check_share}
 
     def init(self, params: Sequence[Tensor]) -> State:
@@ -36,7 +37,7 @@ class AdaClip(EntryRule):
     ) -> tuple[None, State]:
         mean = torch.stack(state["mean"])
         count = torch.stack(state["count"]) + 1
-        largest = torch.stack(torch._foreach_norm(grads, math.inf, dtype=mean.dtype))
+        largest = grads.largest.to(mean.dtype)
         mean = mean.lerp(largest, 1 - self.gamma3)
         limits = mean / _unbiased(self.gamma3, count)
         shares = limits / largest
@@ -57,7 +58,7 @@ class AdaGN(Rule):
     gamma1: float = 0.7
     gamma2: float = 0.9
     eps: float = 1e-8
-
+    acts_on: ClassVar[str] = "tensor"
     checks: ClassVar = {"gamma1": check_share, "gamma2": check_share, "eps": check_small}
 
     def init(self, params: Sequence[Tensor]) -> State:

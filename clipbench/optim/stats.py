@@ -1,41 +1,109 @@
-"""What clipping did to the latest gradient."""
+"""What clipping did to the latest gradient, and over the last steps; and the level that all groups share."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipbench.optim import gradients
-from clipbench.optim.memory import Memory
+from clipbench.optim.checks import check_level
+from clipbench.optim.clip import Clipping, Measured, clipping_of
+from clipbench.optim.inside import innermost
+
+CLIPPED_BELOW = 1 - 1e-6
+"""A step with a smaller factor was clipped; nearer 1 is rounding."""
 
 
-class ClipStats(NamedTuple):
-    """What clipping did to the latest gradient, on its device: to read it is to wait. Each ()."""
+class ClipStats:
+    """What clipping did, as tensors on the gradients' device: to read their numbers is to wait. Each ().
 
-    grad_norm: Tensor
-    clipped_norm: Tensor
-    skipped: Tensor  # steps so far whose gradient was not finite
+    NaN before the first step. What takes more than a look is computed when it is asked for.
+    """
+
+    def __init__(self, latest: Sequence[Measured], level: Tensor | float | None, skipped: Tensor) -> None:
+        """`latest`: of the last steps, up to 100, the newest at the end."""
+        self._latest, self._level = latest, level
+        self.skipped = skipped
+        """Number of steps so far whose gradient was not finite."""
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """‖g‖ at the latest step, over everything that the optimizer trains."""
+        return self._latest[-1].norm if self._latest else torch.tensor(math.nan)
+
+    @property
+    def clipped_norm(self) -> Tensor:
+        """‖clip(g)‖, 0 where the step was skipped."""
+        return self._latest[-1].clipped_norm if self._latest else torch.tensor(math.nan)
+
+    @property
+    def clip_factor(self) -> Tensor:
+        """clipped_norm/grad_norm, 1 for a gradient of zeros, 0 where the step was skipped."""
+        norm, clipped = self.grad_norm, self.clipped_norm
+        factor = torch.where(norm == 0, 1.0, clipped / norm)
+        return torch.where(self._latest[-1].skipped, 0.0, factor) if self._latest else factor
+
+    @property
+    def clipping_level(self) -> Tensor:
+        """In force: of `auto` the quantile, inf without clipping, NaN for a type without one level."""
+        if isinstance(self._level, Tensor):
+            return self._level
+        return torch.full_like(self.grad_norm, math.nan if self._level is None else self._level)
+
+    @property
+    def share_clipped(self) -> Tensor:
+        """Of the last 100 steps that were not skipped, how many had a factor below 1."""
+        if not self._latest:
+            return torch.tensor(math.nan)
+        norms = torch.stack([one.norm for one in self._latest])
+        after = torch.stack([one.clipped_norm for one in self._latest])
+        made = ~torch.stack([one.skipped for one in self._latest])
+        cut = (after < CLIPPED_BELOW * norms) & made
+        return cut.sum() / made.sum()
+
+    def _asdict(self) -> dict[str, Tensor]:
+        """{name: value} of all of them, for a logger, as a named tuple has it."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._asdict().values())
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value.item():.4g}" for name, value in self._asdict().items())
+        return f"ClipStats({values})"
+
+
+FIELDS = ("grad_norm", "clipped_norm", "clip_factor", "clipping_level", "share_clipped", "skipped")
 
 
 def clip_stats(optimizer: Optimizer) -> ClipStats:
-    """Norm before and after clipping at the latest step, and the count of skipped ones.
+    """Of the latest step, at any time until the next, and cheap: it may stand in every logger.
 
-    Call it before `zero_grad`: types that edit entries (coordinate_wise, uclip, …) leave the norm after to be
-    measured now, and without gradients that is a RuntimeError.
+    `optimizer` may be a wrapper of one that clips. RuntimeError for one that does not.
     """
-    memory = Memory(optimizer)
-    norm, clipped = memory.grad_norm, memory.clipped_norm
-    if norm is None:
-        raise RuntimeError("clip_stats needs an optimizer that clips and has made a step.")
-    if clipped is None:  # the rule edited entries: only the gradients themselves know
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        grads = gradients.gradients_of(params)
-        if not grads:
-            raise RuntimeError(
-                "clip_stats needs the gradients of the latest step here: call it before zero_grad."
-            )
-        clipped = torch.where(gradients.is_finite(norm), grads.norm, 0.0)
-    return ClipStats(norm, clipped, memory.skipped)
+    inner, clipping = _clipping(optimizer)
+    return ClipStats(tuple(clipping.latest), clipping.level(inner), clipping.memory(inner).skipped)
+
+
+def set_clipping_level(optimizer: Optimizer, level: float) -> None:
+    """From now on clip at `level`, 0 < level ≤ inf: all groups but those with a level of their own.
+
+    Cheap enough for every step. `optimizer` may be a wrapper of one that clips, and keeps the level in its
+    checkpoints. ValueError for a type that has no level, RuntimeError for an optimizer that does not clip.
+    """
+    inner, clipping = _clipping(optimizer)
+    clipping.set_level(inner, check_level("clipping_level", level))
+
+
+def _clipping(optimizer: Any) -> tuple[Optimizer, Clipping]:
+    inner = innermost(optimizer)
+    clipping = clipping_of(inner)
+    if clipping is None:
+        raise RuntimeError(
+            f"{type(inner).__name__} does not clip: build a clipped one, or join it by clip_gradients."
+        )
+    return inner, clipping

@@ -8,60 +8,113 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from clipbench.optim.checks import check_level
 from clipbench.optim.gradients import real
+from clipbench.optim.names import nearest
 from clipbench.optim.protocols import extra
+from clipbench.optim.ranks import Split, Spread
 from clipbench.optim.rule import Rule
 from clipbench.optim.rules import NoClip
 
 Group = dict[str, Any]
 """A parameter group of an optimizer."""
 
+LEVEL = "clipping_level"
+"""The key of a group that holds its level, as "lr" holds its learning rate."""
+SEPARATELY = "clip_separately"
+"""The key of a group that is to be normed alone even where others have its level."""
+
 
 @dataclass
 class Unit:
-    """A parameter group with a level of its own, or all the others together. Made anew for every step."""
+    """The parameter groups that are clipped by one rule together. Made anew for every step."""
 
-    name: str
     rule: Rule
+    groups: list[Group] = field(default_factory=list)
     params: list[Tensor] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    """Of each of `params`, the place of its group in the optimizer."""
+
+    empty: set[int] = field(default_factory=set)
+    """Which of `params` count as having a gradient, with no entry here: all of them are on other ranks."""
+    stand_in: Tensor | None = None
+    """The parameter of a unit of which nothing is here, so that this rank takes part in every sum."""
 
     @cached_property
     def present(self) -> list[int]:
         """Which of `params` have a gradient."""
-        return [i for i, p in enumerate(self.params) if p.grad is not None]
+        return [i for i, p in enumerate(self.params) if p.grad is not None or i in self.empty]
 
     @cached_property
     def real_params(self) -> list[Tensor]:
-        """`params`, complex ones as pairs of reals."""
-        return [real(p) for p in self.params]
+        """What lies here of `params`, complex ones as pairs of reals."""
+        return [real(p.detach()) for p in self.params]
+
+    def take_in_what_is_elsewhere(self, spread: Spread) -> None:
+        """Parameters whose entries are all on other ranks take part, or ranks would sum unlike things."""
+        for i, p in enumerate(self.params):
+            if p.grad is None and p.requires_grad and not p.numel() and spread.of(p).shape_is_lost:
+                self.empty.add(i)
+        here = any(p.grad is not None for p in self.params)
+        if spread.elsewhere is not None and not here:
+            self.stand_in = torch.empty(0, device=spread.device)
+            self.params.append(self.stand_in)
+            self.numbers.append(self.numbers[0] if self.numbers else 0)
+            self.empty.add(len(self.params) - 1)
+
+    def check(self, spread: Spread | None) -> None:
+        """RuntimeError where the rule cannot clip these gradients rightly."""
+        for i in self.present:
+            p = self.params[i]
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    "Clipping needs dense gradients. Use sparse=False in the embedding layers, or exempt "
+                    "their group by clipping_level=inf."
+                )
+            if spread is not None:
+                self._check_split(spread.of(p))
+
+    def _check_split(self, split: Split) -> None:
+        lost = split.is_flat and self.rule.acts_on in ("tensor", "row")
+        if lost or (split.shape_is_lost and self.rule.acts_on == "row"):
+            unit = "rows" if self.rule.acts_on == "row" else "whole tensors"
+            remedy = "" if self.rule.acts_on == "row" else ", or use_orig_params=True"
+            raise RuntimeError(
+                f"{type(self.rule).__name__} is about {unit}, which FullyShardedDataParallel has flattened. "
+                f"Use torch.distributed.fsdp.fully_shard{remedy}."
+            )
 
 
-def units_of(groups: Sequence[Group], rules: Sequence[Rule], common: Rule) -> list[Unit]:
-    """The units of `groups`, of which `rules` are the rules at this step; `common` is the optimizer's own.
+def units_of(groups: Sequence[Group], rules: Sequence[Rule]) -> list[Unit]:
+    """The units of `groups`, of which `rules` are the rules at this step.
 
-    Groups without a level of their own are one unit, "all", as long as their rules are equal; the others are
-    called by their place, "group 2".
+    Groups whose rules are equal, level included, are one unit, but for those that are to be clipped
+    separately.
     """
-    units: dict[str, Unit] = {}
-    for index, (group, rule) in enumerate(zip(groups, rules, strict=True)):
-        name = f"group {index}"
-        if rule is common:
-            name = "all"
-        elif group.get("clipping_level") is None:
-            shared = units.get("all")
-            if shared is None or shared.rule == rule:
-                name = "all"
-        unit = units.setdefault(name, Unit(name, rule))
+    units: list[Unit] = []
+    shared: list[Unit] = []
+    for number, (group, rule) in enumerate(zip(groups, rules, strict=True)):
+        apart = group.get(SEPARATELY)
+        unit = None
+        if not apart:
+            unit = next((one for one in shared if one.rule is rule or one.rule == rule), None)
+        if unit is None:
+            unit = Unit(rule)
+            units.append(unit)
+            if not apart:
+                shared.append(unit)
+        unit.groups.append(group)
         unit.params.extend(group["params"])
-    return list(units.values())
+        unit.numbers.extend([number] * len(group["params"]))
+    return units
 
 
 def rule_of_group(optimizer: Optimizer, common: Rule, group: Group) -> Rule:
-    """The rule of `group` at the coming step: `common` at the group's own level, if it has one.
+    """The rule of `group` at the coming step: `common`, at the group's level.
 
     An optimizer may adapt it: see `OptimizerExtras.rule_at_step`. ValueError for a level that is none, or
     that the rule has not.
@@ -71,22 +124,45 @@ def rule_of_group(optimizer: Optimizer, common: Rule, group: Group) -> Rule:
     return rule if adapt is None else adapt(rule, group)
 
 
-def is_exempt(group: Group) -> bool:
-    """Whether `group` is not to be clipped: its own level is inf."""
-    level = group.get("clipping_level")
-    return level is not None and math.isinf(level)
+def is_exempt(group: Group, common: Rule) -> bool:
+    """Whether `group` is not to be clipped: its level is inf, and that of all is not."""
+    level = group.get(LEVEL)
+    return level is not None and math.isinf(level) and common.level_or_none != level
 
 
 def at_level(rule: Rule, level: float) -> Rule:
     """`rule`, which has a clipping_level, at another one."""
-    changes: dict[str, Any] = {"clipping_level": level}
+    changes: dict[str, Any] = {LEVEL: level}
     return replace(rule, **changes)
 
 
+def check_group(group: Group) -> None:
+    """ValueError for a misspelt key of clipping, or a level that is none."""
+    for key in group:
+        if key in GROUP_KEYS or not isinstance(key, str) or key.startswith("clipping_memory_"):
+            continue
+        if key.startswith("cl") or nearest(key, GROUP_KEYS, 0.8):
+            known = " and ".join(GROUP_KEYS)
+            raise ValueError(
+                f"Unknown key '{key}' in a parameter group.{nearest(key, GROUP_KEYS)} Of clipping, a group "
+                f"may set {known}."
+            )
+    if group.get(LEVEL) is not None:
+        group[LEVEL] = check_level(LEVEL, group[LEVEL])
+    apart = group.get(SEPARATELY, False)
+    if not isinstance(apart, bool):
+        raise ValueError(f"{SEPARATELY} must be true or false, got {apart!r}.")
+
+
+GROUP_KEYS = (LEVEL, SEPARATELY)
+"""Of clipping, what a parameter group may set."""
+
+
 def _at_own_level(rule: Rule, group: Group) -> Rule:
-    if group.get("clipping_level") is None:
+    level = group.get(LEVEL)
+    if level is None or level == rule.level_or_none:
         return rule
-    level = check_level("clipping_level", group["clipping_level"])
+    level = check_level(LEVEL, level)
     if not rule.clips:
         return rule
     if math.isinf(level):

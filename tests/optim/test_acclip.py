@@ -101,7 +101,7 @@ def test_no_step_waits_and_a_missing_gradient_moves_nothing():
         ({"betas": (0.9, 1.0)}, r"betas\[1\] must be at least 0 and below 1"),
         ({"power": 3}, "power must be between 1 and 2"),
         ({"eps": 0}, "eps must be above 0"),
-        ({"lr": -1}, "lr must be at least 0"),
+        ({"lr": -1}, "lr must be a number of at least 0"),
         ({"weight_decay": -1}, "weight_decay must be at least 0"),
     ],
 )

@@ -1,0 +1,45 @@
+"""The optimizer inside of what wraps one: accelerate, Lightning, Lookahead, SAM, schedule-free, ZeRO, …"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+
+def innermost(optimizer: Any) -> Optimizer:
+    """The optimizer whose step does the work: `optimizer` itself, or what it holds, and that holds, ….
+
+    TypeError where there is none, or several of which nobody can say which is meant.
+    """
+    found = optimizer
+    passed: list[int] = []
+    while True:
+        passed.append(id(found))
+        inner = [one for one in _held_by(found) if id(one) not in passed]
+        if not inner:
+            break
+        if len(inner) > 1:
+            names = ", ".join(type(one).__name__ for one in inner)
+            raise TypeError(
+                f"{type(found).__name__} holds several optimizers ({names}): give the one that is meant."
+            )
+        found = inner[0]
+    if not isinstance(found, Optimizer) or not hasattr(found, "_optimizer_step_pre_hooks"):
+        raise TypeError(
+            f"{type(found).__name__} is no torch optimizer, and none is in it. Give the one that steps."
+        )
+    return found
+
+
+def _held_by(holder: Any) -> list[Optimizer]:
+    """The optimizers among the attributes of `holder`, each once."""
+    found: dict[int, Optimizer] = {}
+    for name, value in getattr(holder, "__dict__", {}).items():
+        if name in ("state", "param_groups", "defaults"):
+            continue
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        for one in values:
+            if isinstance(one, Optimizer):
+                found[id(one)] = one
+    return list(found.values())

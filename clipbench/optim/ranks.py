@@ -1,0 +1,223 @@
+"""How parameters lie over processes, and sums over all of them: one collective for all asked together.
+
+DTensor (fully_shard, tensor parallel) and the flat parameters of FSDP1 are parts of tensors: their sums are
+taken over the ranks that hold the others. ZeroRedundancyOptimizer gives each rank whole tensors, but not all.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+ProcessGroup = Any
+"""torch.distributed.ProcessGroup; torch builds without it import all the same."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A tensor of which each rank holds a part."""
+
+    groups: tuple[ProcessGroup, ...]
+    """The sum over the first, then over the second, … is the whole tensor's."""
+    rows_are_whole: bool = False
+    """Each rank holds whole rows: the first dimension alone is split."""
+    shape_is_lost: bool = False
+    """FSDP1: the part is a run of a flattened tensor."""
+    is_flat: bool = False
+    """FSDP1 with use_orig_params=False: a run of several tensors, one behind the other."""
+
+
+WHOLE = Split((), rows_are_whole=True)
+
+
+@dataclass
+class Spread:
+    """Of one optimizer's parameters. It is asked for at every step, and is None in one process."""
+
+    fsdp: dict[int, Split] = field(default_factory=dict)
+    """FSDP1's parameters by id."""
+    elsewhere: ProcessGroup | None = None
+    """Whose other members hold other parameters of the same model: ZeroRedundancyOptimizer's."""
+
+    device: torch.device | None = None
+
+    def of(self, p: Tensor) -> Split:
+        """How the parameter `p` lies."""
+        if is_dtensor(p):
+            return _split_of_mesh(p.device_mesh, tuple(p.placements))  # type: ignore[attr-defined]
+        return self.fsdp.get(id(p), WHOLE)
+
+
+def is_dtensor(x: Any) -> bool:
+    """Whether `x` is a torch.distributed.tensor.DTensor, which is not imported to know it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def local(x: Tensor) -> Tensor:
+    """What of a DTensor lies here, in the same memory; any other tensor as it is."""
+    return x.to_local() if is_dtensor(x) else x  # type: ignore[attr-defined]
+
+
+def like(part: Tensor, p: Tensor) -> Tensor:
+    """`part`, of the shape of what lies here of `p`, as a DTensor if `p` is one."""
+    if not is_dtensor(p) or part.shape != local(p).shape or not part.ndim:
+        return part
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
+    return DTensor.from_local(
+        part, mesh, placements, run_check=False, shape=p.shape, stride=torch.empty_like(p).stride()
+    )
+
+
+def processes() -> int:
+    """How many there are; 1 where torch.distributed is not in use."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def spread_of(params: Sequence[Tensor], maker: ProcessGroup | None) -> Spread | None:
+    """How `params` lie over processes; None where all of all of them is here.
+
+    `maker` is what `sharding_of_maker` found when the optimizer was built.
+    """
+    if processes() == 1 and not any(is_dtensor(p) for p in params):
+        return None
+    flattened = [p for p in params if getattr(p, "_fsdp_flattened", False)]
+    fsdp = _fsdp_splits(flattened) if flattened else {}
+    if not fsdp and maker is None and not any(is_dtensor(p) for p in params):
+        return None
+    device = next((local(p).device for p in params), None)
+    return Spread(fsdp, maker, device)
+
+
+def sharding_of_maker() -> ProcessGroup | None:
+    """The process group of the ZeroRedundancyOptimizer that is building an optimizer just now, if one is.
+
+    Its local optimizer gets a part of the parameters and no word about the others, so we look who calls.
+    """
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    frame = sys._getframe(1) if module is not None else None
+    while frame is not None and module is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, module.ZeroRedundancyOptimizer):
+            return caller.process_group
+        frame = frame.f_back
+    return None
+
+
+def rank_0s_state(state: Tensor, spread: Spread | None, device: torch.device) -> Tensor:
+    """Rank 0's copy of `state`, a generator's, on all ranks. One broadcast."""
+    group = spread.elsewhere if spread is not None else None
+    sent = state.to(device)
+    dist.broadcast(sent, src=dist.get_global_rank(group, 0) if group is not None else 0, group=group)
+    return sent.cpu()
+
+
+@lru_cache
+def _split_of_mesh(mesh: Any, placements: tuple[Any, ...]) -> Split:
+    groups = []
+    rows = True
+    for dimension, placement in enumerate(placements):
+        if placement.is_partial():
+            raise RuntimeError(
+                f"A gradient is a DTensor with placements {placements}: sums that are still to be made. "
+                "Redistribute it to the parameter's placements before step()."
+            )
+        if not placement.is_replicate():
+            if mesh.size(dimension) > 1:
+                groups.append(mesh.get_group(dimension))
+            rows = rows and placement.dim == 0
+    return Split(tuple(groups), rows_are_whole=rows)
+
+
+def _fsdp_splits(params: Sequence[Tensor]) -> dict[int, Split]:
+    """{id: split}: FSDP1 marks its parameters; only their handle knows between whom they are divided."""
+    from torch.distributed.fsdp._flat_param import FlatParamHandle
+
+    wanted = {id(p) for p in params}
+    found: dict[int, Split] = {}
+    for handle in gc.get_objects():
+        if not isinstance(handle, FlatParamHandle) or not handle.uses_sharded_strategy:
+            continue
+        groups = (handle.process_group,)
+        if id(handle.flat_param) in wanted:
+            found[id(handle.flat_param)] = Split(groups, shape_is_lost=True, is_flat=True)
+        for p in handle.flat_param._params or []:
+            if id(p) in wanted:
+                found[id(p)] = Split(groups, shape_is_lost=True)
+    return found
+
+
+class Sums:
+    """Sums and maxima over ranks: all that were asked for are made together when the first is read."""
+
+    def __init__(self) -> None:
+        self._asked: list[Asked] = []
+
+    def ask(self, values: Tensor, splits: Sequence[Split], largest: bool = False) -> Asked:
+        """Of each of `values` (n,), over the ranks of its split; the maximum if `largest`."""
+        asked = Asked(self, values, splits, largest)
+        self._asked.append(asked)
+        return asked
+
+    def make(self) -> None:
+        """One collective for each process group that any of them is split over."""
+        asked, self._asked = self._asked, []
+        groups: dict[Any, None] = {}
+        for one in asked:
+            for split in one.splits:
+                groups.update(dict.fromkeys(split.groups))
+        for group in groups:
+            _over(group, asked)
+
+
+class Asked:
+    """What one `Sums.ask` will give."""
+
+    def __init__(self, sums: Sums, values: Tensor, splits: Sequence[Split], largest: bool) -> None:
+        self.sums, self.values, self.splits, self.largest = sums, values, splits, largest
+
+    @property
+    def value(self) -> Tensor:
+        """(n,), on all ranks the same."""
+        if self in self.sums._asked:
+            self.sums.make()
+        return self.values
+
+
+def _over(group: ProcessGroup, asked: Sequence[Asked]) -> None:
+    """Put the results over `group` in the place of those of the values that are split over it."""
+    chosen = []
+    for one in asked:
+        places = [i for i, split in enumerate(one.splits) if group in split.groups]
+        if places:
+            chosen.append((one, places))
+    sent = []
+    for one, places in chosen:
+        sent.append(one.values if len(places) == len(one.splits) else one.values[places])
+    parts = torch.cat(sent)
+    if any(one.largest for one, _ in chosen):
+        gathered = parts.new_empty((dist.get_world_size(group), len(parts)))
+        dist.all_gather_into_tensor(gathered, parts, group=group)
+        results = [gathered.sum(0), gathered.amax(0)]
+    else:
+        dist.all_reduce(parts, group=group)
+        results = [parts, parts]
+    start = 0
+    for one, places in chosen:
+        result = results[one.largest][start : start + len(places)]
+        start += len(places)
+        if len(places) == len(one.splits):
+            one.values = result
+        else:
+            one.values = one.values.clone()
+            one.values[places] = result
