@@ -6,7 +6,7 @@ in that parameter's state. So whatever carries torch's optimizers carries it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -171,22 +171,20 @@ def rule_keys(entries: dict[Any, Any]) -> list[str]:
     return [key for key in entries if isinstance(key, str) and key.startswith(PREFIX) and key not in LASTING]
 
 
-def rule_memories(optimizer: Optimizer, params: Sequence[Tensor] | None = None) -> State:
-    """{name: a tensor of the whole gradient, or a list of tensors of `params`} of all that rules remember.
+def rule_memories(param_groups: Sequence[Group], state: Mapping[Any, dict]) -> State:
+    """All that rules remember, by name: a tensor of the whole gradient, or a list, an item per parameter.
 
-    `params` None: all that have such a memory, in the order of the groups.
+    Of an optimizer or of a state_dict; lists are in the order of the groups, of the parameters that have one.
     """
     found: State = {}
-    for group in optimizer.param_groups:
+    for group in param_groups:
         for key in rule_keys(group):
             found[key.removeprefix(PREFIX)] = group[key]
-    chosen = params
-    if chosen is None:
-        chosen = [p for group in optimizer.param_groups for p in group["params"]]
-    for p in chosen:
-        state = optimizer.state.get(p, {})
-        for key in rule_keys(state):
-            found.setdefault(key.removeprefix(PREFIX), []).append(state[key])
+    for group in param_groups:
+        for p in group["params"]:
+            entries = state.get(p, {})
+            for key in rule_keys(entries):
+                found.setdefault(key.removeprefix(PREFIX), []).append(entries[key])
     return found
 
 
