@@ -321,6 +321,41 @@ def test_in_a_callback_of_the_trainer_everything_finds_the_optimizer_inside(tmp_
     assert restarted == [False, False, True, False]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_trainer_builds_ours_with_groups_and_clips_them_as_one(tmp_path, kind):
+    """It makes a group with weight decay and one without."""
+    transformers = quiet_import("transformers")
+    data = [{"x": x, "labels": y} for x, y in zip(*batches(1)[0], strict=True)]
+
+    def run(optimizer_class, clip=0.0, **more):
+        model = Tiny()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # theirs
+            settings = transformers.TrainingArguments(
+                tmp_path,
+                max_steps=6,
+                per_device_train_batch_size=4,
+                max_grad_norm=clip,
+                weight_decay=0.1,
+                report_to=[],
+                save_strategy="no",
+                use_cpu=True,
+                disable_tqdm=True,
+            )
+            trainer = transformers.Trainer(
+                model,
+                settings,
+                train_dataset=data,
+                optimizer_cls_and_kwargs=(optimizer_class, {**KINDS[kind][2], **more}),
+            )
+            trainer.train()
+        assert len(trainer.optimizer.param_groups) == 2
+        return weights(model)
+
+    theirs, ours, _ = KINDS[kind]
+    check(run(ours, clipping_level=LEVEL), run(theirs, clip=LEVEL), run(theirs))
+
+
 def test_a_moving_average_of_the_weights_is_that_of_torchs():
     def averaged(optimizer_class, level=None, **settings):
         average = AveragedModel(small_model(), multi_avg_fn=get_ema_multi_avg_fn(0.8))
@@ -798,6 +833,53 @@ def test_a_level_that_was_set_is_in_the_checkpoint():
 
     assert after_a_load(by_hand) == pytest.approx(0.25, rel=1e-5)
     assert after_a_load(set_clipping_level) == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [float, np.float64, np.float32, torch.tensor], ids=lambda make: make.__name__
+)
+def test_a_level_set_by_hand_may_be_any_number(make):
+    ours, _ = scheduled("norm", lambda optimizer, level: by_hand(optimizer, make(level)))
+    expected, _ = scheduled("norm", by_hand)
+    torch.testing.assert_close(ours, expected)
+
+
+def levels_after(*calls, groups=({}, {})):
+    """The levels of the groups, as the steps show them, after `calls` with the optimizer."""
+    params = [nn.Parameter(torch.zeros(4)) for _ in groups]
+    given = [
+        {"params": [p], "clip_separately": True, **group} for p, group in zip(params, groups, strict=True)
+    ]
+    optimizer = ClippedSGD(given, lr=1.0)
+    for call in calls:
+        call(optimizer)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for p in params:
+        p.grad = torch.full((4,), 50.0)
+    optimizer.step()
+    return [pytest.approx(float(p.detach().norm()), rel=1e-5) for p in params]
+
+
+def test_set_clipping_level_leaves_a_level_of_ones_own_alone():
+    own = {"clipping_level": 3.0}, {}, {"clipping_level": math.inf}
+    assert levels_after(lambda o: set_clipping_level(o, 0.5), groups=own) == [3.0, 0.5, 100.0]
+
+
+def test_set_clipping_level_after_all_levels_were_set_by_hand():
+    calls = [lambda o: by_hand(o, 0.25), lambda o: set_clipping_level(o, 0.5)]
+    assert levels_after(*calls) == [0.5, 0.5]
+
+
+def test_a_group_that_comes_after_set_clipping_level_has_that_level():
+    def add(optimizer):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(4))], "clip_separately": True})
+
+    assert levels_after(lambda o: set_clipping_level(o, 0.5), add) == [0.5, 0.5, 0.5]
+
+
+def test_no_clipping_for_a_while_and_an_exempt_group_is_still_exempt():
+    calls = [lambda o: set_clipping_level(o, math.inf), lambda o: set_clipping_level(o, 0.5)]
+    assert levels_after(*calls, groups=({}, {"clipping_level": math.inf})) == [0.5, 100.0]
 
 
 @pytest.mark.parametrize("level", [0, -1.0, math.nan, "1", True])
