@@ -37,7 +37,7 @@ class BlockRMS(UpdateRule):
             return zero, zero
         updates = [_update(optimizer.state[p], group) for p in params]
         sizes = gradients_like(params, updates).norms
-        numbers = [max(p.numel(), 1) ** 0.5 for p in params]
+        numbers = [max(_count(p), 1) ** 0.5 for p in params]
         before = after = torch.zeros((), device=skipped.device)
         for p, update, size, number in zip(params, updates, sizes.unbind(), numbers, strict=True):
             factor = within(self.clipping_level, size / number)
@@ -46,6 +46,11 @@ class BlockRMS(UpdateRule):
             before = before + size**2
             after = after + (factor * size) ** 2
         return before, after
+
+
+def _count(p: Tensor) -> int:
+    """How many real numbers, on all ranks together."""
+    return p.numel() * (2 if p.is_complex() else 1)
 
 
 def _update(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:

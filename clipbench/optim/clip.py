@@ -227,7 +227,7 @@ class Clipping:
         if overflow is not None:
             skipped = skipped | overflow.to(skipped.device)
         memory = self.memory(optimizer)
-        hold = skipped | (norm == 0)  # tools begin an optimizer's state by a step with a gradient of zeros
+        hold = skipped | (norm == 0) if _only_begins(optimizer) else skipped
         for unit, was, now in zip(units, old, new, strict=True):
             memory.remember(unit, was, now, hold)
         memory.count(skipped)
@@ -239,15 +239,15 @@ class Clipping:
         """Let an UpdateRule act on what the step has done, and record by how much."""
         if not self.latest:
             return
-        norm, _, was_skipped = self.latest[-1]
+        norm, was_skipped = self.latest[-1].norm, self.latest[-1].skipped
         skipped = self._factor.left_out(optimizer, norm)
         squares = []
         for group in optimizer.param_groups:
             rule = rule_of_group(optimizer, self.rule, group)
             if isinstance(rule, UpdateRule):
                 squares.append(torch.stack(rule.after_step(optimizer, group, skipped)))
-        before, after = torch.stack(squares).sum(0) if squares else torch.ones(2)
-        share = torch.where(before > 0, after / before, 1.0).sqrt()
+        sums = torch.stack(squares).sum(0) if squares else torch.ones(2)
+        share = torch.where(sums[0] > 0, sums[1] / sums[0], 1.0).sqrt()
         clipped_norm = torch.where(was_skipped, 0.0, norm * share)
         self.latest[-1] = Measured(norm, clipped_norm, was_skipped)
 
@@ -420,5 +420,5 @@ def _edited(
 
 
 def _only_begins(optimizer: Optimizer) -> bool:
-    """Whether the step is the first and cannot move anything: so tools make an optimizer's state begin."""
+    """Whether there is no state and the step moves nothing: so torch's tools make a state begin."""
     return not optimizer.state and all(group.get("lr") == 0 for group in optimizer.param_groups)

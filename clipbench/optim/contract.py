@@ -91,7 +91,7 @@ def the_memory_keeps_its_size(build_rule: RuleFactory) -> None:
     model = small_model()
     optimizer = ClippedAdam(model.parameters(), clipping_type=rule)
     make_steps(model, optimizer, range(2))
-    saved = shapes(rule_memories(optimizer.state_dict()["state"])["all"])
+    saved = shapes(rule_memories(**optimizer.state_dict()))
     fresh = shapes(rule.init(list(model.parameters())))
     hold(saved == fresh, f"init gives a memory of the shapes {fresh}, after two steps they are {saved}")
 
@@ -212,7 +212,7 @@ def after_steps(rule: Rule, seeds: range) -> State:
 
 def remembered(optimizer: Any) -> list[list]:
     """What the rule of all parameters remembers, as numbers."""
-    return as_lists(rule_memories(optimizer.state).get("all", {}))
+    return as_lists(rule_memories(optimizer.param_groups, optimizer.state))
 
 
 def as_lists(state: State) -> list[list]:
@@ -226,5 +226,5 @@ def as_lists(state: State) -> list[list]:
 
 def _of_second(optimizer: Any) -> list:
     """What is remembered for the second parameter alone, as numbers."""
-    state = rule_memories(optimizer.state).get("all", {})
-    return [entry[1].tolist() for entry in state.values() if not isinstance(entry, Tensor)]
+    second = {"params": optimizer.param_groups[0]["params"][1:2]}
+    return as_lists(rule_memories([second], optimizer.state))

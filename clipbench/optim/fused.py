@@ -115,7 +115,7 @@ def _has_dampening(group: dict[str, Any]) -> bool:
 
 
 def _is_flat(p: Tensor, optimizer: Optimizer) -> bool:
-    """Whether a parameter, its gradient and its states are dense and lie alike, as a fused kernel needs it."""
+    """Whether a parameter, its gradient and its states are dense and lie alike, as fused kernels need."""
     grad = p.grad
     if grad is None or grad.dtype != p.dtype or not p.is_floating_point() or grad.layout != torch.strided:
         return False

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipbench.optim.memory import PREFIX, RNG_STATE, SKIPPED, names_of, rule_keys
+from clipbench.optim.memory import PREFIX, RNG_STATE, SKIPPED, names_in, rule_keys
 from clipbench.optim.ranks import is_dtensor, local
 from clipbench.optim.rule import Rule, State
 from clipbench.optim.units import LEVEL, SEPARATELY, Unit, rule_of_group, units_of
@@ -71,7 +71,8 @@ class Loading:
 
     def _fits(self, unit: Unit) -> bool:
         """Whether what was saved for the groups and parameters of `unit` is a memory of its rule."""
-        whole, lists = names_of(unit.rule)
+        fresh = unit.rule.init(unit.real_params) if unit.params else {}
+        whole, lists = names_in(fresh)
         found: State = {}
         for group in unit.groups:
             for key in rule_keys(group):
@@ -80,7 +81,6 @@ class Loading:
             return False
         if found and found.keys() != set(whole):
             return False
-        fresh = unit.rule.init(unit.real_params) if found or lists else {}
         for name, value in found.items():
             if value.shape != fresh[name].shape:
                 return False

@@ -71,7 +71,7 @@ def make_rule(clipping_type: str | Rule = "norm", **settings: Any) -> Rule:
             given[name] = value
     if isinstance(clipping_type, Rule):
         for name, value in given.items():
-            if value == getattr(clipping_type, name, None):
+            if hasattr(clipping_type, name) and getattr(clipping_type, name) == value:
                 continue
             raise ValueError(
                 f"{name}={value!r} beside clipping_type={clipping_type!r}: a rule has its settings in "

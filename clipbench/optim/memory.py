@@ -6,8 +6,7 @@ in that parameter's state. So whatever carries torch's optimizers carries it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +15,16 @@ from torch.optim import Optimizer
 
 from clipbench.optim.ranks import is_dtensor, like, local
 from clipbench.optim.rule import Rule, State
-from clipbench.optim.units import Group, Unit
+from clipbench.optim.units import Group, Unit, at_level
 
 PREFIX = "clipping_memory_"
 """Every key of ours begins with it."""
 SKIPPED, RNG_STATE, COMMON_LEVEL = PREFIX + "skipped", PREFIX + "rng_state", PREFIX + "common_level"
 LASTING = (SKIPPED, RNG_STATE, COMMON_LEVEL)
 """Keys of the first group that belong to no rule."""
+
+
+Names = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Memory:
@@ -35,6 +37,7 @@ class Memory:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._late: dict[Tensor, dict[str, Tensor]] = {}
+        self._known: list[tuple[Rule, Names]] = []
 
     def prepare(self, units: Sequence[Unit]) -> None:
         """Begin what is to be there from the start, so that its size never changes."""
@@ -44,13 +47,13 @@ class Memory:
             first[SKIPPED] = torch.zeros((), dtype=torch.int64, device=local(params[0]).device)
         for unit in units:
             if unit.params and not params[0].is_meta:
-                names, _ = _names(unit.rule)
+                names, _ = self._names(unit)
                 if names and not any(PREFIX + name in _home(unit) for name in names):
                     self._begin(unit, names)
 
     def recall(self, unit: Unit) -> State:
         """The memory of a unit's rule, of all its parameters: a fresh one for those that are new."""
-        whole, lists = _names(unit.rule)
+        whole, lists = self._names(unit)
         home = _home(unit)
         device = unit.real_params[0].device
         state: State = {}
@@ -68,7 +71,7 @@ class Memory:
 
     def remember(self, unit: Unit, old: State, new: State, hold: Tensor) -> None:
         """Keep `new`, of the unit's parameters with a gradient; `old`, of all of them, where `hold` ()."""
-        whole, lists = _names(unit.rule)
+        whole, lists = self._names(unit)
         home = _home(unit)
         for name in whole:
             home[PREFIX + name] = torch.where(hold, old[name], new[name])
@@ -137,10 +140,21 @@ class Memory:
         """Of a unit's rule, what belongs to the whole gradient, as far as it is there."""
         home = _home(unit)
         found = {}
-        for name in _names(unit.rule)[0]:
+        for name in self._names(unit)[0]:
             if PREFIX + name in home:
                 found[name] = home[PREFIX + name]
         return found
+
+    def _names(self, unit: Unit) -> Names:
+        """Whatever the level: `init` is called once for a rule."""
+        rule = unit.rule
+        same = rule if rule.level_or_none is None else at_level(rule, 1.0)
+        for known, names in self._known:
+            if known == same:
+                return names
+        names = names_in(rule.init(unit.real_params))
+        self._known.append((same, names))
+        return names
 
     def _begin(self, unit: Unit, names: Sequence[str]) -> None:
         fresh = unit.rule.init(unit.real_params)
@@ -171,22 +185,20 @@ def rule_keys(entries: dict[Any, Any]) -> list[str]:
     return [key for key in entries if isinstance(key, str) and key.startswith(PREFIX) and key not in LASTING]
 
 
-def rule_memories(optimizer: Optimizer, params: Sequence[Tensor] | None = None) -> State:
-    """{name: a tensor of the whole gradient, or a list of tensors of `params`} of all that rules remember.
+def rule_memories(param_groups: Sequence[Group], state: Mapping[Any, dict]) -> State:
+    """All that rules remember, by name: a tensor of the whole gradient, or a list, an item per parameter.
 
-    `params` None: all that have such a memory, in the order of the groups.
+    Of an optimizer or of a state_dict; lists are in the order of the groups, of the parameters that have one.
     """
     found: State = {}
-    for group in optimizer.param_groups:
+    for group in param_groups:
         for key in rule_keys(group):
             found[key.removeprefix(PREFIX)] = group[key]
-    chosen = params
-    if chosen is None:
-        chosen = [p for group in optimizer.param_groups for p in group["params"]]
-    for p in chosen:
-        state = optimizer.state.get(p, {})
-        for key in rule_keys(state):
-            found.setdefault(key.removeprefix(PREFIX), []).append(state[key])
+    for group in param_groups:
+        for p in group["params"]:
+            entries = state.get(p, {})
+            for key in rule_keys(entries):
+                found.setdefault(key.removeprefix(PREFIX), []).append(entries[key])
     return found
 
 
@@ -206,21 +218,10 @@ def shapes(state: State) -> dict[str, Any]:
     return found
 
 
-def names_of(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of what `rule` remembers: of the whole gradient, and of each parameter."""
-    state = rule.init([torch.zeros(1)])
+def names_in(state: State) -> Names:
+    """The names of what a rule's `init` gave: of the whole gradient, and of each parameter."""
     whole = tuple(name for name, entry in state.items() if isinstance(entry, Tensor))
     return whole, tuple(name for name in state if name not in whole)
-
-
-def _names(rule: Rule) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    try:
-        return _cached_names(rule)
-    except TypeError:  # a field of it has no hash
-        return names_of(rule)
-
-
-_cached_names = lru_cache(names_of)
 
 
 def _home(unit: Unit) -> Group:

@@ -28,8 +28,10 @@ class Prepared(Optimizer):
 
         Settings of a group that were not saved, as by a relative, are the defaults.
         """
-        for saved in state_dict["state"].values():
-            missing = [name for name in self.state_names if isinstance(saved, dict) and name not in saved]
+        for key, saved in state_dict["state"].items():
+            if isinstance(key, str):  # of an earlier version
+                continue
+            missing = [name for name in self.state_names if name not in saved]
             own = [name for name in saved if not str(name).startswith(PREFIX)] if missing else []
             if own:
                 raise ValueError(

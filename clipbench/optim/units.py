@@ -52,7 +52,7 @@ class Unit:
     @cached_property
     def real_params(self) -> list[Tensor]:
         """What lies here of `params`, complex ones as pairs of reals."""
-        return [real(p.detach()) for p in self.params]
+        return [real(p) for p in self.params]
 
     def take_in_what_is_elsewhere(self, spread: Spread) -> None:
         """Parameters whose entries are all on other ranks take part, or ranks would sum unlike things."""

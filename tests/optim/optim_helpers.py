@@ -5,6 +5,7 @@ import io
 import torch
 from conftest import set_gradients, weights
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipbench.optim import SPAM, TIED, ClippedAdam, ClippedAdamW, ClippedSGD, StableSPAM
 
@@ -65,3 +66,19 @@ def saved(state_dict):
     torch.save(state_dict, buffer)
     buffer.seek(0)
     return torch.load(buffer, weights_only=True)
+
+
+class Operators(TorchDispatchMode):
+    """Counts what is launched, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    @property
+    def count(self):
+        return len(self.names)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))

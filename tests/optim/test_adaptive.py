@@ -76,7 +76,7 @@ def test_zclip_is_its_authors(max_norm):
         optimizer.step()
         oracle.step()
         if step >= 25:  # theirs keep a list until then
-            memory = rule_memories(optimizer.state)["all"]
+            memory = rule_memories(optimizer.param_groups, optimizer.state)
             assert float(memory["mean"]) == pytest.approx(clip.mean, rel=1e-5)
             assert float(memory["variance"]) == pytest.approx(clip.var, rel=1e-4)
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-5, atol=1e-5)
@@ -93,7 +93,7 @@ def test_adagc_is_pytorch_optimizers():
     for _ in zip(gradients_of(ours, 80), gradients_of(theirs, 80), strict=True):
         optimizer.step()
         oracle.step()
-    gammas = rule_memories(optimizer.state)["all"]["gamma"]
+    gammas = rule_memories(optimizer.param_groups, optimizer.state)["gamma"]
     torch.testing.assert_close(gammas, [oracle.state[p]["gamma"] for p in theirs.parameters()])
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-4, atol=1e-5)
 
@@ -116,7 +116,7 @@ def test_uclip_is_the_papers_recursion():
         optimizer.step()
         assert (step < 16) or np.linalg.norm(carry) > 0
     np.testing.assert_allclose(flat(weights(ours)), position, rtol=1e-4, atol=1e-4)
-    carry = flat(rule_memories(optimizer.state)["all"]["carry"])
+    carry = flat(rule_memories(optimizer.param_groups, optimizer.state)["carry"])
     # all that was cut is still there: unbiased on average
     np.testing.assert_allclose(carry, total, rtol=1e-4, atol=1e-4)
 
@@ -136,7 +136,7 @@ def test_zclip_by_hand():
     for value in (1.0, 3.0, 10.0):
         p.grad = torch.tensor([value])
         optimizer.step()
-    memory = rule_memories(optimizer.state)["all"]
+    memory = rule_memories(optimizer.param_groups, optimizer.state)
     # μ = .97·2 + .03·2.781251, v = .97·1 + .03·(2.781251 − μ)²
     assert [float(memory["mean"]), float(memory["variance"])] == pytest.approx([2.023438, 0.987228], rel=1e-6)
 
@@ -249,7 +249,7 @@ def test_a_missing_gradient_leaves_the_other_tensors_their_own_memory():
     with_it, optimizer = run([0.01, 100.0, 1.0], missing=1)
     without, _ = run([0.01, 1.0], missing=None)
     assert [with_it[0], with_it[2]] == pytest.approx(without, rel=1e-6)
-    gammas = [float(gamma) for gamma in rule_memories(optimizer.state)["all"]["gamma"]]
+    gammas = [float(gamma) for gamma in rule_memories(optimizer.param_groups, optimizer.state)["gamma"]]
     assert gammas == pytest.approx([0.01, 100, 1], rel=0.05)
 
 
@@ -267,7 +267,7 @@ def test_a_tensor_that_comes_later_starts_with_its_first_gradient():
             optimizer.add_param_group({"params": [b]})
         a.grad, b.grad = torch.tensor([0.3]), torch.tensor([0.4 if step != 10 else 40.0])
         optimizer.step()
-    gammas = rule_memories(optimizer.state)["all"]["gamma"]
+    gammas = rule_memories(optimizer.param_groups, optimizer.state)["gamma"]
     assert [float(gamma) for gamma in gammas] == pytest.approx([0.3, 0.4], rel=2e-3)
     assert a.item() == pytest.approx(-12 * 0.3)
     assert b.item() == pytest.approx(-(5 * 0.4 + 1.05 * 0.4), rel=1e-3)

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import set_gradients, small_model, weights
-from optim_helpers import CLASSES, same, steps
+from optim_helpers import CLASSES, Operators, same
 from torch import nn
 
 from clipbench.optim import (
@@ -47,7 +47,7 @@ def test_a_group_that_misspells_its_level_is_refused():
 
 def test_one_draw_per_step_whatever_the_groups():
     params = [nn.Parameter(torch.zeros(1)) for _ in range(6)]
-    groups = [{"params": [p], "clipping_level": 1.0} for p in params]
+    groups = [{"params": [p], "clip_separately": True} for p in params]
     optimizer = ClippedSGD(groups, lr=1.0, clipping_type="linear_rand_norm", beta=0.5)
     outcomes = set()
     for _ in range(50):
@@ -78,40 +78,37 @@ def test_an_exempt_group_does_not_hold_the_generator_still(last):
     [((None, None), (math.inf, None)), ((0.5, None), (None, None)), ((None,), (0.5,))],
     ids=str,
 )
-def test_a_group_that_gets_or_loses_its_level_after_the_first_step_is_refused(before, after):
-    """Or the memory of one tensor would go on as that of another."""
+def test_a_parameter_keeps_its_memory_where_its_group_gets_or_loses_a_level(before, after):
     params = [nn.Parameter(torch.zeros(2)) for _ in before]
     groups = []
     for p, level in zip(params, before, strict=True):
         own = {} if level is None else {"clipping_level": level}
         groups.append({"params": [p], **own})
     optimizer = ClippedSGD(groups, lr=0.1, clipping_type="uclip", clipping_level=0.1)
-    for p in params:
-        p.grad = torch.ones(2)
+    for number, p in enumerate(params):
+        p.grad = torch.full((2,), 1.0 + number)
     optimizer.step()
+    carried = [optimizer.state[p]["clipping_memory_carry"] for p in params]
     for group, level in zip(optimizer.param_groups, after, strict=True):
         group["clipping_level"] = level
-    with pytest.raises(
-        RuntimeError, match="has got or lost a clipping_level of its own since the first step"
-    ):
-        optimizer.step()
-
-
-@pytest.mark.parametrize("name", ["coordinate_wise", "uclip"])
-def test_stats_after_zero_grad_say_what_to_do(name):
-    model = small_model()
-    optimizer = ClippedSGD(model.parameters(), clipping_type=name)
-    steps(model, optimizer, range(2))
-    optimizer.zero_grad()
-    with pytest.raises(RuntimeError, match="call it before zero_grad"):
-        clip_stats(optimizer)
+    for p in params:
+        p.grad = torch.zeros(2)
+    params[-1].grad = torch.ones(2)
+    optimizer.step()
+    left = carried[-1] + 1 - params[-1].grad
+    torch.testing.assert_close(optimizer.state[params[-1]]["clipping_memory_carry"], left)
 
 
 @pytest.mark.parametrize("cls", [ClippedSGD, ClippedAdam])
 def test_who_asks_for_no_foreach_gets_torchs_loop(cls):
-    assert cls([nn.Parameter(torch.zeros(1))]).param_groups[0]["fused"]
-    assert not cls([nn.Parameter(torch.zeros(1))], foreach=False).param_groups[0]["fused"]
-    assert cls([nn.Parameter(torch.zeros(1))], foreach=False, fused=True).param_groups[0]["fused"]
+    for choice, expected in (({}, True), ({"foreach": False}, False), ({"fused": True}, True)):
+        p = nn.Parameter(torch.zeros(1))
+        optimizer = cls([p], **choice)
+        p.grad = torch.ones(1)
+        with Operators() as launched:
+            optimizer.step()
+        assert any("fused" in name for name in launched.names) == expected
+        assert optimizer.param_groups[0]["fused"] == choice.get("fused")
 
 
 def test_a_closures_gradient_is_clipped():
@@ -212,7 +209,7 @@ def test_generators_of_parameters_named_parameters_and_groups_are_taken():
         optimizer = ClippedSGD(params, lr=0.1)
         set_gradients(model, 0)
         optimizer.step()
-        assert optimizer.param_groups[0]["fused"]
+        assert len(optimizer.state_dict()["param_groups"]) == len(optimizer.param_groups)
 
 
 def test_a_parameter_without_a_gradient_and_a_step_without_any_are_left_alone():

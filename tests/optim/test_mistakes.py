@@ -72,7 +72,7 @@ def test_the_memory_is_in_the_state_dict_and_as_large_as_it_must_be(name):
     for step in range(30):
         set_gradients(model, step)
         optimizer.step()
-    memory = rule_memories(optimizer.state_dict()["state"])["all"]
+    memory = rule_memories(**optimizer.state_dict())
     size = 0
     for entry in memory.values():
         tensors = [entry] if isinstance(entry, torch.Tensor) else entry
@@ -115,7 +115,7 @@ def test_one_bad_entry_harms_neither_the_weights_nor_the_memory(name, bad):
         optimizer.step()
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert int(clip_stats(optimizer).skipped) == 1
-    memory = rule_memories(optimizer.state)["all"]
+    memory = rule_memories(optimizer.param_groups, optimizer.state)
     if "count" in memory:
         assert int(memory["count"]) == 3
     if "norms" in memory:

@@ -147,7 +147,7 @@ def test_a_norm_beyond_float32_is_skipped_and_forgotten(name, implementation):
         assert torch.equal(p, before) == (value > 1)
         assert (float(clip_stats(optimizer).clipped_norm) == 0) == (value > 1)
     assert int(clip_stats(optimizer).skipped) == 1
-    for key, entry in rule_memories(optimizer.state)["all"].items():
+    for key, entry in rule_memories(optimizer.param_groups, optimizer.state).items():
         if key in ("norms", "ranked"):  # whose empty places are infinite
             assert int(entry.isfinite().sum()) == 2
         else:
@@ -171,7 +171,7 @@ def test_zclip_forgets_a_norm_of_its_warm_up_whose_square_overflows(start):
                 assert before - p.item() == pytest.approx(1.0)
             p.grad = torch.tensor([0.5 + 0.1 * (step % 2)], dtype=torch.float64)
             optimizer.step()
-        memories.append(rule_memories(optimizer.state)["all"])
+        memories.append(rule_memories(optimizer.param_groups, optimizer.state))
     assert memories[0] == memories[1]
 
 

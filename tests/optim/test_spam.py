@@ -307,11 +307,11 @@ def test_a_memory_takes_in_nothing_that_is_not_finite(bad):
     optimizer = StableSPAM([p], lr=0.1)
     seen(optimizer, p, [1.0, 2.0, bad])
     before = p.detach().clone()
-    memory = copy.deepcopy(rule_memories(optimizer.state)["all"])
+    memory = copy.deepcopy(rule_memories(optimizer.param_groups, optimizer.state))
     seen(optimizer, p, [bad])
     assert torch.equal(p, before)
-    assert rule_memories(optimizer.state)["all"] == memory
-    assert [value.tolist() for value in memory["0.count"]] == [2.0]
+    assert rule_memories(optimizer.param_groups, optimizer.state) == memory
+    assert [value.tolist() for value in memory["0_count"]] == [2.0]
     assert int(clip_stats(optimizer).skipped) == 2
     for value in (1e200, 1e30, 1.0):  # beyond float32, so skipped; and its square beyond it
         seen(optimizer, p, [value])

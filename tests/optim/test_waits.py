@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import set_gradients, small_model
-from torch.utils._python_dispatch import TorchDispatchMode
+from optim_helpers import Operators
 
 from clipbench.optim import RULES, ClippedSGD, clip_gradients, make_rule
 from clipbench.optim.laws import Waits
@@ -14,16 +14,6 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}),
     "rmsprop": (torch.optim.RMSprop, {}),
 }
-
-
-class Operators(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 def waits(optimizer, model):
