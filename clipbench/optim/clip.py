@@ -209,7 +209,10 @@ class Clipping:
         self._factor.release(optimizer)
         self._check_can_be_clipped(units, spread)
         self._factor.choose(optimizer, [unit.params[i] for unit in units for i in unit.present])
-        parts = _parts(units, spread, len(optimizer.param_groups))
+        if self._factor.all_contiguous and spread is None:
+            parts = [Gradients(unit.gradients) for unit in units]
+        else:
+            parts = _parts(units, spread, len(optimizer.param_groups))
         gradients.check_devices([g for part in parts for g in part])
         overflow = self._factor.overflow(optimizer)
         self._factor.unscale(optimizer, [g for part in parts for g in part])
@@ -345,26 +348,29 @@ class Clipping:
             self._ranks_agree = True
             if ranks.processes() > 1:
                 rng.set_state(ranks.rank_0s_state(rng.get_state(), spread, device))
-        at_start = rng.get_state()
+        at_start = rng.get_state() if draws or not self.latest else None
         old, new, factors = [], [], []
         for unit, part in zip(units, parts, strict=True):
-            if draws and len(units) > 1 and unit.rule.clips:
+            if draws and at_start is not None and len(units) > 1 and unit.rule.clips:
                 # one draw per step: every unit sees the same. An exempt unit draws nothing, and after it the
                 # generator would lie where it was
                 rng.set_state(at_start)
             old.append(memory.recall(unit))
-            params = [unit.real_params[i] for i in unit.present]
+            params = unit.real_params
+            if len(unit.present) < len(params):
+                params = [params[i] for i in unit.present]
             factor, after = unit.rule(part, params, at(old[-1], unit.present), rng)
             new.append(after)
             factors.append(factor)
-        self._check_draws(draws, rng, at_start)
-        if draws and _only_begins(optimizer):
+        if at_start is not None and not draws:
+            self._check_draws_nothing(rng, at_start)
+        if at_start is not None and _only_begins(optimizer):
             rng.set_state(at_start)
         return old, new, factors
 
-    def _check_draws(self, draws: bool, rng: torch.Generator, at_start: Tensor) -> None:
+    def _check_draws_nothing(self, rng: torch.Generator, at_start: Tensor) -> None:
         """RuntimeError, at the first step, for a rule that draws and does not say so."""
-        if not draws and not self.latest and rng.get_state().numpy().tobytes() != at_start.numpy().tobytes():
+        if rng.get_state().numpy().tobytes() != at_start.numpy().tobytes():
             raise RuntimeError(
                 f"{type(self.rule).__name__} draws from rng: its class must say `draws = True`, so that the "
                 "generator is saved and all ranks draw alike."

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
 from clipbench.optim.protocols import extra
-from clipbench.optim.ranks import is_dtensor, local
+from clipbench.optim.ranks import PLAIN, is_dtensor, local
 
 ABSENT: Any = object()
 
@@ -29,19 +29,22 @@ class FusedFactor:
         self.automatic = automatic
         self.is_used = False
         """Whether the step that is coming runs the fused kernel and takes what is handed over."""
+        self.all_contiguous = False
+        """Whether weights and gradients are known to be real and contiguous, so to be taken as they are."""
         self._borrowed: dict[str, Any] = {}  # name → what it was
         self._groups: list[tuple[dict[str, Any], Any]] = []  # whose "fused" was changed, and what it was
 
     def choose(self, optimizer: Optimizer, params: Sequence[Tensor]) -> None:
         """Decide which kernel makes the coming step, of `params`, which have a gradient."""
-        self.is_used = False
+        self.is_used = self.all_contiguous = False
         if not isinstance(optimizer, (SGD, Adam, Adagrad)):
             return
         wanted = all(self._is_wanted(group) for group in optimizer.param_groups)
         given = any(group.get("fused") for group in optimizer.param_groups)
         if not wanted and not given:
             return
-        flat = all(_is_flat(p, optimizer) for p in params)
+        self.all_contiguous = _all_contiguous(params, optimizer)
+        flat = self.all_contiguous or all(_is_flat(p, optimizer) for p in params)
         self.is_used = wanted and flat and not any(_has_dampening(g) for g in optimizer.param_groups)
         for group in optimizer.param_groups:
             now = group.get("fused")
@@ -114,6 +117,25 @@ def _has_dampening(group: dict[str, Any]) -> bool:
     return bool(group.get("momentum") and group.get("dampening"))
 
 
+def _all_contiguous(params: Sequence[Tensor], optimizer: Optimizer) -> bool:
+    """Whether all is contiguous and of one dtype: quick to see, and nearly always so."""
+    tensors: list[Any] = [p.grad for p in params]
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if name != "step" and isinstance(value, Tensor):
+                tensors.append(value)
+    tensors += params
+    first = params[0]
+    if not first.is_floating_point() or first.device.type not in ("cpu", "cuda"):
+        return False
+    if not PLAIN.issuperset(map(type, tensors)) or {value.dtype for value in tensors} != {first.dtype}:
+        return False
+    return {value.layout for value in tensors} == {torch.strided} and all(map(_is_contiguous, tensors))
+
+
+_is_contiguous: Any = Tensor.is_contiguous
+
+
 def _is_flat(p: Tensor, optimizer: Optimizer) -> bool:
     """Whether a parameter, its gradient and its states are dense and lie alike, as fused kernels need."""
     grad = p.grad
@@ -155,6 +177,8 @@ def is_dense(x: Tensor) -> bool:
 
 def _move_steps(optimizer: Optimizer, params: Sequence[Tensor]) -> None:
     """Adam's counters to where the fused kernel wants them, where another kernel made them."""
+    if params and params[0].device.type == "cpu":
+        return
     for p in params:
         step = optimizer.state.get(p, {}).get("step")
         if isinstance(step, Tensor) and step.device != p.device:

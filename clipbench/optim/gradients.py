@@ -187,6 +187,8 @@ def gradient_of(p: Tensor) -> Tensor:
     g = p.grad
     if g is None:  # nothing of it is here
         return real(p.detach())
+    if type(g) is Tensor and g.layout is torch.strided and g.is_contiguous():  # as nearly all are
+        return torch.view_as_real(g) if g.is_complex() else g
     if g.layout == torch.sparse_coo:
         if not g.is_coalesced():
             p.grad = g = g.coalesce()

@@ -38,6 +38,7 @@ class Memory:
         self._optimizer = optimizer
         self._late: dict[Tensor, dict[str, Tensor]] = {}
         self._known: list[tuple[Rule, Names]] = []
+        self._latest: tuple[Rule | None, Names] = None, ((), ())
 
     def prepare(self, units: Sequence[Unit]) -> None:
         """Begin what is to be there from the start, so that its size never changes."""
@@ -54,9 +55,11 @@ class Memory:
     def recall(self, unit: Unit) -> State:
         """The memory of a unit's rule, of all its parameters: a fresh one for those that are new."""
         whole, lists = self._names(unit)
+        state: State = {}
+        if not whole and not lists:
+            return state
         home = _home(unit)
         device = unit.real_params[0].device
-        state: State = {}
         if any(_missing(home.get(PREFIX + name)) for name in whole):
             self._begin(unit, whole)
         for name in whole:
@@ -72,7 +75,7 @@ class Memory:
     def remember(self, unit: Unit, old: State, new: State, hold: Tensor) -> None:
         """Keep `new`, of the unit's parameters with a gradient; `old`, of all of them, where `hold` ()."""
         whole, lists = self._names(unit)
-        home = _home(unit)
+        home = _home(unit) if whole else {}
         for name in whole:
             home[PREFIX + name] = torch.where(hold, old[name], new[name])
         for name in lists:
@@ -148,9 +151,12 @@ class Memory:
     def _names(self, unit: Unit) -> Names:
         """Whatever the level: `init` is called once for a rule."""
         rule = unit.rule
+        if rule is self._latest[0]:
+            return self._latest[1]
         same = rule if rule.level_or_none is None else at_level(rule, 1.0)
         for known, names in self._known:
             if known == same:
+                self._latest = rule, names
                 return names
         names = names_in(rule.init(unit.real_params))
         self._known.append((same, names))

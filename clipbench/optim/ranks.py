@@ -56,14 +56,22 @@ class Spread:
         return self.fsdp.get(id(p), WHOLE)
 
 
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
+"""Types of tensors that are no DTensor: most are, so they are asked for first."""
+
+
 def is_dtensor(x: Any) -> bool:
     """Whether `x` is a torch.distributed.tensor.DTensor, which is not imported to know it."""
+    if type(x) in PLAIN:
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
 
 
 def local(x: Tensor) -> Tensor:
     """What of a DTensor lies here, in the same memory; any other tensor as it is."""
+    if type(x) in PLAIN:
+        return x
     return x.to_local() if is_dtensor(x) else x  # type: ignore[attr-defined]
 
 
@@ -89,11 +97,12 @@ def spread_of(params: Sequence[Tensor], maker: ProcessGroup | None) -> Spread | 
 
     `maker` is what `sharding_of_maker` found when the optimizer was built.
     """
-    if processes() == 1 and not any(is_dtensor(p) for p in params):
+    some_dtensors = not PLAIN.issuperset(map(type, params)) and any(is_dtensor(p) for p in params)
+    if processes() == 1 and not some_dtensors:
         return None
     flattened = [p for p in params if getattr(p, "_fsdp_flattened", False)]
     fsdp = _fsdp_splits(flattened) if flattened else {}
-    if not fsdp and maker is None and not any(is_dtensor(p) for p in params):
+    if not fsdp and maker is None and not some_dtensors:
         return None
     device = next((local(p).device for p in params), None)
     return Spread(fsdp, maker, device)

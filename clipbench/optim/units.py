@@ -16,7 +16,7 @@ from clipbench.optim.checks import check_level
 from clipbench.optim.gradients import real
 from clipbench.optim.names import nearest
 from clipbench.optim.protocols import extra
-from clipbench.optim.ranks import Split, Spread
+from clipbench.optim.ranks import PLAIN, Split, Spread
 from clipbench.optim.rule import Rule
 from clipbench.optim.rules import NoClip
 
@@ -49,9 +49,16 @@ class Unit:
         """Which of `params` have a gradient."""
         return [i for i, p in enumerate(self.params) if p.grad is not None or i in self.empty]
 
+    @property
+    def gradients(self) -> list[Tensor]:
+        """As they are, of those that have one."""
+        return [p.grad for p in self.params if p.grad is not None]
+
     @cached_property
     def real_params(self) -> list[Tensor]:
         """What lies here of `params`, complex ones as pairs of reals."""
+        if PLAIN.issuperset(map(type, self.params)) and not any(map(torch.is_complex, self.params)):
+            return self.params
         return [real(p) for p in self.params]
 
     def take_in_what_is_elsewhere(self, spread: Spread) -> None:
@@ -69,14 +76,15 @@ class Unit:
     def check(self, spread: Spread | None) -> None:
         """RuntimeError where the rule cannot clip these gradients rightly."""
         for i in self.present:
-            p = self.params[i]
-            if p.grad is not None and p.grad.layout != torch.strided:
+            grad = self.params[i].grad
+            if grad is not None and grad.layout is not torch.strided:
                 raise RuntimeError(
                     "Clipping needs dense gradients. Use sparse=False in the embedding layers, or exempt "
                     "their group by clipping_level=inf."
                 )
-            if spread is not None:
-                self._check_split(spread.of(p))
+        if spread is not None:
+            for i in self.present:
+                self._check_split(spread.of(self.params[i]))
 
     def _check_split(self, split: Split) -> None:
         lost = split.is_flat and self.rule.acts_on in ("tensor", "row")
