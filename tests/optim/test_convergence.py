@@ -33,8 +33,8 @@ OPTIMIZERS = {
     "ClippedAdam": lambda p, lr: ClippedAdam(p, lr=lr),
     "ClippedAdamW": lambda p, lr: ClippedAdamW(p, lr=lr, weight_decay=0.0),
     "block_rms": lambda p, lr: ClippedAdamW(p, lr=lr, weight_decay=0.0, clipping_type="block_rms"),
-    "SPAM": lambda p, lr: SPAM(p, lr=lr, reset_every=150, warmup=40),
-    "StableSPAM": lambda p, lr: StableSPAM(p, lr=lr, reset_every=150),
+    "SPAM": lambda p, lr: SPAM(p, lr=lr, reset_every=60, warmup=20),
+    "StableSPAM": lambda p, lr: StableSPAM(p, lr=lr, reset_every=60),
     "ClippedSSTM": lambda p, lr: ClippedSSTM(p, lr=lr, L=1.0, cap=0.95, clipping_level=10.0),
     "ACClip": lambda p, lr: ACClip(p, lr=lr),
     "Lion": lambda p, lr: Lion(p, lr=lr),
@@ -110,8 +110,8 @@ ROSENBROCK_RATES = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_on_a_parabola(name):
     start = torch.linspace(-4, 4, 8, dtype=torch.float64)
-    first, last = descend(parabola, start, lambda p: OPTIMIZERS[name](p, PARABOLA_RATES[name]), 300)
-    assert last < 1e-3 * first
+    first, last = descend(parabola, start, lambda p: OPTIMIZERS[name](p, PARABOLA_RATES[name]), 160)
+    assert last < 1e-2 * first
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -125,7 +125,7 @@ def test_in_rosenbrocks_valley(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_on_a_matrix(name):
     start = torch.zeros(4, 6, dtype=torch.float64)
-    first, last = descend(regression, start, lambda p: OPTIMIZERS[name](p, PARABOLA_RATES[name]), 300)
+    first, last = descend(regression, start, lambda p: OPTIMIZERS[name](p, PARABOLA_RATES[name]), 160)
     assert last < 1e-2 * first
 
 
@@ -141,7 +141,7 @@ def test_under_every_rule(name):
         parabola,
         start,
         lambda p: ClippedSGD(p, lr=rate * 0.9, momentum=momentum, clipping_type=name, **settings),
-        300,
+        200,
     )
     assert last < 1e-3 * first
 
@@ -297,7 +297,7 @@ SPIKES = {
     500: [(1, 0, 1e3)],  # the first step after it, in the pause
     519: [(0, 0, -1e3)],  # the last of the pause
     520: [(0, 0, -1e4), (1, 1, 9e3)],  # the first after it
-    700: [(1, 1, 40.0)],  # large and below the limit
+    700: [(1, 1, 20.0)],  # large and below the limit
     900: [(0, 1, 5e3)],
     1000: [(0, 3, -7e3)],
     1080: [(0, 2, -7e3)],
@@ -310,7 +310,7 @@ LOOKED_AT = {499, 500, 1000} | {step - 1 for step in SPIKES}
 
 @pytest.fixture(scope="module")
 def gradients():
-    return planted(1100, SIZES, SPIKES)
+    return planted(1090, SIZES, SPIKES)
 
 
 @pytest.fixture(scope="module")
@@ -458,12 +458,12 @@ def test_spikes_do_not_keep_them_from_the_minimum(cls):
     """One gradient in fifty is ten thousand times too large."""
     torch.manual_seed(3)
     p = nn.Parameter(3 * torch.ones(8, dtype=torch.float64))
-    optimizer = cls([p], lr=0.05, reset_every=200)
+    optimizer = cls([p], lr=0.1, reset_every=100)
     rng = random.Random(1)
-    for step in range(600):
+    for step in range(300):
         optimizer.zero_grad()
         parabola(p).backward()
-        if step % 200 > 30 and rng.random() < 0.02:
+        if step % 100 > 30 and rng.random() < 0.02:
             p.grad[rng.randrange(8)] *= 1e4
         optimizer.step()
         assert float(clip_stats(optimizer).skipped) == 0

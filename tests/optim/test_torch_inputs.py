@@ -257,38 +257,56 @@ def test_complex_numbers_too(case, dtype):
         assert is_same(found, expected) or (kernel == FUSED and is_same(found, plain)), implementation
 
 
-@pytest.mark.parametrize("idle", IDLE_RULES)
 @each_of_torchs
-def test_joined_to_any_of_torchs_optimizers_it_changes_nothing(case, idle):
+def test_joined_to_any_of_torchs_optimizers_it_changes_nothing(case):
     info = INFOS[case.name]
+    keywords = {"shapes": shapes_of(case.name), "steps": 3}
     kernels = [{}]
     for name in ("foreach", "fused"):
         if name in info.supported_impls:
             kernels.append({name: True})
     for kernel in kernels:
+        expected = torchs_outcome(case, kernel, **keywords)
+        for words, rule in IDLE_RULES.items():
 
-        def build(params, kernel=kernel):
-            return clip_gradients(info.optim_cls(params, **case.fresh(), **kernel), IDLE_RULES[idle])
+            def build(params, kernel=kernel, rule=rule):
+                return clip_gradients(info.optim_cls(params, **case.fresh(), **kernel), rule)
 
-        keywords = {"shapes": shapes_of(case.name), "steps": 4}
-        assert is_same(outcome(build, **keywords), torchs_outcome(case, kernel, **keywords)), kernel
+            assert is_same(outcome(build, **keywords), expected), (kernel, words)
 
 
-@pytest.mark.parametrize("name", [name for name, info in INFOS.items() if info.supports_complex])
+COMPLEX = [n for n, info in INFOS.items() if info.supports_complex and not info.step_requires_closure]
+
+
+@pytest.mark.parametrize("name", COMPLEX)
 def test_joined_to_an_optimizer_of_complex_numbers_it_changes_nothing(name):
-    info = INFOS[name]
-    if info.step_requires_closure:
-        pytest.skip("it needs a closure: see the test of LBFGS")
     case = Case(name, "default", {})
 
     def build(params):
-        return clip_gradients(info.optim_cls(params), Norm(math.inf))
+        return clip_gradients(torchs(name)(params), Norm(math.inf))
 
     keywords = {"dtype": torch.complex64}
     assert is_same(outcome(build, **keywords), torchs_outcome(case, {}, **keywords))
 
 
 # the norm is clipped
+
+
+@each_implementation
+@each_class
+def test_a_factor_is_as_precise_as_the_weights_that_it_goes_to(name, implementation):
+    """In float64, by the formula: g·min(1, 1/‖g‖)."""
+
+    def by_formula(params):
+        norm = math.sqrt(sum(float((p.grad**2).sum()) for p in params))
+        for p in params:
+            p.grad *= min(1.0, 1 / norm)
+
+    keywords = {"dtype": torch.float64}
+    case = Case(name, "default", {"lr": 0.1})
+    expected = torchs_outcome(case, kernel_for(implementation, {}), clip=by_formula, **keywords)
+    found = our_outcome(case, {"clipping_level": 1.0}, implementation, **keywords)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
 @each_implementation
