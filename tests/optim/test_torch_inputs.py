@@ -170,7 +170,7 @@ def result(params, optimizer):
     return found
 
 
-def outcome(build, shapes=SHAPES, dtype=torch.float32, clip=None, steps=4):
+def outcome(build, shapes=SHAPES, dtype=torch.float32, clip=None, steps=3):
     """What `build(params)` makes of some steps, or the type of the error that it ends in."""
     params = make_parameters(shapes, dtype)
     try:
@@ -238,7 +238,7 @@ def test_where_nothing_is_clipped_the_step_is_torchs_to_the_bit(case, implementa
 def test_in_other_precisions_too(case, dtype):
     if dtype == torch.float16 and case.name != "SGD":
         case.settings["eps"] = 0.1  # as in torch's table: 1e-8 is 0 there
-    keywords = {"dtype": dtype, "steps": 3}
+    keywords = {"dtype": dtype}
     for implementation in IMPLEMENTATIONS:
         expected = torchs_outcome(case, kernel_for(implementation, case.settings, dtype), **keywords)
         found = our_outcome(case, IDLE["norm at inf"], implementation, **keywords)
@@ -249,7 +249,7 @@ def test_in_other_precisions_too(case, dtype):
 @each_of_ours
 def test_complex_numbers_too(case, dtype):
     """For which torch has no fused kernel: who asks for it gets torch's error, or torch's other kernel."""
-    keywords = {"dtype": dtype, "steps": 3}
+    keywords = {"dtype": dtype}
     plain = torchs_outcome(case, {}, **keywords)
     for implementation, kernel in IMPLEMENTATIONS.items():
         expected = torchs_outcome(case, kernel, **keywords)
@@ -260,7 +260,7 @@ def test_complex_numbers_too(case, dtype):
 @each_of_torchs
 def test_joined_to_any_of_torchs_optimizers_it_changes_nothing(case):
     info = INFOS[case.name]
-    keywords = {"shapes": shapes_of(case.name), "steps": 3}
+    keywords = {"shapes": shapes_of(case.name)}
     kernels = [{}]
     for name in ("foreach", "fused"):
         if name in info.supported_impls:
