@@ -46,6 +46,8 @@ class Memory:
         params = [p for unit in units for p in unit.params]
         if SKIPPED not in first and params:
             first[SKIPPED] = torch.zeros((), dtype=torch.int64, device=local(params[0]).device)
+        if any(unit.rule.draws for unit in units):
+            first.setdefault(RNG_STATE, torch.empty(0, dtype=torch.uint8))  # until there is one
         for unit in units:
             if unit.params and not params[0].is_meta:
                 names, _ = self._names(unit)
@@ -116,7 +118,7 @@ class Memory:
     def rng_state(self) -> Tensor | None:
         """As saved last, on the CPU."""
         state = self._optimizer.param_groups[0].get(RNG_STATE)
-        return None if state is None else state.cpu()
+        return None if state is None or not state.numel() else state.cpu()
 
     @rng_state.setter
     def rng_state(self, state: Tensor) -> None:
