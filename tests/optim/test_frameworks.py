@@ -86,9 +86,9 @@ def test_lightning_ckpt_path(name, tmp_path):
         def configure_optimizers(self):
             return OPTIMIZERS[name](self.model.parameters())
 
-    def fit(module, steps, checkpoint=None):
+    def fit(module, epochs, checkpoint=None):
         trainer = lightning.Trainer(
-            max_steps=steps,
+            max_epochs=epochs,
             accelerator="cpu",
             logger=False,
             enable_checkpointing=False,
@@ -100,11 +100,11 @@ def test_lightning_ckpt_path(name, tmp_path):
         trainer.fit(module, DataLoader(four, batch_size=None), ckpt_path=checkpoint)
         return trainer
 
-    fit(whole := Module(), 8)
-    half = fit(Module(), 4)
+    fit(whole := Module(), 2)
+    half = fit(Module(), 1)
     half.save_checkpoint(tmp_path / "half.ckpt")
     later = Module(1)
-    fit(later, 8, str(tmp_path / "half.ckpt"))
+    fit(later, 2, str(tmp_path / "half.ckpt"))
     assert same(weights(later.model), weights(whole.model))
 
 
