@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -156,12 +157,15 @@ class Clipping:
 
     # what others ask and set
 
-    def level(self, optimizer: Optimizer) -> Tensor | float | None:
-        """The level in force for the groups that have none of their own; None where there is no one."""
+    def level(self, optimizer: Optimizer) -> Callable[[], Tensor | float | None]:
+        """What computes the level in force now, for the groups that have none of their own.
+
+        It gives None where there is no one.
+        """
         units = self._units(optimizer, optimizer.param_groups)
         clipped = [unit for unit in units if not isinstance(unit.rule, NoClip)]
         unit = (clipped or units)[0]
-        return unit.rule.level_in_force(self.memory(optimizer).whole(unit))
+        return partial(unit.rule.level_in_force, self.memory(optimizer).whole(unit))
 
     def set_level(self, optimizer: Optimizer, level: float) -> None:
         """Of all groups that have none of their own. ValueError for a rule without a level."""
@@ -427,4 +431,10 @@ def _edited(
 
 def _only_begins(optimizer: Optimizer) -> bool:
     """Whether there is no state and the step moves nothing: so torch's tools make a state begin."""
-    return not optimizer.state and all(group.get("lr") == 0 for group in optimizer.param_groups)
+    if optimizer.state:
+        return False
+    for group in optimizer.param_groups:
+        lr = group.get("lr")
+        if (isinstance(lr, Tensor) and lr.device.type != "cpu") or lr != 0:
+            return False
+    return True

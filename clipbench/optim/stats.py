@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +24,10 @@ class ClipStats:
     NaN before the first step. What takes more than a look is computed when it is asked for.
     """
 
-    def __init__(self, latest: Sequence[Measured], level: Tensor | float | None, skipped: Tensor) -> None:
-        """`latest`: of the last steps, up to 100, the newest at the end."""
+    def __init__(
+        self, latest: Sequence[Measured], level: Callable[[], Tensor | float | None], skipped: Tensor
+    ) -> None:
+        """`latest`: of the last steps, up to 100, the newest at the end; `level` computes that in force."""
         self._latest, self._level = latest, level
         self.skipped = skipped
         """Number of steps so far whose gradient was not finite."""
@@ -50,9 +52,10 @@ class ClipStats:
     @property
     def clipping_level(self) -> Tensor:
         """In force: of `auto` the quantile, inf without clipping, NaN for a type without one level."""
-        if isinstance(self._level, Tensor):
-            return self._level
-        return torch.full_like(self.grad_norm, math.nan if self._level is None else self._level)
+        level = self._level()
+        if isinstance(level, Tensor):
+            return level
+        return torch.full_like(self.grad_norm, math.nan if level is None else level)
 
     @property
     def share_clipped(self) -> Tensor:

@@ -106,7 +106,7 @@ def units_of(groups: Sequence[Group], rules: Sequence[Rule]) -> list[Unit]:
     units: list[Unit] = []
     shared: list[Unit] = []
     for number, (group, rule) in enumerate(zip(groups, rules, strict=True)):
-        apart = group.get(SEPARATELY)
+        apart = group.get(SEPARATELY) and rule.clips
         unit = None
         if not apart:
             unit = next((one for one in shared if one.rule is rule or one.rule == rule), None)

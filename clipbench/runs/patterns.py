@@ -54,7 +54,7 @@ def parameter_groups(
     model: nn.Module, rule: Rule, exempt: Sequence[str] | None, levels: Mapping[str, float] | None
 ) -> list[Any]:
     """The trainable parameters as torch takes them: plain, or in groups with a `clipping_level` of their own,
-    inf for the exempt.
+    each normed by itself, inf for the exempt.
 
     A pattern is matched against the whole name, with * and ?. The exempt come first, then the first pattern
     that matches counts. `exempt` None: the last linear layer for a rule that spares it, else nothing.
@@ -67,7 +67,8 @@ def parameter_groups(
         spared += _pop_matching(pattern, free, "clip_exempt")
     groups: list[dict[str, Any]] = []
     for pattern, level in (levels or {}).items():
-        groups.append({"params": _pop_matching(pattern, free, "clip_levels"), "clipping_level": level})
+        params = _pop_matching(pattern, free, "clip_levels")
+        groups.append({"params": params, "clipping_level": level, "clip_separately": True})
     if spared:
         groups.append({"params": spared, "clipping_level": math.inf})
     rest = list(free.values())
