@@ -28,7 +28,7 @@ class AGC(Rule):
     eps: float = 1e-3
     checks: ClassVar = {"eps": check_small}
     spares_last_linear: ClassVar[bool] = True
-    acts_on: ClassVar[str] = "row"
+    acts_on: ClassVar[tuple[str, ...]] = ("row",)
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
@@ -111,7 +111,7 @@ class AdaGC(Rule):
     lambda_abs: float = 1.0
     decay: float = 0.98
     warmup_steps: int = 100
-    acts_on: ClassVar[str] = "tensor"
+    acts_on: ClassVar[tuple[str, ...]] = ("gradient", "tensor")
     checks: ClassVar = {
         "lambda_rel": check_level,
         "lambda_abs": check_level,

@@ -25,7 +25,7 @@ class BlockRMS(UpdateRule):
 
     clipping_level: float = 1.0
     tied_to: ClassVar[type[Optimizer]] = Adam
-    acts_on: ClassVar[str] = "tensor"
+    acts_on: ClassVar[tuple[str, ...]] = ("tensor",)
 
     def after_step(
         self, optimizer: Optimizer, group: dict[str, Any], skipped: Tensor

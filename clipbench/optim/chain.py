@@ -41,10 +41,11 @@ class Chain(EntryRule):
         return bool(self.rules) and self.rules[0].needs_largest
 
     @property
-    def acts_on(self) -> str:  # type: ignore[override]
-        """What the pickiest of them looks at."""
-        kinds = [rule.acts_on for rule in self.rules]
-        return next((kind for kind in ("row", "tensor", "gradient") if kind in kinds), "entry")
+    def acts_on(self) -> tuple[str, ...]:  # type: ignore[override]
+        kinds: tuple[str, ...] = ()
+        for rule in self.rules:
+            kinds += rule.acts_on
+        return kinds
 
     def init(self, params: Sequence[Tensor]) -> State:
         state: State = {}

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from clipbench.optim import gradients, loading, randomness, ranks
 from clipbench.optim.fused import FusedFactor
 from clipbench.optim.gradients import Factor, Gradients, Place
 from clipbench.optim.inside import innermost
-from clipbench.optim.memory import Memory, at
+from clipbench.optim.memory import OWN_LEVEL, Memory, at
 from clipbench.optim.protocols import extra
 from clipbench.optim.rule import Rule, UpdateRule
 from clipbench.optim.rules import NoClip
@@ -140,9 +141,9 @@ class Clipping:
                 f"not of {type(optimizer).__name__}."
             )
         self._check_groups(optimizer)
-        memory = self.memory(optimizer)
         units = self._units(optimizer, optimizer.param_groups)  # a group's wrong level is refused now
-        memory.prepare(units)
+        self._give_levels(optimizer)
+        self.memory(optimizer).prepare(units)
         # a compiled step calls hooks as they are: to trace them gains nothing and loses what is borrowed
         before_step = torch.compiler.disable(self.before_step)
         before_step.clipping = self
@@ -171,12 +172,9 @@ class Clipping:
         """Of all groups that have none of their own. ValueError for a rule without a level."""
         if self.rule.level_or_none is None:
             raise ValueError(f"{type(self.rule).__name__} has no clipping_level that could be set.")
-        groups = optimizer.param_groups
-        before = self.rule.level_or_none
-        common = [group for group in groups if group.get(LEVEL, before) in (before, None)]
-        if not common:  # somebody has set those of all groups by hand
-            free = [group for group in groups if group[LEVEL] != float("inf")] or groups
-            common = [group for group in free if group[LEVEL] == free[0][LEVEL]]
+        free = [group for group in optimizer.param_groups if not group.get(OWN_LEVEL)]
+        common = [group for group in free if group.get(LEVEL) in (self.rule.level_or_none, None)]
+        common = common or free  # where somebody has set all of them by hand
         self.rule = at_level(self.rule, level)
         for group in common:
             group[LEVEL] = level
@@ -190,6 +188,7 @@ class Clipping:
         self._factor.release(optimizer)  # a step that raised never came to its post-hook
         if len(optimizer.param_groups) != self._number_of_groups:
             self._check_groups(optimizer)
+            self._give_levels(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self.clip(optimizer)
@@ -285,7 +284,7 @@ class Clipping:
         if level is not None and self.rule.level_or_none is not None:
             self.rule = at_level(self.rule, level)
             self._set_default(optimizer)
-        self._check_groups(optimizer)
+        self._give_levels(optimizer)
         self._ranks_agree = False
         if self.rng is not None and memory.rng_state is not None:
             self.rng.set_state(memory.rng_state)
@@ -293,8 +292,7 @@ class Clipping:
     # their parts
 
     def _check_groups(self, optimizer: Optimizer) -> None:
-        """Misspelt keys are refused, and each group gets its level, as it has its learning rate."""
-        self._number_of_groups = len(optimizer.param_groups)
+        """ValueError for a misspelt key, a level that is none, or what cannot be differentiated."""
         for group in optimizer.param_groups:
             check_group(group)
             if group.get("differentiable"):
@@ -302,8 +300,16 @@ class Clipping:
                     "differentiable=True: the clipping itself is not differentiated, so the derivatives "
                     "would be wrong. Clip inside the loss, or differentiate without clipping."
                 )
-            if group.get(LEVEL) is None and self.rule.level_or_none is not None:
-                group[LEVEL] = self.rule.level_or_none
+
+    def _give_levels(self, optimizer: Optimizer) -> None:
+        """Each group holds its level, as it holds its learning rate, and whether that is one of its own."""
+        self._number_of_groups = len(optimizer.param_groups)
+        common = self.rule.level_or_none
+        for group in optimizer.param_groups:
+            if group.get(LEVEL) is None and common is not None:
+                group[LEVEL] = common
+            elif group.get(LEVEL) != common:
+                group.setdefault(OWN_LEVEL, True)
 
     def _set_default(self, optimizer: Optimizer) -> None:
         """Of groups that come later."""
@@ -326,7 +332,7 @@ class Clipping:
         for unit in units:
             if not isinstance(unit.rule, NoClip):
                 unit.check(spread)
-        about_all = any(unit.rule.acts_on == "gradient" and unit.rule.clips for unit in units)
+        about_all = any("gradient" in unit.rule.acts_on and unit.rule.level_or_none != inf for unit in units)
         if about_all and not self._has_warned and torch._C._current_graph_task_id() != -1:
             self._has_warned = True
             count = sum(len(unit.present) for unit in units)

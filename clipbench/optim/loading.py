@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipbench.optim.memory import PREFIX, RNG_STATE, SKIPPED, names_in, rule_keys
+from clipbench.optim.memory import RNG_STATE, SKIPPED, names_in, rule_keys
 from clipbench.optim.ranks import is_dtensor, local
 from clipbench.optim.rule import Rule, State
-from clipbench.optim.units import LEVEL, SEPARATELY, Unit, rule_of_group, units_of
+from clipbench.optim.units import LEVEL, PREFIX, SEPARATELY, Unit, rule_of_group, units_of
 
 OLD_KEY, OLD_STEPS = "clipping", "steps"
 """Where version 0.1 kept its memory, and SPAM its count of steps: string keys of `state`."""

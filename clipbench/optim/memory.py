@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 
 from clipbench.optim.ranks import is_dtensor, like, local
 from clipbench.optim.rule import Rule, State
-from clipbench.optim.units import Group, Unit, at_level
+from clipbench.optim.units import PREFIX, Group, Unit, at_level
 
-PREFIX = "clipping_memory_"
-"""Every key of ours begins with it."""
 SKIPPED, RNG_STATE, COMMON_LEVEL = PREFIX + "skipped", PREFIX + "rng_state", PREFIX + "common_level"
-LASTING = (SKIPPED, RNG_STATE, COMMON_LEVEL)
 """Keys of the first group that belong to no rule."""
+OWN_LEVEL = PREFIX + "own_level"
+"""The key of a group that was given another level than the common one."""
+LASTING = (SKIPPED, RNG_STATE, COMMON_LEVEL, OWN_LEVEL)
 
 
 Names = tuple[tuple[str, ...], tuple[str, ...]]

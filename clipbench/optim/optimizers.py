@@ -12,9 +12,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from clipbench.optim.checks import check_that
 from clipbench.optim.clip import Clipping
 from clipbench.optim.make import make_rule
-from clipbench.optim.memory import PREFIX
 from clipbench.optim.rule import Rule
-from clipbench.optim.units import LEVEL, check_group
+from clipbench.optim.units import LEVEL, PREFIX, check_group
 
 
 class Prepared(Optimizer):
@@ -107,6 +106,11 @@ class Clipped(Prepared):
     def attach_hooks(self) -> None:
         """Register what acts at every step: when built, and again for a copy, which has lost its hooks."""
         self.clipping.attach(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if not all(group.get("fused") for group in self.param_groups):  # a GradScaler goes by it
+            self._step_supports_amp_scaling = False
 
     def not_of_groups(self) -> Collection[str]:
         return getattr(self, "settings", {}).keys() - {LEVEL}

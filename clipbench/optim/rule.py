@@ -34,8 +34,8 @@ class Rule:
     """Its paper leaves the last linear layer unclipped; the bench does so by default."""
     draws: ClassVar[bool] = False
     """Whether it draws from `rng`: one that does must say so, or other ranks would draw otherwise."""
-    acts_on: ClassVar[str] = "gradient"
-    """What it looks at together: the whole "gradient", a "tensor", a "row" of one, or an "entry"."""
+    acts_on: ClassVar[tuple[str, ...]] = ("gradient",)
+    """What it looks at together: the whole "gradient", a "tensor", a "row" of one, an "entry"; or several."""
     needs_largest: ClassVar[bool] = False
     """Whether it asks for `Gradients.largest`, which is then found together with the norm."""
     checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}

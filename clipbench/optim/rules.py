@@ -45,7 +45,7 @@ class NoClip(Rule):
     """
 
     clips: ClassVar[bool] = False
-    acts_on: ClassVar[str] = "entry"
+    acts_on: ClassVar[tuple[str, ...]] = ("entry",)
 
     def level_in_force(self, state: State) -> float:
         return math.inf
@@ -113,7 +113,7 @@ class LayerWise(Rule):
     """
 
     clipping_level: float = 1.0
-    acts_on: ClassVar[str] = "tensor"
+    acts_on: ClassVar[tuple[str, ...]] = ("tensor",)
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator
@@ -129,7 +129,7 @@ class CoordinateWise(EntryRule):
     """
 
     clipping_level: float = 0.1
-    acts_on: ClassVar[str] = "entry"
+    acts_on: ClassVar[tuple[str, ...]] = ("entry",)
 
     def __call__(
         self, grads: Gradients, params: Sequence[Tensor], state: State, rng: torch.Generator

@@ -97,6 +97,11 @@ class ClippedSSTM(Clipped):
         moving, y, z, grads, pushed = [], [], [], [], []
         for p in params:
             if p.grad is not None and "y" not in self.state[p]:
+                if "z" in self.state[p]:
+                    raise RuntimeError(
+                        "ClippedSSTM keeps z of its own in a parameter's state, and something around it does "
+                        "too. Use it without a schedule-free wrapper: its answer is a mean already."
+                    )
                 self.state[p].update(y=p.detach().clone(), z=p.detach().clone())
             state = self.state.get(p)
             if not state:

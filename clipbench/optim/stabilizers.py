@@ -25,7 +25,7 @@ class AdaClip(EntryRule):
     """
 
     gamma3: float = 0.999
-    acts_on: ClassVar[str] = "tensor"
+    acts_on: ClassVar[tuple[str, ...]] = ("tensor",)
     needs_largest: ClassVar[bool] = True
     checks: ClassVar = {"gamma3": check_share}
 
@@ -58,7 +58,7 @@ class AdaGN(Rule):
     gamma1: float = 0.7
     gamma2: float = 0.9
     eps: float = 1e-8
-    acts_on: ClassVar[str] = "tensor"
+    acts_on: ClassVar[tuple[str, ...]] = ("tensor",)
     checks: ClassVar = {"gamma1": check_share, "gamma2": check_share, "eps": check_small}
 
     def init(self, params: Sequence[Tensor]) -> State:

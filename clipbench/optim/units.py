@@ -25,6 +25,8 @@ Group = dict[str, Any]
 
 LEVEL = "clipping_level"
 """The key of a group that holds its level, as "lr" holds its learning rate."""
+PREFIX = "clipping_memory_"
+"""What every other key of ours begins with, in a group and in a parameter's state."""
 SEPARATELY = "clip_separately"
 """The key of a group that is to be normed alone even where others have its level."""
 
@@ -87,10 +89,11 @@ class Unit:
                 self._check_split(spread.of(self.params[i]))
 
     def _check_split(self, split: Split) -> None:
-        lost = split.is_flat and self.rule.acts_on in ("tensor", "row")
-        if lost or (split.shape_is_lost and self.rule.acts_on == "row"):
-            unit = "rows" if self.rule.acts_on == "row" else "whole tensors"
-            remedy = "" if self.rule.acts_on == "row" else ", or use_orig_params=True"
+        about_rows = "row" in self.rule.acts_on
+        about_tensors = about_rows or "tensor" in self.rule.acts_on
+        if (split.is_flat and about_tensors) or (split.shape_is_lost and about_rows):
+            unit = "rows" if about_rows else "whole tensors"
+            remedy = "" if about_rows else ", or use_orig_params=True"
             raise RuntimeError(
                 f"{type(self.rule).__name__} is about {unit}, which FullyShardedDataParallel has flattened. "
                 f"Use torch.distributed.fsdp.fully_shard{remedy}."
@@ -147,9 +150,9 @@ def at_level(rule: Rule, level: float) -> Rule:
 def check_group(group: Group) -> None:
     """ValueError for a misspelt key of clipping, or a level that is none."""
     for key in group:
-        if key in GROUP_KEYS or not isinstance(key, str) or key.startswith("clipping_memory_"):
-            continue
-        if key.startswith("cl") or nearest(key, GROUP_KEYS, 0.8):
+        if key in (*GROUP_KEYS, "clipping_type") or not isinstance(key, str):
+            continue  # a type is compared with the optimizer's own, which this is not to know
+        if not key.startswith(PREFIX) and nearest(key, GROUP_KEYS, 0.7):
             known = " and ".join(GROUP_KEYS)
             raise ValueError(
                 f"Unknown key '{key}' in a parameter group.{nearest(key, GROUP_KEYS)} Of clipping, a group "
