@@ -122,17 +122,22 @@ def ranks_of(name):
 # what one process gives
 
 
-@functools.cache
 def alone(kind, which, rule, **options):
     """Of the whole model with the whole batch. Nothing of our own clipping over ranks is in it."""
-    one = "even" if kind == "TP and FSDP" else "one process"
-    return rank_cases.one_training(one, which, rule, **options)
+    return trained(model_of(kind), which, rule, **options)
+
+
+trained = functools.cache(rank_cases.one_training)
+
+
+def model_of(kind):
+    return "even" if kind == "TP and FSDP" else "one process"
 
 
 @functools.cache
-def torchs_own(kind, level):
+def torchs_own(model, level):
     """Weights of torch's AdamW behind clip_grad_norm_, and the norms at each step."""
-    place = rank_cases.Place("even" if kind == "TP and FSDP" else "one process")
+    place = rank_cases.Place(model)
     params = [p for _, p in place.named()]
     optimizer = torch.optim.AdamW(params, **rank_cases.CLASSES["ClippedAdamW"][1])
     norms = []
@@ -229,7 +234,7 @@ def test_each_optimizer_gives_what_one_process_gives(kind, which, rule, of_case)
 
 @pytest.mark.parametrize("kind", [*TWO, *FOUR])
 def test_norm_gives_what_torch_gives_with_clip_grad_norm(kind, of_case):
-    weights, norms = torchs_own(kind, rank_cases.RULES["norm"]["clipping_level"])
+    weights, norms = torchs_own(model_of(kind), rank_cases.RULES["norm"]["clipping_level"])
     for found in of_case(f"{kind}: ClippedAdamW, norm"):
         assert_same(found["weights"], weights, "")
         assert [stats["grad_norm"] for stats in found["stats"]] == pytest.approx(norms, rel=1e-4)
@@ -281,7 +286,7 @@ def test_a_skipped_step_leaves_the_weights_as_they_are(kind, of_case):
             assert torch.equal(value, after[name])
 
 
-@pytest.mark.parametrize("kind", [*TWO, *FOUR])
+@pytest.mark.parametrize("kind", TWO)
 def test_a_nan_under_sgd_is_counted_on_all_ranks_and_reaches_no_weight(kind, of_case):
     """Without a fused kernel momentum goes on, on all ranks alike."""
     first, *others = of_case(f"{kind}: NaN under SGD")
@@ -342,7 +347,7 @@ def test_a_step_warns_of_nothing(kind, of_case):
 def test_process_groups_may_be_ended_and_begun_again(of_case):
     for found in of_case("process groups made anew"):
         for training in found:
-            assert_same(training["weights"], alone("fully_shard", "ClippedAdamW", "norm")["weights"], "")
+            assert_same(training["weights"], alone("fully_shard", "StableSPAM", "norm")["weights"], "")
 
 
 # what a step costs: collectives, as torch counts them
@@ -367,6 +372,8 @@ def sharded(combined):
 def test_a_step_over_parts_of_a_gradient_makes_one_collective(kind, which, rule, of_case):
     for found in of_case(f"{kind}: {which}, {rule}"):
         most = MORE.get(which, MORE.get(rule, 1))
+        if kind == "ZeRO" and rule in rank_cases.PER_TENSOR:
+            most = 2  # the norm after clipping is of tensors that other ranks clip
         assert 1 <= found["collectives"] <= most
 
 
@@ -407,13 +414,14 @@ def checkpoints():
 
 @pytest.mark.parametrize(("kind", "which", "rule", "way"), checkpoints())
 def test_a_checkpoint_is_resumed_exactly(kind, which, rule, way, of_case):
-    for found in of_case(f"{kind}: {which}, {rule}, {way}"):
-        straight, again = found["straight"], found["again"]
-        for name, value in straight["weights"].items():
-            assert torch.equal(value, again["weights"][name]), name
-        assert straight["memory"].keys() == again["memory"].keys()
-        for name, value in straight["memory"].items():
-            assert torch.equal(value, again["memory"][name]), name
+    straight = of_case(f"{kind}: {which}, {rule}")
+    resumed = of_case(f"{kind}: {which}, {rule}, {way}")
+    for one, other in zip(straight, resumed, strict=True):
+        for name, value in one["weights"].items():
+            assert torch.equal(other["weights"][name], value), name
+        assert other["memory"].keys() == one["memory"].keys()
+        for name, value in one["memory"].items():
+            assert torch.equal(other["memory"][name], value), name
 
 
 @pytest.mark.parametrize(("kind", "way"), KEPT_APART)
@@ -432,7 +440,7 @@ def test_rules_about_tensors_are_refused_where_fsdp1_has_flattened_them(name, re
     for error, words in refusals(f"refused: {name}"):
         assert error in ("RuntimeError", "ValueError")
         assert "fully_shard" in words
-        assert ("use_orig_params=True" in words) == ("agc" not in name)
+        assert ("use_orig_params=True" in words) == (not name.startswith("agc"))
 
 
 @pytest.mark.parametrize("kind", rank_cases.MUON_REFUSED)
