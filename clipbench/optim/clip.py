@@ -392,8 +392,9 @@ class Clipping:
         """Multiply the gradients by their factors; let the fused step do it where it can."""
         if self._factor.is_used:
             self._factor.skip_where(optimizer, skipped)
-            only = factors[0]
-            if len(factors) == 1 and isinstance(only, Tensor) and only.ndim == 0:
+            only = factors[0] if len(factors) == 1 else None
+            # the kernel takes a float32
+            if isinstance(only, Tensor) and only.ndim == 0 and only.dtype != torch.float64:
                 self._factor.hand_over(optimizer, only)
                 return
         for factor, part in zip(factors, parts, strict=True):

@@ -104,7 +104,7 @@ class Memory:
         first = self._optimizer.param_groups[0]
         so_far = first.get(SKIPPED, 0)
         if isinstance(so_far, Tensor):
-            so_far = so_far.to(skipped.device)
+            so_far = 0 if so_far.is_meta else so_far.to(skipped.device)
         first[SKIPPED] = so_far + skipped.long()
 
     @property

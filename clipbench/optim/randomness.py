@@ -19,6 +19,8 @@ def on_device(
     A new one is seeded from torch's global seed, which it leaves alone. RuntimeError if `rng` lives
     elsewhere.
     """
+    if device.type == "meta":  # where nothing is drawn
+        device = torch.device("cpu")
     if rng is None:
         rng = torch.Generator(device)
         rng.manual_seed((torch.initial_seed() ^ APART) & 0xFFFF_FFFF_FFFF)
