@@ -7,6 +7,7 @@ GradScaler uses the same attribute, and `found_inf` beside it; what is borrowed 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class FusedFactor:
             return
         self.all_contiguous = _all_contiguous(params, optimizer)
         flat = self.all_contiguous or all(_is_flat(p, optimizer) for p in params)
+        if isinstance(optimizer, SGD) and params and params[0].device.type == "cpu":
+            flat = flat and all(map(adds_momentum_right, {p.dtype for p in params}))
         self.is_used = wanted and flat and not any(_has_dampening(g) for g in optimizer.param_groups)
         for group in optimizer.param_groups:
             now = group.get("fused")
@@ -153,6 +156,27 @@ def _is_flat(p: Tensor, optimizer: Optimizer) -> bool:
             if value.shape == p.shape and not (_lie_alike(p, value) and value.dtype == p.dtype):
                 return False
     return True
+
+
+@lru_cache
+def adds_momentum_right(dtype: torch.dtype) -> bool:
+    """Whether torch's fused SGD on a CPU does: in half precision that of torch 2.11 does not."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return True
+    weight, gradient, momentum = (torch.full((64,), value, dtype=dtype) for value in (0.0, 1.0, 2.0))
+    torch._fused_sgd_(
+        [weight],
+        [gradient],
+        [momentum],
+        weight_decay=0.0,
+        momentum=0.5,
+        lr=1.0,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )
+    return bool((weight == -2).all()) and bool((momentum == 2).all())
 
 
 def _lie_alike(one: Tensor, other: Tensor) -> bool:

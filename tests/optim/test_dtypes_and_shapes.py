@@ -586,3 +586,15 @@ def test_block_rms_passes_by_what_has_not_moved():
 def test_only_none_clips_nothing():
     """That the list above is all there is to refuse."""
     assert {name for name in RULES if not make_rule(name).clips} == {"none"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("chosen", [{}, {"fused": True}], ids=str)
+def test_momentum_in_half_precision_on_a_cpu_is_added_up(dtype, chosen):
+    """torch 2.11's fused kernel loses it beyond 16 entries, without a word."""
+    p = nn.Parameter(torch.zeros(64, dtype=dtype))
+    optimizer = ClippedSGD([p], lr=1.0, momentum=0.5, clipping_type="none", **chosen)
+    for _ in range(3):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert p.tolist() == [-(1 + 1.5 + 1.75)] * 64

@@ -27,6 +27,7 @@ from clipbench.optim import (
     Muon,
     StableSPAM,
 )
+from clipbench.optim.fused import adds_momentum_right
 
 SHAPES = ((5,), (4, 6), (3, 4, 2, 2))
 FILLING = 7.0
@@ -237,6 +238,8 @@ def test_so_is_that_of_spam_and_stable_spam_with_everything_off(kind, weight, gr
 @each_weight
 @each_kind
 def test_in_every_precision(kind, weight, dtype):
+    if kind == "sgd" and not adds_momentum_right(dtype):
+        pytest.skip("this torch's fused SGD is wrong in half precision, so ours takes another kernel")
     for gradient in (weight, "transposed", "expanded"):
         params = make_parameters(weight, dtype)
         optimizer = KINDS[kind](params, clipping_level=math.inf)
@@ -585,6 +588,8 @@ def test_saved_and_loaded_between_steps(kind, weight):
 @each_kind
 def test_a_group_that_comes_later_and_lies_otherwise(kind, late, dtype):
     """The one that lies otherwise is stepped as torch does by default; where all are flat, all are fused."""
+    if kind == "sgd" and not adds_momentum_right(dtype):
+        pytest.skip("this torch's fused SGD is wrong in half precision, so ours takes another kernel")
     found = []
     for ours in (True, False):
         first, second = make_parameters("flat"), make_parameters(late, dtype)

@@ -32,6 +32,7 @@ from clipbench.optim import (
     StableSPAM,
     clip_gradients,
 )
+from clipbench.optim.fused import adds_momentum_right
 
 INTERNAL = "torch.testing._internal"
 
@@ -238,6 +239,8 @@ def test_where_nothing_is_clipped_the_step_is_torchs_to_the_bit(case, implementa
 def test_in_other_precisions_too(case, dtype):
     if dtype == torch.float16 and case.name != "SGD":
         case.settings["eps"] = 0.1  # as in torch's table: 1e-8 is 0 there
+    if case.name == "SGD" and not adds_momentum_right(dtype):
+        pytest.skip("this torch's fused SGD is wrong in half precision, so ours takes another kernel")
     keywords = {"dtype": dtype}
     for implementation in IMPLEMENTATIONS:
         expected = torchs_outcome(case, kernel_for(implementation, case.settings, dtype), **keywords)
