@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw
 from clipbench.optim.checks import check_that
 from clipbench.optim.gradients import real
 from clipbench.optim.optimizers import Prepared, as_groups, check_lr, loss_of, number_of
-from clipbench.optim.ranks import is_dtensor, local
+from clipbench.optim.ranks import fsdp_split, is_dtensor, local
 
 
 class Lion(Prepared):
@@ -129,6 +129,8 @@ class Muon(Prepared):
             matrices: list[Tensor] = []
             others: list[Tensor] = []
             for p in group["params"]:
+                if group.get("use_muon", True):
+                    _check_has_shape(p)
                 if p.grad is not None:
                     (matrices if _is_matrix(p, group) else others).append(p)
             self._orthogonal(matrices, group)
@@ -181,6 +183,15 @@ def _is_matrix(p: Tensor, group: dict[str, Any]) -> bool:
     return group.get("use_muon", True) and p.ndim >= 2
 
 
+def _check_has_shape(p: Tensor) -> None:
+    """RuntimeError for a parameter that is a run of a flattened one."""
+    if fsdp_split(p).shape_is_lost:
+        raise RuntimeError(
+            "Muon needs whole matrices, and FullyShardedDataParallel has flattened them. Use DDP, or "
+            "fully_shard with ignored_params for the matrices, or groups with use_muon=False, which are AdamW's."
+        )
+
+
 def _check_is_whole(p: Tensor) -> None:
     """RuntimeError for a matrix of which other ranks hold a part."""
     if is_dtensor(p) and local(p).shape != p.shape:
@@ -196,7 +207,10 @@ def _check_betas(betas: tuple[float, float]) -> None:
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
+    params = [p for p in model.parameters() if p.requires_grad]
+    for p in params:
+        _check_has_shape(p)
+    return params
 
 
 def _hidden_matrices(model: nn.Module) -> set[int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from clipbench.optim.gradients import gradients_like, real
+from clipbench.optim.ranks import takes_part
 from clipbench.optim.rule import UpdateRule, within
 
 
@@ -31,26 +32,23 @@ class BlockRMS(UpdateRule):
         self, optimizer: Optimizer, group: dict[str, Any], skipped: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Take back what of the group's step lies beyond the level. (‖U‖² before, after), both ()"""
-        params = [p for p in group["params"] if p.grad is not None]
+        params = [p for p in group["params"] if takes_part(p)]
         if not params:
             zero = torch.zeros((), device=skipped.device)
             return zero, zero
-        updates = [_update(optimizer.state[p], group) for p in params]
-        sizes = gradients_like(params, updates).norms
-        numbers = [max(_count(p), 1) ** 0.5 for p in params]
+        updates = []
+        for p in params:
+            updates.append(real(p.detach()) if p.grad is None else _update(optimizer.state[p], group))
+        measured = gradients_like(params, updates)
+        factors = within(self.clipping_level, measured.rms())
         before = after = torch.zeros((), device=skipped.device)
-        for p, update, size, number in zip(params, updates, sizes.unbind(), numbers, strict=True):
-            factor = within(self.clipping_level, size / number)
+        each = zip(params, updates, measured.norms.unbind(), factors.unbind(), strict=True)
+        for p, update, size, factor in each:
             excess = group["lr"] * (1 - factor) * update
             real(p).add_(torch.where(skipped, 0, excess).to(update.dtype))
             before = before + size**2
             after = after + (factor * size) ** 2
         return before, after
-
-
-def _count(p: Tensor) -> int:
-    """How many real numbers, on all ranks together."""
-    return p.numel() * (2 if p.is_complex() else 1)
 
 
 def _update(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:

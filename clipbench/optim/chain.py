@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipbench.optim.gradients import Gradients, multiply
+from clipbench.optim.gradients import Gradients
 from clipbench.optim.rule import EntryRule, Rule, State
 from clipbench.optim.rules import NoClip
 
@@ -32,13 +32,22 @@ class Chain(EntryRule):
                 )
 
     @property
+    def title(self) -> str:
+        return ", then ".join(rule.title for rule in self.rules)
+
+    @property
     def draws(self) -> bool:  # type: ignore[override]
         return any(rule.draws for rule in self.rules)
 
     @property
     def needs_largest(self) -> bool:  # type: ignore[override]
-        """At the start, where the first rule does."""
-        return bool(self.rules) and self.rules[0].needs_largest
+        """At the start, where one does before the entries are edited."""
+        for rule in self.rules:
+            if rule.needs_largest:
+                return True
+            if isinstance(rule, EntryRule):
+                return False
+        return False
 
     @property
     def acts_on(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -59,12 +68,10 @@ class Chain(EntryRule):
         new: State = {}
         left = grads
         for i, rule in enumerate(self.rules):
-            if i:
-                left = grads.like(grads)  # without the norms of before
             factor, own = rule(left, params, _of_number(i, state), rng)
             if isinstance(factor, Tensor) and i == len(self.rules) - 1:
                 grads.norm_after = left.norm_after_factors(factor)
-            multiply(left, factor)
+            left = left.times(factor)
             new |= _numbered(i, own)
         return None, new
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from clipbench.optim import gradients, loading, randomness, ranks
 from clipbench.optim.fused import FusedFactor
 from clipbench.optim.gradients import Factor, Gradients, Place
-from clipbench.optim.inside import innermost
+from clipbench.optim.inside import innermost, path_to_innermost
 from clipbench.optim.memory import OWN_LEVEL, Memory, at
 from clipbench.optim.protocols import extra
 from clipbench.optim.rule import Rule, UpdateRule
@@ -67,7 +67,10 @@ def clip_gradients(
     is none. Copying or unpickling an optimizer drops its hooks: join the copy again. ClippedSGD, ClippedAdam
     and ClippedAdamW do so by themselves.
     """
-    Clipping(rule, nonfinite, rng).attach(innermost(optimizer))
+    clipping = Clipping(rule, nonfinite, rng)
+    for one in path_to_innermost(optimizer):
+        clipping.elsewhere = clipping.elsewhere or ranks.sharding_of(one)
+    clipping.attach(innermost(optimizer))
     return optimizer
 
 
@@ -98,7 +101,7 @@ class Clipping:
             raise ValueError(f"nonfinite must be one of {', '.join(POLICIES)}, got {self.nonfinite!r}.")
         if not isinstance(self.rule, Rule):
             raise ValueError(f"rule must be a clipbench.optim.Rule such as Norm(1.0), got {self.rule!r}.")
-        self._elsewhere = ranks.sharding_of_maker()
+        self.elsewhere = ranks.sharding_of_maker()
         self._begin()
 
     def _begin(self) -> None:
@@ -118,7 +121,7 @@ class Clipping:
         self.rule, self.nonfinite = state["rule"], state["nonfinite"]
         self.rng = randomness.generator_again(state["rng"])
         self.automatic = state.get("automatic", True)
-        self._elsewhere = None
+        self.elsewhere = None
         self._begin()
 
     def memory(self, optimizer: Optimizer) -> Memory:
@@ -202,7 +205,7 @@ class Clipping:
     def clip(self, optimizer: Optimizer) -> None:
         """Measure, apply the rule, remember: no wait for the device, unless nonfinite="raise"."""
         units = self._units(optimizer, optimizer.param_groups)
-        spread = ranks.spread_of([p for unit in units for p in unit.params], self._elsewhere)
+        spread = ranks.spread_of([p for unit in units for p in unit.params], self.elsewhere)
         if spread is not None:
             for unit in units:
                 unit.take_in_what_is_elsewhere(spread)
@@ -253,6 +256,7 @@ class Clipping:
             if isinstance(rule, UpdateRule):
                 squares.append(torch.stack(rule.after_step(optimizer, group, skipped)))
         sums = torch.stack(squares).sum(0) if squares else torch.ones(2)
+        sums = ranks.summed(sums, self.elsewhere)
         share = torch.where(sums[0] > 0, sums[1] / sums[0], 1.0).sqrt()
         clipped_norm = torch.where(was_skipped, 0.0, norm * share)
         self.latest[-1] = Measured(norm, clipped_norm, was_skipped)

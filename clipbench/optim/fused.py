@@ -44,8 +44,10 @@ class FusedFactor:
         given = any(group.get("fused") for group in optimizer.param_groups)
         if not wanted and not given:
             return
+        params = [p for p in params if p.grad is not None]  # of others nothing is here
         self.all_contiguous = _all_contiguous(params, optimizer)
         flat = self.all_contiguous or all(_is_flat(p, optimizer) for p in params)
+        flat = flat and len({is_dtensor(p) for p in params}) < 2  # no kernel takes both kinds
         if isinstance(optimizer, SGD) and params and params[0].device.type == "cpu":
             flat = flat and all(map(adds_momentum_right, {p.dtype for p in params}))
         self.is_used = wanted and flat and not any(_has_dampening(g) for g in optimizer.param_groups)
@@ -128,6 +130,8 @@ def _all_contiguous(params: Sequence[Tensor], optimizer: Optimizer) -> bool:
             if name != "step" and isinstance(value, Tensor):
                 tensors.append(value)
     tensors += params
+    if not params:
+        return False
     first = params[0]
     if not first.is_floating_point() or first.device.type not in ("cpu", "cuda"):
         return False

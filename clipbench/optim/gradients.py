@@ -70,6 +70,28 @@ class Gradients(list[Tensor]):
         assert self._asked_largest is not None
         return self._asked_largest.value
 
+    def rms(self) -> Tensor:
+        """‖·‖/√(number of entries) of each tensor, 0 for an empty one. (n,)"""
+        counts = torch.tensor([max(x.numel(), 1) for x in self], dtype=torch.float32)
+        if self.place is None:
+            return self.norms / counts.sqrt().to(self.norms)
+        here = torch.tensor([x.numel() for x in self], dtype=torch.float32, device=self[0].device)
+        self.ask()
+        counts = self.place.sums.ask(here, self.place.splits).value.clamp(min=1)
+        return self.norms / counts.sqrt().to(self.norms)
+
+    def times(self, factor: Factor) -> Gradients:
+        """The same tensors, which `factor` is multiplied into: over ranks nothing is summed again."""
+        after = self.like(self)
+        if self.place is not None and isinstance(factor, Tensor):
+            after.__dict__["norms"] = factor * self.norms
+            if self._asked_largest is not None:
+                after.__dict__["largest"] = factor * self.largest
+            if not factor.ndim:
+                after.__dict__["norm"] = factor * self.norm
+        multiply(after, factor)
+        return after
+
     def row_norms(self, *lists: Sequence[Tensor]) -> list[list[Tensor]]:
         """For each list, parallel to these: ‖·‖ of each tensor's rows, or of a vector or scalar as a whole.
 
@@ -144,9 +166,10 @@ class Place:
             for x, split in zip(tensors, self.splits, strict=True):
                 here = _row_norms(x)
                 asked = None
-                if split.groups and not (split.rows_are_whole and x.ndim > 1):
+                groups = split.row_groups if x.ndim > 1 else split.groups
+                if groups:
                     squares = here.square().flatten()
-                    asked = self.sums.ask(squares, [split] * len(squares))
+                    asked = self.sums.ask(squares, [Split(groups)] * len(squares))
                 row.append((here, asked))
             waiting.append(row)
         found = []

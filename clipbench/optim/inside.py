@@ -12,24 +12,28 @@ def innermost(optimizer: Any) -> Optimizer:
 
     TypeError where there is none, or several of which nobody can say which is meant.
     """
-    found = optimizer
-    passed: list[int] = []
-    while True:
-        passed.append(id(found))
-        inner = [one for one in _held_by(found) if id(one) not in passed]
-        if not inner:
-            break
-        if len(inner) > 1:
-            names = ", ".join(type(one).__name__ for one in inner)
-            raise TypeError(
-                f"{type(found).__name__} holds several optimizers ({names}): give the one that is meant."
-            )
-        found = inner[0]
+    found = path_to_innermost(optimizer)[-1]
     if not isinstance(found, Optimizer) or not hasattr(found, "_optimizer_step_pre_hooks"):
         raise TypeError(
             f"{type(found).__name__} is no torch optimizer, and none is in it. Give the one that steps."
         )
     return found
+
+
+def path_to_innermost(optimizer: Any) -> list[Any]:
+    """`optimizer`, what it holds, and that holds, …. TypeError as `innermost`, where it holds several."""
+    path = [optimizer]
+    while True:
+        passed = {id(one) for one in path}
+        inner = [one for one in _held_by(path[-1]) if id(one) not in passed]
+        if not inner:
+            return path
+        if len(inner) > 1:
+            names = ", ".join(type(one).__name__ for one in inner)
+            raise TypeError(
+                f"{type(path[-1]).__name__} holds several optimizers ({names}): give the one that is meant."
+            )
+        path.append(inner[0])
 
 
 def _held_by(holder: Any) -> list[Optimizer]:

@@ -50,9 +50,11 @@ class Prepared(Optimizer):
             param_group = {**param_group, "params": _as_list(param_group["params"])}
             check_group(param_group)
             self._drop_common(param_group)
+        given = set(param_group)
         super().add_param_group(param_group)
         for name in self.not_of_groups():
-            self.param_groups[-1].pop(name, None)
+            if name not in given:
+                self.param_groups[-1].pop(name, None)
 
     def not_of_groups(self) -> Collection[str]:
         """Those of `defaults` that are the whole optimizer's, and that no group holds."""
@@ -61,7 +63,11 @@ class Prepared(Optimizer):
     def _drop_common(self, group: dict[str, Any]) -> None:
         """What wrappers copy into every group. ValueError where it is not what the optimizer has."""
         for name in self.not_of_groups():
-            if name in group and group.pop(name) != self.defaults[name]:
+            if name not in group:
+                continue
+            if group[name] == self.defaults[name]:
+                del group[name]
+            elif name != LEVEL:  # by which a group may be exempt
                 raise ValueError(f"{name} is of the whole optimizer: a parameter group cannot have its own.")
 
     def extend_groups(self, settings: dict[str, Any]) -> None:
@@ -113,7 +119,10 @@ class Clipped(Prepared):
             self._step_supports_amp_scaling = False
 
     def not_of_groups(self) -> Collection[str]:
-        return getattr(self, "settings", {}).keys() - {LEVEL}
+        if not hasattr(self, "settings"):  # it is being built
+            return ()
+        has_level = self.clipping.rule.level_or_none is not None
+        return self.settings.keys() - {LEVEL} if has_level else self.settings.keys()
 
     def __repr__(self) -> str:
         shown = []

@@ -10,12 +10,12 @@ import gc
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 ProcessGroup = Any
 """torch.distributed.ProcessGroup; torch builds without it import all the same."""
@@ -27,33 +27,34 @@ class Split:
 
     groups: tuple[ProcessGroup, ...]
     """The sum over the first, then over the second, … is the whole tensor's."""
-    rows_are_whole: bool = False
-    """Each rank holds whole rows: the first dimension alone is split."""
+    row_groups: tuple[ProcessGroup, ...] = ()
+    """Those of `groups` over which single rows are divided, where all dimensions but the first make a row."""
     shape_is_lost: bool = False
     """FSDP1: the part is a run of a flattened tensor."""
     is_flat: bool = False
     """FSDP1 with use_orig_params=False: a run of several tensors, one behind the other."""
 
 
-WHOLE = Split((), rows_are_whole=True)
+WHOLE = Split(())
 
 
 @dataclass
 class Spread:
-    """Of one optimizer's parameters. It is asked for at every step, and is None in one process."""
+    """Of one optimizer's parameters, at one step. It is None where all of all of them is here."""
 
-    fsdp: dict[int, Split] = field(default_factory=dict)
-    """FSDP1's parameters by id."""
-    elsewhere: ProcessGroup | None = None
+    elsewhere: ProcessGroup | None
     """Whose other members hold other parameters of the same model: ZeroRedundancyOptimizer's."""
-
-    device: torch.device | None = None
+    device: torch.device | None
+    known: dict[Any, Split] = field(default_factory=dict)
 
     def of(self, p: Tensor) -> Split:
         """How the parameter `p` lies."""
-        if is_dtensor(p):
-            return _split_of_mesh(p.device_mesh, tuple(p.placements))  # type: ignore[attr-defined]
-        return self.fsdp.get(id(p), WHOLE)
+        if not is_dtensor(p):
+            return fsdp_split(p)
+        key = id(p.device_mesh), tuple(p.placements), p.ndim  # type: ignore[attr-defined]
+        if key not in self.known:
+            self.known[key] = _split_of_mesh(p)
+        return self.known[key]
 
 
 PLAIN = frozenset((Tensor, torch.nn.Parameter))
@@ -92,20 +93,29 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def spread_of(params: Sequence[Tensor], maker: ProcessGroup | None) -> Spread | None:
+def spread_of(params: Sequence[Tensor], elsewhere: ProcessGroup | None) -> Spread | None:
     """How `params` lie over processes; None where all of all of them is here.
 
-    `maker` is what `sharding_of_maker` found when the optimizer was built.
+    `elsewhere` is what `sharding_of` or `sharding_of_maker` found for the optimizer.
     """
     some_dtensors = not PLAIN.issuperset(map(type, params)) and any(is_dtensor(p) for p in params)
     if processes() == 1 and not some_dtensors:
         return None
-    flattened = [p for p in params if getattr(p, "_fsdp_flattened", False)]
-    fsdp = _fsdp_splits(flattened) if flattened else {}
-    if not fsdp and maker is None and not some_dtensors:
-        return None
-    device = next((local(p).device for p in params), None)
-    return Spread(fsdp, maker, device)
+    split = elsewhere is not None or some_dtensors or any(fsdp_split(p) is not WHOLE for p in params)
+    return Spread(elsewhere, next((local(p).device for p in params), None)) if split else None
+
+
+def takes_part(p: Tensor) -> bool:
+    """Whether a parameter has a gradient, or would have one if something of it lay here."""
+    return p.grad is not None or (not p.numel() and p.requires_grad and fsdp_split(p).shape_is_lost)
+
+
+def sharding_of(optimizer: object) -> ProcessGroup | None:
+    """The process group of `optimizer`, if it is a ZeroRedundancyOptimizer."""
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    if module is not None and isinstance(optimizer, module.ZeroRedundancyOptimizer):
+        return optimizer.process_group
+    return None
 
 
 def sharding_of_maker() -> ProcessGroup | None:
@@ -113,12 +123,11 @@ def sharding_of_maker() -> ProcessGroup | None:
 
     Its local optimizer gets a part of the parameters and no word about the others, so we look who calls.
     """
-    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
-    frame = sys._getframe(1) if module is not None else None
-    while frame is not None and module is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, module.ZeroRedundancyOptimizer):
-            return caller.process_group
+    frame = sys._getframe(1) if processes() > 1 else None
+    while frame is not None:
+        found = sharding_of(frame.f_locals.get("self"))
+        if found is not None:
+            return found
         frame = frame.f_back
     return None
 
@@ -131,39 +140,54 @@ def rank_0s_state(state: Tensor, spread: Spread | None, device: torch.device) ->
     return sent.cpu()
 
 
-@lru_cache
-def _split_of_mesh(mesh: Any, placements: tuple[Any, ...]) -> Split:
-    groups = []
-    rows = True
-    for dimension, placement in enumerate(placements):
+def summed(values: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The sums of `values` over `group`; as they are where that is None."""
+    if group is not None:
+        dist.all_reduce(values, group=group)
+    return values
+
+
+def _split_of_mesh(p: Any) -> Split:
+    """Of a DTensor."""
+    groups, row_groups = [], []
+    for dimension, placement in enumerate(p.placements):
         if placement.is_partial():
             raise RuntimeError(
-                f"A gradient is a DTensor with placements {placements}: sums that are still to be made. "
+                f"A gradient is a DTensor with placements {p.placements}: sums that are still to be made. "
                 "Redistribute it to the parameter's placements before step()."
             )
-        if not placement.is_replicate():
-            if mesh.size(dimension) > 1:
-                groups.append(mesh.get_group(dimension))
-            rows = rows and placement.dim == 0
-    return Split(tuple(groups), rows_are_whole=rows)
+        if not placement.is_replicate() and p.device_mesh.size(dimension) > 1:
+            group = p.device_mesh.get_group(dimension)
+            groups.append(group)
+            if placement.dim % max(p.ndim, 1) != 0:
+                row_groups.append(group)
+    return Split(tuple(groups), tuple(row_groups))
 
 
-def _fsdp_splits(params: Sequence[Tensor]) -> dict[int, Split]:
-    """{id: split}: FSDP1 marks its parameters; only their handle knows between whom they are divided."""
+_FSDP_SPLITS = WeakTensorKeyDictionary()
+"""Of FSDP1's parameters, as far as they were met."""
+
+
+def fsdp_split(p: Tensor) -> Split:
+    """How FSDP1 has divided `p`: it marks its parameters, but only their handles know between whom."""
+    if not getattr(p, "_fsdp_flattened", False):
+        return WHOLE
+    if p not in _FSDP_SPLITS:
+        _find_fsdp_splits()
+        _FSDP_SPLITS.setdefault(p, WHOLE)
+    return _FSDP_SPLITS[p]
+
+
+def _find_fsdp_splits() -> None:
     from torch.distributed.fsdp._flat_param import FlatParamHandle
 
-    wanted = {id(p) for p in params}
-    found: dict[int, Split] = {}
     for handle in gc.get_objects():
-        if not isinstance(handle, FlatParamHandle) or not handle.uses_sharded_strategy:
+        if type(handle) is not FlatParamHandle or not handle.uses_sharded_strategy:
             continue
         groups = (handle.process_group,)
-        if id(handle.flat_param) in wanted:
-            found[id(handle.flat_param)] = Split(groups, shape_is_lost=True, is_flat=True)
+        _FSDP_SPLITS[handle.flat_param] = Split(groups, groups, shape_is_lost=True, is_flat=True)
         for p in handle.flat_param._params or []:
-            if id(p) in wanted:
-                found[id(p)] = Split(groups, shape_is_lost=True)
-    return found
+            _FSDP_SPLITS[p] = Split(groups, groups, shape_is_lost=True)
 
 
 class Sums:
@@ -198,7 +222,7 @@ class Asked:
     @property
     def value(self) -> Tensor:
         """(n,), on all ranks the same."""
-        if self in self.sums._asked:
+        if self in self.sums._asked and any(split.groups for split in self.splits):
             self.sums.make()
         return self.values
 
@@ -215,8 +239,9 @@ def _over(group: ProcessGroup, asked: Sequence[Asked]) -> None:
         sent.append(one.values if len(places) == len(one.splits) else one.values[places])
     parts = torch.cat(sent)
     if any(one.largest for one, _ in chosen):
-        gathered = parts.new_empty((dist.get_world_size(group), len(parts)))
-        dist.all_gather_into_tensor(gathered, parts, group=group)
+        each = [torch.empty_like(parts) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(each, parts, group=group)
+        gathered = torch.stack(each)
         results = [gathered.sum(0), gathered.amax(0)]
     else:
         dist.all_reduce(parts, group=group)

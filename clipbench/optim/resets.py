@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from clipbench.optim.ranks import local
+
 STEPS = "started_steps"
 """Where the first parameter group counts calls of step(), on the host."""
 
@@ -52,7 +54,7 @@ class MomentResets:
         tensors = []
         for p in params:
             state = optimizer.state.get(p, {})  # empty where somebody has only looked at it
-            tensors += [state[name] for name in names if name in state]
+            tensors += [local(state[name]) for name in names if name in state]
         if tensors:
             torch._foreach_zero_(tensors)
 

@@ -53,6 +53,11 @@ class Rule:
         """Its `clipping_level`; None for a rule without that field, which no group can be given one of."""
         return getattr(self, "clipping_level", None)
 
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return type(self).__name__
+
     def level_in_force(self, state: State) -> Tensor | float | None:
         """The norm, or what its level is of, above which it acts; None where that is no one number.
 

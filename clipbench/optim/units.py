@@ -16,7 +16,7 @@ from clipbench.optim.checks import check_level
 from clipbench.optim.gradients import real
 from clipbench.optim.names import nearest
 from clipbench.optim.protocols import extra
-from clipbench.optim.ranks import PLAIN, Split, Spread
+from clipbench.optim.ranks import PLAIN, Split, Spread, takes_part
 from clipbench.optim.rule import Rule
 from clipbench.optim.rules import NoClip
 
@@ -66,7 +66,7 @@ class Unit:
     def take_in_what_is_elsewhere(self, spread: Spread) -> None:
         """Parameters whose entries are all on other ranks take part, or ranks would sum unlike things."""
         for i, p in enumerate(self.params):
-            if p.grad is None and p.requires_grad and not p.numel() and spread.of(p).shape_is_lost:
+            if p.grad is None and takes_part(p):
                 self.empty.add(i)
         here = any(p.grad is not None for p in self.params)
         if spread.elsewhere is not None and not here:
@@ -95,7 +95,7 @@ class Unit:
             unit = "rows" if about_rows else "whole tensors"
             remedy = "" if about_rows else ", or use_orig_params=True"
             raise RuntimeError(
-                f"{type(self.rule).__name__} is about {unit}, which FullyShardedDataParallel has flattened. "
+                f"{self.rule.title} is about {unit}, which FullyShardedDataParallel has flattened. "
                 f"Use torch.distributed.fsdp.fully_shard{remedy}."
             )
 
@@ -130,7 +130,8 @@ def rule_of_group(optimizer: Optimizer, common: Rule, group: Group) -> Rule:
     An optimizer may adapt it: see `OptimizerExtras.rule_at_step`. ValueError for a level that is none, or
     that the rule has not.
     """
-    rule = _at_own_level(common, group)
+    copied = common.level_or_none is None and group.get(LEVEL) == optimizer.defaults.get(LEVEL)
+    rule = common if copied else _at_own_level(common, group)  # as wrappers copy defaults into every group
     adapt = extra(optimizer, "rule_at_step")
     return rule if adapt is None else adapt(rule, group)
 
