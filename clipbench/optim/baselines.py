@@ -188,7 +188,7 @@ def _check_has_shape(p: Tensor) -> None:
     if fsdp_split(p).shape_is_lost:
         raise RuntimeError(
             "Muon needs whole matrices, and FullyShardedDataParallel has flattened them. Use DDP, or "
-            "fully_shard with ignored_params for the matrices, or groups with use_muon=False, which are AdamW's."
+            "fully_shard with ignored_params for them, or groups with use_muon=False, which are AdamW's."
         )
 
 

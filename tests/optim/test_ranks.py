@@ -271,6 +271,9 @@ def test_a_nan_on_one_rank_is_skipped_on_all(kind, of_case):
         as_one(found, expected)
     for one in found:
         assert [stats["skipped"] for stats in one["stats"]] == [0, 0, 1, 1, 1, 1]
+        if kind == "mixed":
+            assert_same(one["memory"], found[0]["memory"], "")
+            continue
         assert_same(
             {key: value for key, value in one["memory"].items() if key.startswith("group")},
             {key: value for key, value in expected["memory"].items() if key.startswith("group")},
