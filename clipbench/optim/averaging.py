@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipbench.optim.inside import innermost
+from clipbench.optim.inside import whole_inside
 from clipbench.optim.protocols import extra
 
 
@@ -23,7 +23,7 @@ def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
     the model within, but make no step. Costs one copy of the weights. Buffers stay, so batch norm's
     statistics are those of the training points.
     """
-    optimizer = innermost(optimizer)
+    optimizer = whole_inside(optimizer)
     name = extra(optimizer, "answer")
     params, answers = [], []
     for p, state in optimizer.state.items():

@@ -12,7 +12,10 @@ from torch import Tensor
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
         raise ValueError(f"{name} must be a number, got {value!r}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number below 1e308.") from None
 
 
 def check_level(name: str, value: Any) -> float:

@@ -169,6 +169,8 @@ class Clipping:
         units = self._units(optimizer, optimizer.param_groups)
         clipped = [unit for unit in units if not isinstance(unit.rule, NoClip)]
         unit = (clipped or units)[0]
+        if not unit.params:
+            return lambda: None
         return partial(unit.rule.level_in_force, self.memory(optimizer).whole(unit))
 
     def set_level(self, optimizer: Optimizer, level: float) -> None:
@@ -181,14 +183,18 @@ class Clipping:
         self.rule = at_level(self.rule, level)
         for group in common:
             group[LEVEL] = level
-        self.memory(optimizer).common_level = level
         self._set_default(optimizer)
+
+    def drop_unfinished(self, optimizer: Optimizer) -> None:
+        """Give back and forget what a step that raised has left."""
+        self._factor.release(optimizer)
+        self.memory(optimizer).drop_late()
 
     # the hooks, in the order in which they run
 
     def before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Clip, or put the clipping behind every call of the step's closure."""
-        self._factor.release(optimizer)  # a step that raised never came to its post-hook
+        self.drop_unfinished(optimizer)  # a step that raised never came to its post-hook
         if len(optimizer.param_groups) != self._number_of_groups:
             self._check_groups(optimizer)
             self._give_levels(optimizer)
@@ -267,13 +273,14 @@ class Clipping:
         self.memory(optimizer).settle()
 
     def before_saving(self, optimizer: Optimizer) -> None:
-        """Put the generator's state where `state_dict` finds it, and what a step that raised has left."""
-        self._factor.release(optimizer)
+        """Put the generator's state where `state_dict` finds it."""
+        self.drop_unfinished(optimizer)
         if self.rng is not None and self.rule.draws:
             self.memory(optimizer).rng_state = self.rng.get_state()
 
     def before_loading(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         """ValueError for another rule's memory, before anything of `state_dict` is loaded."""
+        self.drop_unfinished(optimizer)
         self._loading = loading.Loading(optimizer, self.rule, state_dict)
         return self._loading.state_dict
 
@@ -284,9 +291,9 @@ class Clipping:
             self._loading.finish(optimizer)
             self._loading = None
         self.latest.clear()
-        level = memory.common_level
-        if level is not None and self.rule.level_or_none is not None:
-            self.rule = at_level(self.rule, level)
+        free = {group.get(LEVEL) for group in optimizer.param_groups if not group.get(OWN_LEVEL)} - {None}
+        if len(free) == 1 and self.rule.level_or_none is not None:
+            self.rule = at_level(self.rule, free.pop())
             self._set_default(optimizer)
         self._give_levels(optimizer)
         self._ranks_agree = False
@@ -317,8 +324,11 @@ class Clipping:
 
     def _set_default(self, optimizer: Optimizer) -> None:
         """Of groups that come later."""
-        if LEVEL in optimizer.defaults:
-            optimizer.defaults[LEVEL] = self.rule.level_or_none
+        defaults = optimizer.defaults
+        if LEVEL in defaults:
+            defaults[LEVEL] = self.rule.level_or_none
+            if isinstance(defaults["clipping_type"], Rule):
+                defaults["clipping_type"] = self.rule
 
     def _units(self, optimizer: Optimizer, groups: Sequence[Group]) -> list[Unit]:
         return units_of(groups, [rule_of_group(optimizer, self.rule, group) for group in groups])

@@ -33,7 +33,7 @@ class FusedFactor:
         self.all_contiguous = False
         """Whether weights and gradients are known to be real and contiguous, so to be taken as they are."""
         self._borrowed: dict[str, Any] = {}  # name → what it was
-        self._groups: list[tuple[dict[str, Any], Any]] = []  # whose "fused" was changed, and what it was
+        self._groups: list[tuple[dict[str, Any], Any, Any]] = []  # its "fused" before, and as lent
 
     def choose(self, optimizer: Optimizer, params: Sequence[Tensor]) -> None:
         """Decide which kernel makes the coming step, of `params`, which have a gradient."""
@@ -55,7 +55,7 @@ class FusedFactor:
             now = group.get("fused")
             use = (True if self.is_used else now) if flat else None
             if use is not now and bool(use) != bool(now):
-                self._groups.append((group, now))
+                self._groups.append((group, now, use))
                 group["fused"] = use
         if self.is_used:
             _move_steps(optimizer, params)
@@ -101,8 +101,9 @@ class FusedFactor:
             else:
                 setattr(optimizer, name, value)
         self._borrowed.clear()
-        for group, fused in self._groups:
-            group["fused"] = fused
+        for group, fused, lent in self._groups:
+            if group["fused"] is lent:  # else somebody has set it meanwhile
+                group["fused"] = fused
         self._groups.clear()
 
     def left_out(self, optimizer: Optimizer, like: Tensor) -> Tensor:
@@ -137,10 +138,13 @@ def _all_contiguous(params: Sequence[Tensor], optimizer: Optimizer) -> bool:
         return False
     if not PLAIN.issuperset(map(type, tensors)) or {value.dtype for value in tensors} != {first.dtype}:
         return False
-    return {value.layout for value in tensors} == {torch.strided} and all(map(_is_contiguous, tensors))
+    if {value.layout for value in tensors} != {torch.strided} or any(map(_is_neg, tensors)):
+        return False
+    return all(map(_is_contiguous, tensors))
 
 
 _is_contiguous: Any = Tensor.is_contiguous
+_is_neg: Any = Tensor.is_neg
 
 
 def _is_flat(p: Tensor, optimizer: Optimizer) -> bool:
@@ -148,14 +152,17 @@ def _is_flat(p: Tensor, optimizer: Optimizer) -> bool:
     grad = p.grad
     if grad is None or grad.dtype != p.dtype or not p.is_floating_point() or grad.layout != torch.strided:
         return False
+    if grad.is_neg():  # a negation that is still to be made
+        return False
+    state = optimizer.state.get(p, {})
     if is_dtensor(p):
         if isinstance(optimizer, (SGD, Adagrad)):
             return False  # torch has no rule for sharding these kernels
         p, grad = local(p), local(grad)
     if p.device.type not in ("cpu", "cuda") or not _lie_alike(p, grad) or not is_dense(p):
         return False
-    for value in optimizer.state.get(p, {}).values():
-        if isinstance(value, Tensor) and value.ndim:
+    for name, value in state.items():
+        if isinstance(value, Tensor) and name != "step" and not name.startswith("clipping_memory_"):
             value = local(value)
             if value.shape == p.shape and not (_lie_alike(p, value) and value.dtype == p.dtype):
                 return False

@@ -210,6 +210,8 @@ def gradient_of(p: Tensor) -> Tensor:
     g = p.grad
     if g is None:  # nothing of it is here
         return real(p.detach())
+    if g.is_conj() or g.is_neg():  # still to be made, and no kernel for many tensors makes it
+        p.grad = g = g.resolve_conj().resolve_neg()
     if type(g) is Tensor and g.layout is torch.strided and g.is_contiguous():  # as nearly all are
         return torch.view_as_real(g) if g.is_complex() else g
     if g.layout == torch.sparse_coo:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from clipbench.optim.ranks import sharding_of
+
 
 def innermost(optimizer: Any) -> Optimizer:
     """The optimizer whose step does the work: `optimizer` itself, or what it holds, and that holds, ….
@@ -18,6 +20,17 @@ def innermost(optimizer: Any) -> Optimizer:
             f"{type(found).__name__} is no torch optimizer, and none is in it. Give the one that steps."
         )
     return found
+
+
+def whole_inside(optimizer: Any) -> Optimizer:
+    """As `innermost`. TypeError for one that has only a part of the model on each rank, as ZeRO's."""
+    for one in path_to_innermost(optimizer):
+        if sharding_of(one) is not None:
+            raise TypeError(
+                f"Each rank's {type(one).__name__} holds a part of the parameters, and this is about all of "
+                "them. Use fully_shard, or an optimizer on every rank."
+            )
+    return innermost(optimizer)
 
 
 def path_to_innermost(optimizer: Any) -> list[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from clipbench.optim.memory import RNG_STATE, SKIPPED, names_in, rule_keys
+from clipbench.optim.memory import OWN_LEVEL, RNG_STATE, SKIPPED, names_in, rule_keys
 from clipbench.optim.ranks import is_dtensor, local
 from clipbench.optim.rule import Rule, State
 from clipbench.optim.units import LEVEL, PREFIX, SEPARATELY, Unit, rule_of_group, units_of
@@ -30,7 +31,17 @@ class Loading:
             return  # torch says so itself
         if OLD_KEY in state_dict["state"] or OLD_STEPS in state_dict["state"]:
             self.state_dict = _of_today(state_dict)
+        if rule.level_or_none is None:
+            self._leave_out_levels()
         self._check(optimizer, rule)
+
+    def _leave_out_levels(self) -> None:
+        """The common level of another rule means nothing to one without a level."""
+        groups = []
+        for group in self.state_dict["param_groups"]:
+            own = group.get(OWN_LEVEL) or group.get(LEVEL) == math.inf
+            groups.append({key: value for key, value in group.items() if key != LEVEL or own})
+        self.state_dict = {**self.state_dict, "param_groups": groups}
 
     def finish(self, optimizer: Optimizer) -> None:
         """After torch has loaded: to the parameters' device, and in the precision that was saved.

@@ -17,11 +17,11 @@ from clipbench.optim.ranks import is_dtensor, like, local
 from clipbench.optim.rule import Rule, State
 from clipbench.optim.units import PREFIX, Group, Unit, at_level
 
-SKIPPED, RNG_STATE, COMMON_LEVEL = PREFIX + "skipped", PREFIX + "rng_state", PREFIX + "common_level"
+SKIPPED, RNG_STATE = PREFIX + "skipped", PREFIX + "rng_state"
 """Keys of the first group that belong to no rule."""
 OWN_LEVEL = PREFIX + "own_level"
 """The key of a group that was given another level than the common one."""
-LASTING = (SKIPPED, RNG_STATE, COMMON_LEVEL, OWN_LEVEL)
+LASTING = (SKIPPED, RNG_STATE, OWN_LEVEL)
 
 
 Names = tuple[tuple[str, ...], tuple[str, ...]]
@@ -36,7 +36,9 @@ class Memory:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
+        # of the step that is being made, until `settle`
         self._late: dict[Tensor, dict[str, Tensor]] = {}
+        self._late_whole: dict[int, tuple[Group, dict[str, Tensor]]] = {}
         self._known: list[tuple[Rule, Names]] = []
         self._latest: tuple[Rule | None, Names] = None, ((), ())
 
@@ -64,8 +66,10 @@ class Memory:
         device = unit.real_params[0].device
         if any(_missing(home.get(PREFIX + name)) for name in whole):
             self._begin(unit, whole)
+        _, late = self._late_whole.get(id(home), (home, {}))
         for name in whole:
-            state[name] = home[PREFIX + name].to(device)
+            key = PREFIX + name
+            state[name] = late[key] if key in late else home[key].to(device)
         for name in lists:
             state[name] = []
         if lists:
@@ -77,9 +81,10 @@ class Memory:
     def remember(self, unit: Unit, old: State, new: State, hold: Tensor) -> None:
         """Keep `new`, of the unit's parameters with a gradient; `old`, of all of them, where `hold` ()."""
         whole, lists = self._names(unit)
-        home = _home(unit) if whole else {}
-        for name in whole:
-            home[PREFIX + name] = torch.where(hold, old[name], new[name])
+        if whole:
+            home = _home(unit)
+            entries = {PREFIX + name: torch.where(hold, old[name], new[name]) for name in whole}
+            self._late_whole[id(home)] = home, entries
         for name in lists:
             before = [old[name][i] for i in unit.present]
             for i, item in zip(unit.present, _where(hold, before, new[name]), strict=True):
@@ -87,10 +92,14 @@ class Memory:
                     self._late.setdefault(unit.params[i], {})[PREFIX + name] = item
 
     def settle(self) -> None:
-        """Put what belongs to a parameter into its state.
+        """Put what is remembered where it belongs.
 
-        After the step: optimizers begin a parameter's state where they find none.
+        After the step: optimizers begin a parameter's state where they find none, and a step that raised is to
+        leave nothing.
         """
+        for home, entries in self._late_whole.values():
+            home.update(entries)
+        self._late_whole.clear()
         for p, entries in self._late.items():
             for key, item in entries.items():
                 if item.ndim and item.shape != local(p).shape and is_dtensor(p):
@@ -100,6 +109,11 @@ class Memory:
                     )
                 self._optimizer.state[p][key] = like(item, p)
         self._late.clear()
+
+    def drop_late(self) -> None:
+        """Forget the step that was not finished."""
+        self._late.clear()
+        self._late_whole.clear()
 
     def count(self, skipped: Tensor) -> None:
         """Add a step that is left out where `skipped` ()."""
@@ -124,18 +138,9 @@ class Memory:
     def rng_state(self, state: Tensor) -> None:
         self._optimizer.param_groups[0][RNG_STATE] = state
 
-    @property
-    def common_level(self) -> float | None:
-        """Of the groups that have none of their own, as it was set last; None if it never was."""
-        return self._optimizer.param_groups[0].get(COMMON_LEVEL)
-
-    @common_level.setter
-    def common_level(self, level: float) -> None:
-        self._optimizer.param_groups[0][COMMON_LEVEL] = level
-
     def forget_all_but_counts(self) -> None:
         """Empty `optimizer.state` and the rules' memory; counts and the generator's state go on."""
-        self._late.clear()
+        self.drop_late()
         self._optimizer.state.clear()
         for group in self._optimizer.param_groups:
             for key in rule_keys(group):

@@ -137,6 +137,7 @@ class Clipped(Prepared):
         return f"{text.removesuffix(')')}clipping: {rule}, nonfinite={policy!r}\n)"
 
     def __getstate__(self) -> dict[str, Any]:
+        self.clipping.drop_unfinished(self)
         fused = self._step_supports_amp_scaling
         own = {"clipping": self.clipping, "settings": self.settings, "_step_supports_amp_scaling": fused}
         return {**super().__getstate__(), **own}

@@ -26,26 +26,32 @@ class MomentResets:
 
     def __init__(self, resets_counter: bool) -> None:
         self.resets_counter = resets_counter
-        self._lrs: list[Any] = []  # of the groups, while a step goes with lower ones
+        self._lowered: list[tuple[dict[str, Any], Any, Any]] = []  # group, its lr, and the one it goes with
 
     def before_step(self, optimizer: Optimizer, *_: Any) -> None:
         """Count the step, reset, and lower the learning rates. To be registered before the clipping."""
-        self.after_step(optimizer)  # a step that raised never came to its post-hook
+        self.give_back()  # a step that raised never came to its post-hook
         steps = started_steps(optimizer)
         optimizer.param_groups[0][STEPS] = steps + 1
-        self._lrs = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             age = steps % group["reset_every"]
             if steps and age == 0:
                 self._reset(optimizer, group["params"])
             if steps >= group["reset_every"] and age < group.get("warmup", 0):
-                group["lr"] = group["lr"] * warmup_factor(age, group["warmup"])
+                lowered = group["lr"] * warmup_factor(age, group["warmup"])
+                self._lowered.append((group, group["lr"], lowered))
+                group["lr"] = lowered
 
     def after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        """Give the learning rates back. To be registered after the clipping, whose rule may look at them."""
-        for group, lr in zip(optimizer.param_groups, self._lrs, strict=False):
-            group["lr"] = lr
-        self._lrs = []
+        """To be registered after the clipping, whose rule may look at the learning rates."""
+        self.give_back()
+
+    def give_back(self) -> None:
+        """The learning rates that were lowered, unless somebody has set others meanwhile."""
+        for group, lr, lowered in self._lowered:
+            if group["lr"] is lowered:
+                group["lr"] = lr
+        self._lowered.clear()
 
     def _reset(self, optimizer: Optimizer, params: Iterable[Tensor]) -> None:
         names = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]

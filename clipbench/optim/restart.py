@@ -13,7 +13,7 @@ from torch.optim import Adagrad, Optimizer
 
 from clipbench.optim.checks import check_count
 from clipbench.optim.gradients import wide_dtype
-from clipbench.optim.inside import innermost
+from clipbench.optim.inside import whole_inside
 from clipbench.optim.memory import Memory
 from clipbench.optim.protocols import extra
 
@@ -63,7 +63,7 @@ class Restarter:
 
     def step(self, optimizer: Optimizer) -> bool:
         """To be called after each optimizer step. Whether it was the last before a restart."""
-        optimizer = innermost(optimizer)
+        optimizer = whole_inside(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"]]
         self.add_coords(params)
         return self._restarted(params, optimizer)
@@ -126,7 +126,7 @@ def start_afresh(optimizer: Optimizer) -> None:
     groups, or makes a state before its first step, has a `begin()`, which sets them back. A wrapper's is that
     of the optimizer inside.
     """
-    optimizer = innermost(optimizer)
+    optimizer = whole_inside(optimizer)
     Memory(optimizer).forget_all_but_counts()
     if isinstance(
         optimizer, Adagrad

@@ -30,10 +30,15 @@ class _ResettingAdamW(ClippedAdamW):
         self.param_groups[0][STEPS] = 0
 
     def attach_hooks(self) -> None:
-        resets = MomentResets(self.resets_counter)
-        self.register_step_pre_hook(torch.compiler.disable(resets.before_step))
+        self.resets = MomentResets(self.resets_counter)
+        self.register_step_pre_hook(torch.compiler.disable(self.resets.before_step))
         super().attach_hooks()
-        self.register_step_post_hook(torch.compiler.disable(resets.after_step))
+        self.register_step_post_hook(torch.compiler.disable(self.resets.after_step))
+        self.register_state_dict_pre_hook(lambda _: self.resets.give_back())
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.resets.give_back()
+        return super().__getstate__()
 
 
 class SPAM(_ResettingAdamW):

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from clipbench.optim.checks import check_level
 from clipbench.optim.clip import Clipping, Measured, clipping_of
-from clipbench.optim.inside import innermost
+from clipbench.optim.inside import innermost, path_to_innermost
+from clipbench.optim.units import LEVEL
 
 CLIPPED_BELOW = 1 - 1e-6
 """A step with a smaller factor was clipped; nearer 1 is rounding."""
@@ -55,7 +56,10 @@ class ClipStats:
         level = self._level()
         if isinstance(level, Tensor):
             return level
-        return torch.full_like(self.grad_norm, math.nan if level is None else level)
+        like = self.grad_norm
+        if level is not None and level > torch.finfo(like.dtype).max:
+            level = math.inf
+        return torch.full_like(like, math.nan if level is None else level)
 
     @property
     def share_clipped(self) -> Tensor:
@@ -100,6 +104,9 @@ def set_clipping_level(optimizer: Optimizer, level: float) -> None:
     """
     inner, clipping = _clipping(optimizer)
     clipping.set_level(inner, check_level("clipping_level", level))
+    for outer in path_to_innermost(optimizer)[:-1]:  # some put their own groups over those inside
+        for theirs, ours in zip(getattr(outer, "param_groups", []), inner.param_groups, strict=False):
+            theirs[LEVEL] = ours[LEVEL]
 
 
 def _clipping(optimizer: Any) -> tuple[Optimizer, Clipping]:
