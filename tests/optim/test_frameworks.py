@@ -9,20 +9,46 @@ from optim_helpers import same
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from clipbench.optim import SPAM, ClippedAdamW, ClippedSGD, ClippedSSTM, Lion, StableSPAM, clip_stats
+from clipbench.optim import (
+    SPAM,
+    ACClip,
+    ClippedAdam,
+    ClippedAdamW,
+    ClippedSGD,
+    ClippedSSTM,
+    Lion,
+    Muon,
+    StableSPAM,
+    clip_gradients,
+    clip_stats,
+    make_rule,
+)
+
+
+def joined(params):
+    """By a rule that draws: beta 0.2, so that coins matter."""
+    rule = make_rule("linear_rand_norm", clipping_level=0.5, beta=0.2)
+    return clip_gradients(torch.optim.RMSprop(params, lr=0.01), rule)
+
 
 OPTIMIZERS = {
     "sgd, random auto": partial(
-        ClippedSGD, lr=0.1, momentum=0.9, clipping_type="quadratic_rand_auto", window=9
+        ClippedSGD, lr=0.1, momentum=0.9, clipping_type="quadratic_rand_auto", window=9, beta=0.2
     ),
+    "adam, zclip": partial(ClippedAdam, lr=0.01, clipping_type="zclip", warmup_steps=2),
     "adamw, adagc": partial(ClippedAdamW, lr=0.01, clipping_type="adagc", warmup_steps=2),
     "spam, zclip": partial(SPAM, lr=0.01, reset_every=5, warmup=2, clipping_type="zclip"),
     "stable spam": partial(StableSPAM, lr=0.01, reset_every=5),
     "sstm": partial(ClippedSSTM, lr=0.1, L=1.0, clipping_type="uclip"),
+    "acclip": partial(ACClip, lr=0.1),
     "lion": partial(Lion, lr=0.01),
+    "muon": partial(Muon, lr=0.01),
+    "joined rmsprop": joined,
 }
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
-quiet = pytest.mark.filterwarnings("ignore")  # what frameworks say of each other is not ours
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::(lightning|transformers|accelerate)\.")
+"""What frameworks say from code of theirs; what is said from ours is an error as ever."""
 
 
 class Pairs(Dataset):
@@ -43,13 +69,12 @@ def loss_of(model, x, labels):
     return 5 * (model(x) - labels).square().mean()
 
 
-@quiet
 @each_optimizer
 def test_accelerate_save_state_and_load_state(name, tmp_path):
-    from accelerate import Accelerator
+    accelerate = pytest.importorskip("accelerate", reason="needs accelerate")
 
     def begin(seed=0):
-        accelerator = Accelerator(cpu=True)
+        accelerator = accelerate.Accelerator(cpu=True)
         model = small_model(seed)
         return accelerator, *accelerator.prepare(model, OPTIMIZERS[name](model.parameters()))
 
@@ -70,10 +95,9 @@ def test_accelerate_save_state_and_load_state(name, tmp_path):
     assert same(go(*later, range(4, 8)), expected)
 
 
-@quiet
 @each_optimizer
 def test_lightning_ckpt_path(name, tmp_path):
-    lightning = pytest.importorskip("lightning")
+    lightning = pytest.importorskip("lightning", reason="needs lightning")
 
     class Module(lightning.LightningModule):
         def __init__(self, seed=0):
@@ -118,7 +142,7 @@ class Net(nn.Module):
 
 
 def hf_trainer(name, folder, steps, seed=0, callbacks=None):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -143,7 +167,6 @@ def hf_trainer(name, folder, steps, seed=0, callbacks=None):
     ), optimizer
 
 
-@quiet
 @each_optimizer
 def test_trainer_resume_from_checkpoint(name, tmp_path):
     trainer, _ = hf_trainer(name, tmp_path, 8)
@@ -154,9 +177,8 @@ def test_trainer_resume_from_checkpoint(name, tmp_path):
     assert same(weights(later.model), expected)
 
 
-@quiet
 def test_clip_stats_in_a_callback_after_the_gradients_are_gone(tmp_path):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
     seen = []
 
     class Log(transformers.TrainerCallback):
