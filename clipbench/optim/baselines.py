@@ -105,6 +105,12 @@ class Muon(Prepared):
                     "Muon's matrices must be real, and one is complex. Give it a group with use_muon=False."
                 )
 
+    def lacks(self, saved: dict[str, Any]) -> list[str]:
+        """A matrix has one buffer, any other parameter what AdamW has."""
+        if "momentum_buffer" in saved:
+            return []
+        return [name for name in ("step", "exp_avg", "exp_avg_sq") if name not in saved]
+
     @staticmethod
     def groups(model: nn.Module, params: Iterable[Any] | None = None) -> list[dict[str, Any]]:
         """The trainable parameters of `model`, each group divided in two: for Muon, and for AdamW.

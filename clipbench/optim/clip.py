@@ -102,6 +102,7 @@ class Clipping:
         if not isinstance(self.rule, Rule):
             raise ValueError(f"rule must be a clipbench.optim.Rule such as Norm(1.0), got {self.rule!r}.")
         self.elsewhere = ranks.sharding_of_maker()
+        self._rng_at_start = randomness.without_generator(self.rng)
         self._begin()
 
     def _begin(self) -> None:
@@ -122,6 +123,7 @@ class Clipping:
         self.rng = randomness.generator_again(state["rng"])
         self.automatic = state.get("automatic", True)
         self.elsewhere = None
+        self._rng_at_start = randomness.without_generator(self.rng)
         self._begin()
 
     def memory(self, optimizer: Optimizer) -> Memory:
@@ -291,14 +293,18 @@ class Clipping:
             self._loading.finish(optimizer)
             self._loading = None
         self.latest.clear()
-        free = {group.get(LEVEL) for group in optimizer.param_groups if not group.get(OWN_LEVEL)} - {None}
-        if len(free) == 1 and self.rule.level_or_none is not None:
-            self.rule = at_level(self.rule, free.pop())
+        levels = {group.get(LEVEL) for group in optimizer.param_groups if not group.get(OWN_LEVEL)}
+        common = levels.pop() if len(levels) == 1 else None
+        if common is not None and self.rule.level_or_none is not None:
+            self.rule = at_level(self.rule, common)
             self._set_default(optimizer)
         self._give_levels(optimizer)
         self._ranks_agree = False
-        if self.rng is not None and memory.rng_state is not None:
-            self.rng.set_state(memory.rng_state)
+        if memory.rng_state is not None:
+            if self.rng is not None:
+                self.rng.set_state(memory.rng_state)
+        elif memory.is_before_first_draw:
+            self.rng = randomness.generator_again(self._rng_at_start)
 
     # their parts
 

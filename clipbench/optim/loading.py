@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from clipbench.optim.gradients import real
 from clipbench.optim.memory import OWN_LEVEL, RNG_STATE, SKIPPED, names_in, rule_keys
-from clipbench.optim.ranks import is_dtensor, local
+from clipbench.optim.ranks import local
 from clipbench.optim.rule import Rule, State
-from clipbench.optim.units import LEVEL, PREFIX, SEPARATELY, Unit, rule_of_group, units_of
+from clipbench.optim.units import LEVEL, PREFIX, SEPARATELY
 
 OLD_KEY, OLD_STEPS = "clipping", "steps"
 """Where version 0.1 kept its memory, and SPAM its count of steps: string keys of `state`."""
@@ -59,50 +61,34 @@ class Loading:
 
     def _check(self, optimizer: Optimizer, rule: Rule) -> None:
         saved, states = self.state_dict["param_groups"], self.state_dict["state"]
-        loaded = []
+        params: list[Tensor] = []
         for ours, theirs in zip(optimizer.param_groups, saved, strict=True):
-            # the groups' levels are loaded too: the saved ones say which parameters are clipped together
-            loaded.append({**theirs, "params": ours["params"]})
             for index, p in zip(theirs["params"], ours["params"], strict=True):
-                entries = states.get(index, {})
-                keys = rule_keys(entries) if isinstance(entries, dict) else []
+                params.append(p)
+                keys = rule_keys(states.get(index, {}))
                 if keys:
-                    self._exact[p] = {key: entries[key] for key in keys}
-        units = units_of(loaded, [rule_of_group(optimizer, rule, group) for group in loaded])
-        names = {key for group in saved for key in rule_keys(group)}
-        for entries in self._exact.values():
-            names.update(entries)
-        if names and not all(self._fits(unit) for unit in units):
-            listed = ", ".join(sorted(key.removeprefix(PREFIX) for key in names))
+                    self._exact[p] = {key: states[index][key] for key in keys}
+        whole: State = {}
+        for group in saved:
+            for key in rule_keys(group):
+                whole[key.removeprefix(PREFIX)] = group[key]
+        of_parameters = {key.removeprefix(PREFIX) for entries in self._exact.values() for key in entries}
+        if (whole or of_parameters) and not _fits(rule, params, whole, of_parameters):
+            listed = ", ".join(sorted({*whole, *of_parameters}))
             raise ValueError(
                 f"The checkpoint's clipping memory ({listed}) is not one of {rule}. Build the optimizer with "
                 f"the rule that was saved, or remove the entries that begin with '{PREFIX}' from its groups "
                 "and states, to start with a fresh memory."
             )
 
-    def _fits(self, unit: Unit) -> bool:
-        """Whether what was saved for the groups and parameters of `unit` is a memory of its rule."""
-        fresh = unit.rule.init(unit.real_params) if unit.params else {}
-        whole, lists = names_in(fresh)
-        found: State = {}
-        for group in unit.groups:
-            for key in rule_keys(group):
-                found[key.removeprefix(PREFIX)] = group[key]
-        if found.keys() - set(whole):
-            return False
-        if found and found.keys() != set(whole):
-            return False
-        for name, value in found.items():
-            if value.shape != fresh[name].shape:
-                return False
-        for i, p in enumerate(unit.params):
-            for key, value in self._exact.get(p, {}).items():
-                name = key.removeprefix(PREFIX)
-                if name not in lists:
-                    return False
-                if not is_dtensor(p) and value.shape != fresh[name][i].shape:
-                    return False
-        return True
+
+def _fits(rule: Rule, params: Sequence[Tensor], whole: State, of_parameters: set[str]) -> bool:
+    """Whether this is a memory of `rule`. Of a parameter, what has another size begins afresh at the step."""
+    fresh = rule.init([real(p) for p in params])
+    names, lists = names_in(fresh)
+    if (whole and whole.keys() != set(names)) or not of_parameters.issubset(lists):
+        return False
+    return all(value.shape == fresh[name].shape for name, value in whole.items())
 
 
 def _of_today(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +107,7 @@ def _of_today(state_dict: dict[str, Any]) -> dict[str, Any]:
         _lay_out(entries, own, states)
     for group in groups:
         if group.get(LEVEL) is not None:
-            group[SEPARATELY] = True  # as a level of its own meant then
+            group[SEPARATELY] = group[OWN_LEVEL] = True  # as a level of its own meant then
         if group.get("fused"):
             group["fused"] = None  # it was ours to choose then too
     if "skipped" in memory:

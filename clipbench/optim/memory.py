@@ -6,6 +6,7 @@ in that parameter's state. So whatever carries torch's optimizers carries it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from clipbench.optim.ranks import is_dtensor, like, local
 from clipbench.optim.rule import Rule, State
-from clipbench.optim.units import PREFIX, Group, Unit, at_level
+from clipbench.optim.units import LEVEL, PREFIX, Group, Unit, at_level
 
 SKIPPED, RNG_STATE = PREFIX + "skipped", PREFIX + "rng_state"
 """Keys of the first group that belong to no rule."""
@@ -53,7 +54,7 @@ class Memory:
         for unit in units:
             if unit.params and not params[0].is_meta:
                 names, _ = self._names(unit)
-                if names and not any(PREFIX + name in _home(unit) for name in names):
+                if names and not any(PREFIX + name in self._home(unit) for name in names):
                     self._begin(unit, names)
 
     def recall(self, unit: Unit) -> State:
@@ -62,7 +63,7 @@ class Memory:
         state: State = {}
         if not whole and not lists:
             return state
-        home = _home(unit)
+        home = self._home(unit)
         device = unit.real_params[0].device
         if any(_missing(home.get(PREFIX + name)) for name in whole):
             self._begin(unit, whole)
@@ -82,7 +83,7 @@ class Memory:
         """Keep `new`, of the unit's parameters with a gradient; `old`, of all of them, where `hold` ()."""
         whole, lists = self._names(unit)
         if whole:
-            home = _home(unit)
+            home = self._home(unit)
             entries = {PREFIX + name: torch.where(hold, old[name], new[name]) for name in whole}
             self._late_whole[id(home)] = home, entries
         for name in lists:
@@ -94,8 +95,8 @@ class Memory:
     def settle(self) -> None:
         """Put what is remembered where it belongs.
 
-        After the step: optimizers begin a parameter's state where they find none, and a step that raised is to
-        leave nothing.
+        After the step: optimizers begin a parameter's state where they find none, and a step that raised
+        is to leave nothing.
         """
         for home, entries in self._late_whole.values():
             home.update(entries)
@@ -138,6 +139,12 @@ class Memory:
     def rng_state(self, state: Tensor) -> None:
         self._optimizer.param_groups[0][RNG_STATE] = state
 
+    @property
+    def is_before_first_draw(self) -> bool:
+        """Whether it says of a rule that draws that it has drawn nothing yet."""
+        state = self._optimizer.param_groups[0].get(RNG_STATE)
+        return state is not None and not state.numel()
+
     def forget_all_but_counts(self) -> None:
         """Empty `optimizer.state` and the rules' memory; counts and the generator's state go on."""
         self.drop_late()
@@ -148,7 +155,7 @@ class Memory:
 
     def whole(self, unit: Unit) -> State:
         """Of a unit's rule, what belongs to the whole gradient, as far as it is there."""
-        home = _home(unit)
+        home = self._home(unit)
         found = {}
         for name in self._names(unit)[0]:
             if PREFIX + name in home:
@@ -169,9 +176,20 @@ class Memory:
         self._known.append((same, names))
         return names
 
+    def _home(self, unit: Unit) -> Group:
+        """The group that holds the unit's memory: the first that has one, else the first.
+
+        One that was exempted meanwhile still holds it.
+        """
+        exempt = [group for group in self._optimizer.param_groups if group.get(LEVEL) == math.inf]
+        for group in (*unit.groups, *exempt):
+            if rule_keys(group):
+                return group
+        return unit.groups[0]
+
     def _begin(self, unit: Unit, names: Sequence[str]) -> None:
         fresh = unit.rule.init(unit.real_params)
-        home = _home(unit)
+        home = self._home(unit)
         for name in names:
             home[PREFIX + name] = fresh[name]
 
@@ -235,14 +253,6 @@ def names_in(state: State) -> Names:
     """The names of what a rule's `init` gave: of the whole gradient, and of each parameter."""
     whole = tuple(name for name, entry in state.items() if isinstance(entry, Tensor))
     return whole, tuple(name for name in state if name not in whole)
-
-
-def _home(unit: Unit) -> Group:
-    """The group that holds the unit's memory: the first that has one, else the first."""
-    for group in unit.groups:
-        if rule_keys(group):
-            return group
-    return unit.groups[0]
 
 
 def _missing(entry: Any) -> bool:

@@ -30,7 +30,7 @@ class Prepared(Optimizer):
         for key, saved in state_dict["state"].items():
             if isinstance(key, str):  # of an earlier version
                 continue
-            missing = [name for name in self.state_names if name not in saved]
+            missing = self.lacks(saved)
             own = [name for name in saved if not str(name).startswith(PREFIX)] if missing else []
             if own:
                 raise ValueError(
@@ -43,6 +43,10 @@ class Prepared(Optimizer):
             for name, value in self.defaults.items():
                 if name not in self.not_of_groups():
                     group.setdefault(name, value)
+
+    def lacks(self, saved: dict[str, Any]) -> list[str]:
+        """What a parameter's saved state would have to have."""
+        return [name for name in self.state_names if name not in saved]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's. ValueError for a misspelt key of clipping."""
