@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 class UserError(Exception):
@@ -18,3 +24,34 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """ " Did you mean 'auto'?" or "", for the end of a sentence that refuses `word`."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+@contextmanager
+def users_code(what: str, *passed: type[Exception]) -> Iterator[None]:
+    """`with users_code("task=mine"):` whatever a user's own module raises inside becomes a UserError with the
+    part of the traceback that is theirs, `sys.exit` included. A UserError stays as it is, and so does an
+    error of the types `passed`.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if isinstance(error, (UserError, *passed)):
+            raise
+        raise UserError(own_error(what, error)) from error
+
+
+def own_error(what: str, error: BaseException) -> str:
+    """Which error ended `what`, and its traceback from the first line on that is not clipbench's."""
+    trace = error.__traceback__
+    while trace and _is_machinery(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    lines = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    name = "sys.exit" if isinstance(error, SystemExit) else type(error).__name__
+    return f"{what} ended with {name}, which is not clipbench's own:\n{lines}"
+
+
+def _is_machinery(file: str) -> bool:
+    """Whether a frame belongs to clipbench, or to what imports and calls for it."""
+    return file.startswith((PACKAGE, "<frozen importlib")) or file.endswith(
+        ("/importlib/__init__.py", "/contextlib.py")
+    )

@@ -66,11 +66,13 @@ class Job:
             for event in train_group([plan], stopped):
                 if event.elsewhere:
                     return JobReport("elsewhere", event.elsewhere)
+                if event.mistake:
+                    raise UserError(event.mistake)
                 if event.row:
                     return JobReport("ended", event.row["status"])
         except UserError:
             raise
-        except Exception:
+        except (Exception, SystemExit):
             row = record_failure(plan, traceback.format_exc())
             return JobReport("ended", row["status"])
         return JobReport("stopped")

@@ -33,6 +33,7 @@ from clipbench.sweeps.messages import (
     Message,
     MistakeFound,
     RunEnded,
+    RunRefused,
     StepsMade,
     WorkerDied,
 )
@@ -177,6 +178,8 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
             run = event.plan.run
             if event.elsewhere:
                 send(MadeElsewhere(run, event.elsewhere))
+            elif event.mistake:
+                send(RunRefused(run, event.mistake))
             elif event.row:
                 send(RunEnded(run, event.row))
             else:
@@ -187,7 +190,7 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
         send(GroupLeft())
     except UserError as error:
         send(MistakeFound(str(error)))
-    except Exception:
+    except (Exception, SystemExit):  # a run that calls sys.exit must not end the worker as if all were well
         send(GroupFailed(traceback.format_exc()))
 
 
