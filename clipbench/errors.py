@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
@@ -41,17 +43,27 @@ def users_code(what: str, *passed: type[Exception]) -> Iterator[None]:
 
 
 def own_error(what: str, error: BaseException) -> str:
-    """Which error ended `what`, and its traceback from the first line on that is not clipbench's."""
-    trace = error.__traceback__
-    while trace and _is_machinery(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
+    """Which error ended `what`, and its traceback from the first line on that is neither clipbench's nor an
+    installed library's.
+    """
+    whole = error.__traceback__
+    trace = _first(_is_users, whole) or _first(_is_not_ours, whole) or whole
     lines = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
     name = "sys.exit" if isinstance(error, SystemExit) else type(error).__name__
-    return f"{what} ended with {name}, which is not clipbench's own:\n{lines}"
+    return f"{what} ended with {name}. Its own lines:\n{lines}"
 
 
-def _is_machinery(file: str) -> bool:
-    """Whether a frame belongs to clipbench, or to what imports and calls for it."""
-    return file.startswith((PACKAGE, "<frozen importlib")) or file.endswith(
-        ("/importlib/__init__.py", "/contextlib.py")
-    )
+def _first(wanted: Callable[[str], bool], trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first frame on whose file is wanted."""
+    while trace and not wanted(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return trace
+
+
+def _is_users(file: str) -> bool:
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    return _is_not_ours(file) and not file.startswith(("<", *libraries))
+
+
+def _is_not_ours(file: str) -> bool:
+    return not file.startswith((PACKAGE, "<frozen importlib"))

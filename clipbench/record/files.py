@@ -14,6 +14,7 @@ from pathlib import Path
 from clipbench.errors import UserError
 
 RUN_ID = re.compile(r"r[0-9a-f]{12}")
+WORK = ".work"  # what is kept of runs that have not ended
 TABLES_OF_A_RUN = ("steps", "evals", "runs")  # in the order in which they are written
 
 
@@ -64,8 +65,10 @@ def check_writable(folder: Path, runs: Iterable[str] = ()) -> None:
 
     `runs`: whose files are to be written. UserError with the reason.
     """
-    for name in ("", *TABLES_OF_A_RUN):
-        place = folder / name
+    places = [folder, *(folder / table for table in TABLES_OF_A_RUN)]
+    if os.path.lexists(folder / WORK):  # where checkpoints go; it comes and goes with the runs
+        places.append(folder / WORK)
+    for place in places:
         probe = place / f".{os.getpid()}.{secrets.token_hex(4)}.tmp"
         moved = probe.with_suffix(".moved.tmp")
         try:

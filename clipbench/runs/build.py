@@ -73,7 +73,8 @@ def build_task(settings: Settings, device: torch.device) -> Task:
     except TypeError as error:
         signature = inspect.signature(task_class)
         raise UserError(f"Task '{named.name}': {error}. Its constructor takes {signature}.") from error
-    return task_class(**keywords)
+    with users_code(f"task={named.name}"):
+        return task_class(**keywords)
 
 
 def task_class_of(task: TaskSettings) -> type[Task]:
@@ -201,4 +202,6 @@ def build_optimizer(
             return clip_gradients(optimizer, rule, nonfinite=optim.nonfinite, rng=rng)
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-            raise UserError(f"optim={optim.name}: {error}. It was given {given}.") from error
+            raise UserError(
+                f"optim={optim.name}: {error}. It was given {given}; `clipbench run --help` has the defaults."
+            ) from error

@@ -58,11 +58,7 @@ def load(
     groups = [override for override in parsed if override.key_or_group in names]
     values = [override for override in parsed if override.key_or_group not in names]
     base = _composed(groups, config_dir, {} if composed is None else composed)
-    for name in ("task", "optim"):
-        if not isinstance(base.get(name), DictConfig):
-            raise UserError(
-                f"{name} is {base.get(name)!r} in these files. It must be a mapping, lines of key: value."
-            )
+    _check_groups(base, groups)
     _check_scale(base, config_dir)
     known = set(_leaves(base))
     for override in values:
@@ -119,7 +115,7 @@ def _checked(text: str) -> Override:
 
 
 HOW_TO_WRITE = "Write key=value, as in optim.clipping_level=0.5; `clipbench run --help` lists the keys."
-FUNCTION_OR_BRACKETS = re.compile(r"[\[{'\"]|\w+\(")
+FUNCTION_OR_BRACKETS = re.compile(r"[\[{'\"]|\w+\(.*\)$")
 
 
 def _advice(text: str, error: Exception) -> str:
@@ -130,9 +126,10 @@ def _advice(text: str, error: Exception) -> str:
         quoted = f"{key}='{value}'" if "'" not in value else f'{key}="{value}"'
         with suppress(Exception):
             _parsed(quoted)
+            as_typed = shlex.quote(quoted) if set(quoted) & set('"$`!\\') else f'"{quoted}"'
             return (
                 f"Cannot read '{shown}'. A value with =, blanks, brackets, ~ or letters beyond a to z is "
-                f"quoted twice, for the shell and for us: {shlex.quote(quoted)}"
+                f"quoted twice, for the shell and for us: {as_typed}"
             )
     evaluated = [line for line in str(error).splitlines() if " while evaluating " in line]
     reason = f" {evaluated[0]}." if evaluated else ""
@@ -186,7 +183,7 @@ def find_file(group: str, name: str, config_dir: Path | None) -> Path:
     """The file of one of a group's `options`: the user's before ours."""
     for root in reversed(roots(config_dir)):
         path = root / group / f"{name}.yaml"
-        if path.is_file():
+        if path.exists():
             return path
     raise FileNotFoundError(f"{group}/{name}.yaml")
 
@@ -249,6 +246,27 @@ def _check_choice(override: Override, config_dir: Path | None) -> None:
         if group == "task":
             message += f" One of your own: --config-dir DIR with DIR/{group}/{choice}.yaml."
         raise UserError(message)
+
+
+def _check_groups(config: DictConfig, groups: Sequence[Override]) -> None:
+    """UserError for files of the user's that leave out what every task, optimizer and scale must say."""
+    chosen = {override.key_or_group: str(override.value()) for override in groups}
+    for group, examples in NEEDED.items():
+        place = f"{group}={chosen[group]}" if group in chosen else group
+        for key, example in examples.items():
+            name = key.rpartition(".")[2]
+            if OmegaConf.select(config, key, throw_on_missing=False) is None:
+                file = f"{group}/{chosen.get(group, 'NAME')}.yaml"
+                value = example if name == "_target_" else chosen.get(group, example)
+                raise UserError(f"{place}: its file has no `{name}`. Write into {file}, as {name}: {value}")
+
+
+NEEDED = {
+    "task": {"task.name": "line", "task._target_": "my_module.Line"},
+    "optim": {"optim.name": "mine", "optim._target_": "torch.optim.SGD"},
+    "scale": {"scale": "mini"},
+}
+"""What the files of a group must say, with an example."""
 
 
 def _check_scale(config: DictConfig, config_dir: Path | None) -> None:

@@ -53,6 +53,8 @@ class TaskSettings:
     def __post_init__(self) -> None:
         check_name("task.name", self.name)
         _check_path("task._target_", self.target)
+        if "batch_size" in self.keywords:
+            _counted("task.batch_size", self.keywords["batch_size"], 1)
         if not isinstance(self.lr, Mapping):
             raise UserError(
                 "task.lr must be a mapping of optimizers to learning rates, as task.lr={adamw: 1e-3}, "
@@ -233,10 +235,10 @@ class Settings:
         """Of the composed configuration, a mapping with every key of run.yaml. UserError for a value that is
         not allowed.
         """
-        _check_numbers("", config)
+        check_numbers("", config)
         groups: dict[str, Any] = {
-            "task": TaskSettings.from_config(_group(config, "task", ("name", "_target_"))),
-            "optim": OptimSettings.from_config(_group(config, "optim", ("name", "_target_"))),
+            "task": TaskSettings.from_config(_group(config, "task", ("name", "lr"))),
+            "optim": OptimSettings.from_config(_group(config, "optim", ("name", "lr"))),
         }
         parts: dict[str, Any] = {"tag": TagSettings, "sweep": SweepSettings, "restart": RestartSettings}
         for name, part in parts.items():
@@ -302,32 +304,24 @@ def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 
 def _group(config: Mapping[str, Any], name: str, keys: Sequence[str]) -> Mapping[str, Any]:
-    """The keys of a group. UserError for anything but a mapping that has `keys`."""
+    """The keys of a group, `keys` among them. UserError for anything but a mapping."""
     node = config[name]
     if not isinstance(node, Mapping):
-        example = ", ".join(f"{name}.{key}=VALUE" for key in keys if key != "_target_")
+        example = ", ".join(f"{name}.{key}=VALUE" for key in keys)
         raise UserError(
             f"{name} is a group of keys, a mapping, got {node!r}. Set them one by one: {example}."
         )
-    for key in keys:
-        if key not in node:
-            raise UserError(
-                f"{name}: there is no `{key}`. Its file must say it, as {key}: {EXAMPLES.get(key, 'VALUE')}"
-            )
     return node
 
 
-EXAMPLES = {"name": "line", "_target_": "my_module.Line"}
-
-
-def _check_numbers(key: str, value: Any) -> None:
+def check_numbers(key: str, value: Any) -> None:
     """UserError for a whole number, wherever it stands, that the tables cannot hold."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            _check_numbers(f"{key}.{name}".lstrip("."), item)
+            check_numbers(f"{key}.{name}".lstrip("."), item)
     elif isinstance(value, list):
         for item in value:
-            _check_numbers(key, item)
+            check_numbers(key, item)
     elif isinstance(value, int) and abs(value) > LARGEST:
         raise UserError(
             f"{key}: a whole number must lie between -{LARGEST} and {LARGEST}, got one of "

@@ -152,7 +152,8 @@ def _values(override: Override) -> list[str]:
     try:
         return [str(value) for value in override.sweep_string_iterator()]
     except Exception as error:  # whatever the grammar does not look at before, as a step of 0
-        raise UserError(f"{line} has no values: {error}. Give it some: seed=range(3)") from error
+        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+        raise UserError(f"{line} has no values: {reason}. Give it some: seed=range(3)") from error
 
 
 def _is_too_long(values: Any) -> bool:

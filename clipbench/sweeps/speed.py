@@ -103,7 +103,7 @@ def time_steps(plan: Plan) -> Speed | NoSpeed:
         validation = _timed_validation(learner)
     except UserError as error:
         return NoSpeed(str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return NoSpeed(f"{type(error).__name__}: {shorten(str(error), 200)}")
     finally:
         torch.set_num_threads(threads)
