@@ -48,6 +48,8 @@ def own_error(what: str, error: BaseException) -> str:
     """
     whole = error.__traceback__
     trace = _first(_is_users, whole) or _first(_is_not_ours, whole) or whole
+    if isinstance(error, SyntaxError) and not _first(_is_users, whole):
+        trace = None  # it says itself in which line
     lines = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
     name = "sys.exit" if isinstance(error, SystemExit) else type(error).__name__
     return f"{what} ended with {name}. Its own lines:\n{lines}"

@@ -65,9 +65,10 @@ def check_writable(folder: Path, runs: Iterable[str] = ()) -> None:
 
     `runs`: whose files are to be written. UserError with the reason.
     """
-    places = [folder, *(folder / table for table in TABLES_OF_A_RUN)]
-    if os.path.lexists(folder / WORK):  # where checkpoints go; it comes and goes with the runs
-        places.append(folder / WORK)
+    places = [folder]
+    for name in (*TABLES_OF_A_RUN, WORK):
+        if os.path.lexists(folder / name):  # another can be made where `folder` can be written
+            places.append(folder / name)
     for place in places:
         probe = place / f".{os.getpid()}.{secrets.token_hex(4)}.tmp"
         moved = probe.with_suffix(".moved.tmp")

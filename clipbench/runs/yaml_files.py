@@ -21,19 +21,7 @@ MOST_VALUES = 100_000
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The content of a configuration file, {} of an empty one. UserError, naming it, for what is none."""
-    text = _read_text(path)
-    try:
-        content = yaml.load(text, Loader=get_yaml_loader())
-        count = _count(content, {})
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply, or holds itself by an alias.") from error
-    if count > MOST_VALUES:
-        raise UserError(
-            f"{path} stands for more than {MOST_VALUES} values once its aliases are written out. A "
-            "configuration is smaller."
-        )
+    content = read_content(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -42,6 +30,25 @@ def read_mapping(path: Path) -> dict[str, Any]:
             "name: VALUE, for instance."
         )
     return {str(key): value for key, value in content.items()}
+
+
+def read_content(path: Path) -> Any:
+    """Whatever a YAML file holds. UserError, naming it, for one that is no text, no YAML or too large."""
+    text = _read_text(path)
+    try:
+        content = yaml.load(text, Loader=get_yaml_loader())
+        count = _count(content, {})
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read, it is no YAML: {reason}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply, or holds itself by an alias.") from error
+    if count > MOST_VALUES:
+        raise UserError(
+            f"{path} stands for more than {MOST_VALUES} values once its aliases are written out. A "
+            "configuration is smaller."
+        )
+    return content
 
 
 def _read_text(path: Path) -> str:

@@ -17,7 +17,7 @@ from clipbench.optim.make import rule_named
 from clipbench.record.rows import CLIP_KEYS, REFERENCE
 from clipbench.runs import config
 from clipbench.runs.settings import check_numbers, is_number, is_whole
-from clipbench.runs.yaml_files import read_mapping
+from clipbench.runs.yaml_files import read_content
 from clipbench.studies import space
 from clipbench.studies.space import Axis
 from clipbench.sweeps.grid import expand
@@ -115,7 +115,7 @@ def read_study(overrides: Sequence[Override], config_dir: Path | None) -> tuple[
     methods = given.method_names()
     config.make_importable(config_dir)
     try:
-        content = OmegaConf.create(read_mapping(path))
+        content = OmegaConf.create(read_content(path) or {})
         for override in given.changes:
             key = override.key_or_group.removeprefix("study.")
             OmegaConf.update(content, key, override.value(), merge=False)

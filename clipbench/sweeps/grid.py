@@ -15,7 +15,7 @@ from clipbench.optim import RULES
 from clipbench.runs import config
 from clipbench.runs.plan import Plan, make_plan
 from clipbench.runs.settings import MACHINE
-from clipbench.runs.yaml_files import read_mapping
+from clipbench.runs.yaml_files import read_content
 
 MOST_RUNS = 100_000  # of a sweep
 DEFAULT_GRID = (f"optim.clipping_type={','.join(RULES)}", "seed=0,1")
@@ -181,7 +181,7 @@ def experiment(name: str, config_dir: Path | None = None, full: bool = False) ->
             f"One of your own: --config-dir DIR with DIR/experiment/{name}.yaml."
         )
     path = config.find_file("experiment", name, config_dir)
-    content = read_mapping(path)
+    content = read_content(path)
     if not _is_experiment(content):
         raise UserError(f"{path}: {EXPERIMENT_SHAPE}")
     shared = content.get("all") or []
