@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipbench.errors import UserError, own_error
+from clipbench.errors import EXIT, UserError, own_error
 from clipbench.processes import check_main_guard
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def make_run(
                 return event.row
     except UserError:
         raise
-    except SystemExit as error:
+    except EXIT as error:
         raise UserError(own_error(plan.label, error)) from error
     except Exception:
         return record_failure(plan, traceback.format_exc())

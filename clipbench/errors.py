@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import os
 import sysconfig
@@ -10,6 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+
+EXIT = builtins.SystemExit  # in a user's module an error like any other; how we end, the command line knows
+RAISED = (Exception, EXIT)
+"""What a user's code may raise."""
 
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
@@ -36,7 +41,7 @@ def users_code(what: str, *passed: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         if isinstance(error, (UserError, *passed)):
             raise
         raise UserError(own_error(what, error)) from error
@@ -51,7 +56,7 @@ def own_error(what: str, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and not _first(_is_users, whole):
         trace = None  # it says itself in which line
     lines = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    name = "sys.exit" if isinstance(error, SystemExit) else type(error).__name__
+    name = "sys.exit" if isinstance(error, EXIT) else type(error).__name__
     return f"{what} ended with {name}. Its own lines:\n{lines}"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipbench.errors import UserError
+from clipbench.errors import RAISED, UserError
 from clipbench.record.folder import LaunchFolder
 from clipbench.runs.lockstep import record_failure, train_group
 from clipbench.runs.plan import make_plan
@@ -72,7 +72,7 @@ class Job:
                     return JobReport("ended", event.row["status"])
         except UserError:
             raise
-        except (Exception, SystemExit):
+        except RAISED:
             row = record_failure(plan, traceback.format_exc())
             return JobReport("ended", row["status"])
         return JobReport("stopped")

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from clipbench.errors import UserError
+from clipbench.errors import RAISED, UserError
 from clipbench.processes import main_left_out, start_context
 from clipbench.record.rows import Row, StepRow
 from clipbench.runs.lockstep import train_group
@@ -190,7 +190,7 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
         send(GroupLeft())
     except UserError as error:
         send(MistakeFound(str(error)))
-    except (Exception, SystemExit):  # a run that calls sys.exit must not end the worker as if all were well
+    except RAISED:  # a run that calls sys.exit must not end the worker as if all were well
         send(GroupFailed(traceback.format_exc()))
 
 

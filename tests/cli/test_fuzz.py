@@ -69,8 +69,9 @@ def cases_of_runs():
     """Keys of run.yaml with a task of a few points; of each optimizer; of our tasks at both scales."""
     found = [(("task=line",), key) for key in keys_of("task=cola", "optim=adamw") if key != "task.name"]
     found += [(("task=line",), key) for key in ("task.name", "task.explode_at", "optim.clip.window")]
+    shared = keys_of("optim=adamw")
     for name in OPTIMIZERS:
-        own = [key for key in keys_of(f"optim={name}") if key.startswith("optim.")]
+        own = [key for key in keys_of(f"optim={name}") if key.startswith("optim.") and key not in shared]
         found += [(("task=line", f"optim={name}"), key) for key in own]
     for name in OURS:
         task, scale = name.split("_")

@@ -1,5 +1,5 @@
-"""Input that is no misspelling: files of another kind, words of another grammar, modules that end the program,
-values that no table holds. Exit 2 and one line before anything trains; a user's own error with its own lines.
+"""Input that is no misspelling: files of another kind, words of another grammar, modules that end the
+program, values that no table holds. Exit 2 and one line before anything trains; a user's own error with its own lines.
 """
 
 import os
@@ -189,7 +189,7 @@ def said(line, capsys):
         ("run task=line steps=" + 3000 * "[" + 3000 * "]", "Cannot read 'steps=[[["),
         ("run task=line task.name=5", "task.name must be a name"),
         ("run task=line \"task.name='a/b'\"", "task.name must be a name"),
-        ("run task=line optim.name=null", "its file has no `name`"),
+        ("run task=line optim.name=null", "optim.name must be a name"),
         ("run task=line optim.name=[a]", "optim.name must be a name"),
         ("run task=line seed=${nowhere}", "Interpolation key 'nowhere' not found"),
         ("sweep task=line seed=range(0)", "has no values"),
@@ -222,12 +222,20 @@ def test_what_is_quoted_as_the_message_says_is_read(own):
     assert plan.settings.results == "a=b (c) ~größe"
 
 
+TYPED = "clipbench run --config-dir . ta"
+
+
 @pytest.mark.parametrize(
-    "words", [["list"], ["run", "--help"], ["complete", "bash", "15", "clipbench run t"]]
+    "words",
+    [
+        ["list", "--config-dir", "."],
+        ["run", "--config-dir", ".", "--help"],
+        ["complete", "bash", str(len(TYPED)), TYPED],
+    ],
 )
 def test_what_is_only_shown_passes_over_pipes_and_other_encodings(own, capsys, words):
     try:
-        code = main([*words, "--config-dir", "."] if words[0] == "list" else [*words])
+        code = main(words)
     except SystemExit as stop:
         code = stop.code
     assert code == 0
@@ -280,7 +288,7 @@ def test_a_table_that_cannot_be_put_in_place_is_found_first(tmp_path, own, capsy
             check_writable(results)
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "evals").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="Cannot write to the results folder .*/evals"):
+    with pytest.raises(UserError, match="Cannot write to the results folder"):
         check_writable(tmp_path / "link")
     plan = make_plan(["task=line", f"results={tmp_path}/taken"], own)
     (plan.results / "runs" / f"{plan.run}.parquet").mkdir(parents=True)
