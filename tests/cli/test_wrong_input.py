@@ -1,5 +1,6 @@
 """Input that is no misspelling: files of another kind, words of another grammar, modules that end the
-program, values that no table holds. Exit 2 and one line before anything trains; a user's own error with its own lines.
+program, values that no table holds. Exit 2 and one line before anything trains; a user's own error with its
+own lines.
 """
 
 import os
