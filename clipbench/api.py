@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipbench.errors import UserError
+from clipbench.errors import EXIT, UserError, own_error
 from clipbench.processes import check_main_guard
 
 if TYPE_CHECKING:
@@ -207,7 +207,8 @@ def make_run(
     """The row of a run that is made in this process; `watch` is given its rows as they become readable. None
     if it was interrupted: a checkpoint is kept.
 
-    A run that raises is recorded as failed. UserError where another process makes it.
+    A run that raises is recorded as failed. UserError where another process makes it, where it cannot be
+    recorded, and where its code calls sys.exit.
     """
     from clipbench.runs.lockstep import record_failure, train_group
 
@@ -221,10 +222,14 @@ def make_run(
                 raise UserError(
                     f"This run is being made by {event.elsewhere}. Wait for it, or stop that process first."
                 )
+            if event.mistake:
+                raise UserError(event.mistake)
             if event.row:
                 return event.row
     except UserError:
         raise
+    except EXIT as error:
+        raise UserError(own_error(plan.label, error)) from error
     except Exception:
         return record_failure(plan, traceback.format_exc())
     return None

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from clipbench.cli.messages import DONE, FAILED
-from clipbench.errors import UserError
+from clipbench.errors import UserError, own_error, users_code
 from clipbench.optim import RULES, TIED, Rule, make_rule
 from clipbench.optim import laws as rule_laws
 from clipbench.optim.make import rule_named
-from clipbench.optim.names import NoSuchModule, NoSuchName, import_object
+from clipbench.optim.names import NotImportable
 from clipbench.runs import config
-from clipbench.runs.build import PLACES, build_task
+from clipbench.runs.build import PLACES, build_task, imported
 from clipbench.task import Task
 from clipbench.task import laws as task_laws
 
@@ -60,15 +60,16 @@ def check_task(overrides: Sequence[str], config_dir: Path | None) -> bool:
 
 def _imported(path: str) -> Any:
     try:
-        return import_object(path, PLACES)
-    except (NoSuchModule, NoSuchName) as error:
+        return imported(path, PLACES)
+    except NotImportable as error:
         text = str(error)
         raise UserError(text[0].upper() + text[1:]) from error
 
 
 def _fresh(task_class: Callable[[], Task], name: str) -> Task:
     try:
-        return task_class()
+        with users_code(name, TypeError):
+            return task_class()
     except TypeError as error:
         raise UserError(
             f"{name}: {error}. A class that needs settings is checked as task=NAME, with its file in "
@@ -78,9 +79,12 @@ def _fresh(task_class: Callable[[], Task], name: str) -> Task:
 
 def _check_rule(name: str) -> bool:
     build = partial(make_rule, name)
+    if ":" in name:
+        _imported(name)
     try:
-        rule_class = rule_named(name)
-        build()
+        with users_code(name, ValueError, TypeError):
+            rule_class = rule_named(name)
+            build()
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
     formula = (rule_class.__doc__ or "").strip().partition("\n")[0]
@@ -94,7 +98,9 @@ def _check_rule(name: str) -> bool:
 
 
 def _check_task(name: str, build: Callable[[], Task]) -> bool:
-    console.print(f"[bold]{escape(name)}[/]  {escape(build().data)}\n\nThe contract of every task")
+    with users_code(name):
+        about = str(build().data)
+    console.print(f"[bold]{escape(name)}[/]  {escape(about)}\n\nThe contract of every task")
     return _report(task_laws.CONTRACT, build, broken="[red]✗[/]")
 
 
@@ -106,6 +112,8 @@ def _report(laws: Mapping[str, Callable[[Any], None]], subject: Any, broken: str
             law(subject)
         except UserError:
             raise
+        except SystemExit as error:
+            raise UserError(own_error(f"The law '{promise}'", error)) from error
         except Exception as error:
             all_hold = False
             console.print(f"  {broken} {escape(promise)}: {escape(_counterexample(error))}")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from clipbench.cli.commands import Command
-from clipbench.cli.sources import choices, clipping_types, config_folders, keys_of, literal
+from clipbench.cli.sources import choices, clipping_types, config_folders, keys_of, literal, text_of
 
 FOLDERS = ":folders"  # instead of words: here stands a folder, which the shell knows best
 GROUPS = ("task", "optim", "scale")
@@ -64,7 +64,7 @@ class Line:
     def _keys_of_files(self) -> Words:
         notes = {}
         for group, path in self._files():
-            is_global = "@package _global_" in path.read_text(encoding="utf-8")
+            is_global = "@package _global_" in text_of(path)
             prefix = f"{group}." if group and not is_global else ""
             for key, note in keys_of(path):
                 if note != f"${{{key}}}":  # `steps: ${steps}` is not the task's own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from clipbench.cli.sources import choices, clipping_types, config_file, config_folders, restarts
+from clipbench.cli.sources import choices, clipping_types, config_file, config_folders, restarts, text_of
 
 HIDDEN = ("#", "name:", "_target_:")  # what no override sets
 
@@ -72,7 +72,7 @@ def _parts(config_dir: Path | None, studies: bool) -> Iterator[str]:
 def _body(path: Path) -> str:
     """A configuration file without its defaults list and directives, indented."""
     text, in_defaults = "", False
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text_of(path).splitlines():
         in_defaults = line.startswith("defaults:") or (in_defaults and line.startswith("  "))
         if in_defaults or not line or line.startswith(HIDDEN) or "_target_:" in line:
             continue

@@ -47,17 +47,24 @@ def choices(group: str, config_dir: Path | None) -> dict[str, str]:
 
 
 def _first_comment(path: Path) -> str:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text_of(path).splitlines():
         if line.startswith("#") and not line[1:].strip().startswith("@"):
             return line[1:].strip()
     return ""
+
+
+def text_of(path: Path) -> str:
+    """Of a configuration file, for what is only shown, however it is encoded; "" of what is no file: a pipe
+    would be waited for.
+    """
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def config_file(group: str, name: str, config_dir: Path | None) -> Path:
     """The file of one of a group's `choices`: the user's before ours."""
     for folder in reversed(config_folders(config_dir)):
         path = folder / group / f"{name}.yaml"
-        if path.is_file():
+        if path.exists():
             return path
     raise FileNotFoundError(f"{group}/{name}.yaml")
 
@@ -65,7 +72,7 @@ def config_file(group: str, name: str, config_dir: Path | None) -> Path:
 def keys_of(path: Path) -> Iterator[tuple[str, str]]:
     """Each dotted key of a configuration file that has a value, with it and the comment behind it."""
     parents: list[tuple[int, str]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text_of(path).splitlines():
         found = LINE.fullmatch(line)
         if not found:
             continue

@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipbench.errors import UserError
 
 RUN_ID = re.compile(r"r[0-9a-f]{12}")
+WORK = ".work"  # what is kept of runs that have not ended
 TABLES_OF_A_RUN = ("steps", "evals", "runs")  # in the order in which they are written
 
 
@@ -58,15 +59,34 @@ def _to_disk(path: Path) -> None:
         os.close(file)
 
 
-def check_writable(folder: Path) -> None:
-    """Fail before a run, not after it, where `folder` cannot be created or written."""
-    probe = folder / f".{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"Cannot write to the results folder {folder}: {reason}. Choose another with results=DIR."
-        ) from error
+def check_writable(folder: Path, runs: Iterable[str] = ()) -> None:
+    """Fail before a run, not after it, where a table's file cannot be put in place as `atomic_write` does it:
+    in `folder` and in each table's own, which may lie elsewhere.
+
+    `runs`: whose files are to be written. UserError with the reason.
+    """
+    places = [folder]
+    for name in (*TABLES_OF_A_RUN, WORK):
+        if os.path.lexists(folder / name):  # another can be made where `folder` can be written
+            places.append(folder / name)
+    for place in places:
+        probe = place / f".{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        moved = probe.with_suffix(".moved.tmp")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            os.replace(probe, moved)
+            moved.unlink()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"Cannot write to the results folder {place}: {reason}. Choose another with results=DIR."
+            ) from error
+        finally:
+            with suppress(OSError, ValueError):
+                probe.unlink(missing_ok=True)
+    for run in runs:
+        for table in TABLES_OF_A_RUN:
+            path = table_path(folder, table, run)
+            if path.is_dir():
+                raise UserError(f"{path} is a folder, where the run's file is to be. Move it away.")

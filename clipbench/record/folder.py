@@ -16,10 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clipbench.record.files import RUN_ID, TABLES_OF_A_RUN, atomic_write, table_path
+from clipbench.record.files import RUN_ID, TABLES_OF_A_RUN, WORK, atomic_write, table_path
 from clipbench.record.lease import AnyOwner, Lease, holder
 
-WORK = ".work"
 PLAN = "plan.json"
 
 

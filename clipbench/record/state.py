@@ -8,8 +8,8 @@ from typing import Any
 
 from clipbench.errors import UserError
 from clipbench.record import tables
-from clipbench.record.files import RUN_ID
-from clipbench.record.folder import WORK, RunFolder, run_folders
+from clipbench.record.files import RUN_ID, WORK
+from clipbench.record.folder import RunFolder, run_folders
 from clipbench.record.lease import AnyOwner
 
 

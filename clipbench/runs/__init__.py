@@ -2,6 +2,7 @@
 
 settings.py     everything that can be set, typed and checked
 config.py       overrides → settings, composed by Hydra
+yaml_files.py   configuration files, read with care
 identity.py     settings → the run's id
 plan.py         a run before it is made
 build.py        settings → device, task, model, optimizer

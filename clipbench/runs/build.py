@@ -5,14 +5,16 @@ what can.
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from clipbench.errors import UserError
-from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients
+from clipbench.errors import UserError, users_code
+from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients, make_rule
 from clipbench.optim.names import NoSuchModule, NotImportable, import_object
 from clipbench.optim.protocols import extra
 from clipbench.runs.patterns import parameter_groups
@@ -36,10 +38,7 @@ def find_device(name: str) -> torch.device:
     there.append("cpu")
     if name == "auto":
         return torch.device(there[0])
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"Unknown device '{name}'. Known: auto, cpu, cuda, cuda:1, mps.") from error
+    device = check_device(name)
     if device.type not in there:
         raise UserError(
             f"device={name}: torch finds no such device here. There is: {', '.join(there)}; "
@@ -49,6 +48,16 @@ def find_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         raise UserError(f"device={name}: there are {count} CUDA devices here, counted from 0.")
     return device
+
+
+def check_device(name: str) -> torch.device:
+    """UserError for what torch knows by no name. Whether it is there, `find_device` says: a sweep's jobs run
+    elsewhere.
+    """
+    try:
+        return torch.device("cpu" if name == "auto" else name)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"Unknown device '{str(name)[:40]}'. Known: auto, cpu, cuda, cuda:1, mps.") from error
 
 
 def build_task(settings: Settings, device: torch.device) -> Task:
@@ -64,13 +73,14 @@ def build_task(settings: Settings, device: torch.device) -> Task:
     except TypeError as error:
         signature = inspect.signature(task_class)
         raise UserError(f"Task '{named.name}': {error}. Its constructor takes {signature}.") from error
-    return task_class(**keywords)
+    with users_code(f"task={named.name}"):
+        return task_class(**keywords)
 
 
 def task_class_of(task: TaskSettings) -> type[Task]:
     """The class that `task._target_` names. UserError where there is none, or it is no task."""
     try:
-        found = import_object(task.target, places=PLACES)
+        found = imported(task.target, PLACES)
     except NoSuchModule as error:
         raise UserError(f"Task '{task.name}': {error}") from error
     except NotImportable as error:
@@ -109,9 +119,47 @@ def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.devi
     )
 
 
+def imported(path: str, places: str) -> Any:
+    """The object that `path` names. NotImportable where there is none; UserError, with its own traceback,
+    where its module raises.
+    """
+    with users_code(f"The module of {path}", NotImportable):
+        return import_object(path, places=places)
+
+
+def rule_of(optim: OptimSettings) -> Rule:
+    """The rule that the settings ask for. UserError for a name or a setting that is none."""
+    name = optim.clipping_type
+    if isinstance(name, str) and ":" in name:
+        with suppress(NotImportable):  # `make_rule` says it with what is known
+            imported(name, PLACES)
+    try:
+        with users_code(f"clipping_type '{name}'", ValueError):
+            return make_rule(name, **optim.rule_settings)
+    except ValueError as error:  # a name that is none, or a setting that the rule refuses
+        raise UserError(str(error)) from error
+
+
 def optimizer_class_of(optim: OptimSettings) -> type[Optimizer]:
-    """The class that `optim._target_` names."""
-    return import_object(optim.target)
+    """The class that `optim._target_` names. UserError where there is none, or it is no optimizer."""
+    try:
+        found = imported(optim.target, PLACES)
+    except NotImportable as error:
+        raise UserError(f"optim._target_: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, Optimizer)):
+        raise UserError(
+            f"optim._target_: '{optim.target}' must be a class that inherits torch.optim.Optimizer."
+        )
+    return found
+
+
+def check_optimizer(optim: OptimSettings, rule: Rule) -> None:
+    """UserError for settings that the optimizer refuses: it is built over a model of a few weights.
+
+    What depends on the names of the true model's parameters is found with that.
+    """
+    plain = replace(optim, clip_exempt=[], clip_levels=None)
+    build_optimizer(plain, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), rule)
 
 
 def check_tie(optim: OptimSettings, rule: Rule) -> None:
@@ -139,16 +187,21 @@ def build_optimizer(
         if value is None:
             del keywords[key]
     params = parameter_groups(model, rule, optim.clip_exempt, optim.clip_levels)
-    sort_into_groups = extra(optimizer_class, "groups")
-    if sort_into_groups is not None:
-        params = sort_into_groups(model, params)
-    takes = inspect.signature(optimizer_class).parameters
-    if "fused" in takes and (fused := choose_fused(params)):
-        keywords.setdefault("fused", fused)
-    try:
-        if "clipping_type" in takes:
-            return optimizer_class(params, clipping_type=rule, nonfinite=optim.nonfinite, rng=rng, **keywords)
-        optimizer = optimizer_class(params, **keywords)
-        return clip_gradients(optimizer, rule, nonfinite=optim.nonfinite, rng=rng)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optim={optim.name}: {error}") from error
+    with users_code(f"optim={optim.name}"):
+        takes = inspect.signature(optimizer_class).parameters
+        try:
+            sort_into_groups = extra(optimizer_class, "groups")
+            if sort_into_groups is not None:
+                params = sort_into_groups(model, params)
+            if "fused" in takes and (fused := choose_fused(params)):
+                keywords.setdefault("fused", fused)
+            if "clipping_type" in takes:
+                clips = {"clipping_type": rule, "nonfinite": optim.nonfinite, "rng": rng}
+                return optimizer_class(params, **clips, **keywords)
+            optimizer = optimizer_class(params, **keywords)
+            return clip_gradients(optimizer, rule, nonfinite=optim.nonfinite, rng=rng)
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+            given = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
+            raise UserError(
+                f"optim={optim.name}: {error}. It was given {given}; `clipbench run --help` has the defaults."
+            ) from error

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import copy
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,16 +19,18 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.types import Glob, Override, Sweep
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from clipbench.errors import UserError, nearest
 from clipbench.runs.settings import Settings
+from clipbench.runs.yaml_files import check_with_defaults, read_mapping
 
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
 INCLUDED = {"clipping"}  # by the optimizers' files: no choice of its own
+
+LONGEST_SHOWN = 80  # characters of an override in a message
 
 HYDRA = Lock()  # its compose API has one global state, whatever thread asks
 
@@ -53,6 +58,7 @@ def load(
     groups = [override for override in parsed if override.key_or_group in names]
     values = [override for override in parsed if override.key_or_group not in names]
     base = _composed(groups, config_dir, {} if composed is None else composed)
+    _check_groups(base, groups)
     _check_scale(base, config_dir)
     known = set(_leaves(base))
     for override in values:
@@ -66,6 +72,7 @@ def _composed(groups: Sequence[Override], config_dir: Path | None, composed: Com
     if lines not in composed:
         for override in groups:
             _check_choice(override, config_dir)
+        _check_files(groups, config_dir)
         composed[lines] = _compose(lines, config_dir)
     return copy.deepcopy(composed[lines])
 
@@ -80,21 +87,61 @@ def _with_values(base: DictConfig, overrides: Sequence[Override]) -> dict[str, A
         for override in overrides:
             OmegaConf.update(base, override.key_or_group, override.value(), merge=True)
         config = OmegaConf.to_container(base, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"The configuration cannot be composed: {' '.join(str(error).split())}") from error
+    except Exception as error:  # theirs, and what Python raises inside them: the input is at fault
+        raise UserError(f"The configuration cannot be composed: {_in_one_line(error)}") from error
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """By Hydra's grammar. UserError for what is none of it."""
+    """By Hydra's grammar. UserError for what is none of it, and for what no run or sweep could take."""
+    return [_checked(text) for text in overrides]
+
+
+def _checked(text: str) -> Override:
     try:
-        return [_parsed(override) for override in overrides]
-    except OverrideParseException as error:
-        raise UserError(
-            f"Cannot read '{error.override}'. Write key=value, as in optim.clipping_level=0.5; "
-            "`clipbench run --help` lists the keys."
-        ) from error
+        override = _parsed(text)
+    except (
+        Exception
+    ) as error:  # the grammar's own, and what Python raises: nested too deeply, too many digits
+        raise UserError(_advice(text, error)) from error
+    if not override.key_or_group:
+        raise UserError(f"'{text}' has no key before the =. {HOW_TO_WRITE}")
+    if override.package is not None:
+        raise UserError(f"'{text}': an @ behind a key, where Hydra would put it, is not taken here.")
+    if not override.is_sweep_override() and _holds_a_sweep(override.value()):
+        raise UserError(f"'{text}': several values stand outside of brackets, as seed=range(3) or seed=0,1.")
+    return override
+
+
+HOW_TO_WRITE = "Write key=value, as in optim.clipping_level=0.5; `clipbench run --help` lists the keys."
+FUNCTION_OR_BRACKETS = re.compile(r"[\[{'\"]|\w+\(.*\)$")
+
+
+def _advice(text: str, error: Exception) -> str:
+    """What is said of an override that cannot be read: quotes where they help."""
+    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+    key, equals, value = text.partition("=")
+    if equals and value and not FUNCTION_OR_BRACKETS.match(value):
+        quoted = f"{key}='{value}'" if "'" not in value else f'{key}="{value}"'
+        with suppress(Exception):
+            _parsed(quoted)
+            as_typed = shlex.quote(quoted) if set(quoted) & set('"$`!\\') else f'"{quoted}"'
+            return (
+                f"Cannot read '{shown}'. A value with =, blanks, brackets, ~ or letters beyond a to z is "
+                f"quoted twice, for the shell and for us: {as_typed}"
+            )
+    evaluated = [line for line in str(error).splitlines() if " while evaluating " in line]
+    reason = f" {evaluated[0]}." if evaluated else ""
+    return f"Cannot read '{shown}'.{reason} {HOW_TO_WRITE}"
+
+
+def _holds_a_sweep(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_a_sweep, value.values()))
+    if isinstance(value, list):
+        return any(map(_holds_a_sweep, value))
+    return isinstance(value, (Sweep, Glob))
 
 
 @lru_cache(4096)
@@ -102,6 +149,10 @@ def _parsed(text: str) -> Override:
     """The runs of a sweep repeat most of their overrides, and the grammar is slow."""
     [override] = OverridesParser.create().parse_overrides([text])
     return override
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def roots(config_dir: Path | None) -> list[Path]:
@@ -124,7 +175,7 @@ def options(group: str, config_dir: Path | None) -> list[str]:
     """The names of a group's files."""
     found: set[str] = set()
     for root in roots(config_dir):
-        found |= {path.stem for path in (root / group).glob("*.yaml")}
+        found |= {path.stem for path in (root / group).glob("*.yaml") if path.exists()}
     return sorted(found - INCLUDED)
 
 
@@ -132,7 +183,7 @@ def find_file(group: str, name: str, config_dir: Path | None) -> Path:
     """The file of one of a group's `options`: the user's before ours."""
     for root in reversed(roots(config_dir)):
         path = root / group / f"{name}.yaml"
-        if path.is_file():
+        if path.exists():
             return path
     raise FileNotFoundError(f"{group}/{name}.yaml")
 
@@ -160,9 +211,28 @@ def _compose(groups: Sequence[str], config_dir: Path | None) -> DictConfig:
             return compose("run", overrides=[*search, *groups])
     except MissingConfigException as error:
         raise UserError(" ".join(str(error).split())) from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:  # theirs, and what Python raises inside them: the files are at fault
         cause = error.__cause__ or error
-        raise UserError(f"The configuration cannot be composed: {' '.join(str(cause).split())}") from error
+        raise UserError(f"The configuration cannot be composed: {_in_one_line(cause)}") from error
+
+
+def _check_files(groups: Sequence[Override], config_dir: Path | None) -> None:
+    """UserError for a file of the user's that is to be composed and is no configuration."""
+    if config_dir is None:
+        return
+    own = Path(config_dir)
+
+    def find(group: str, name: str) -> Path | None:
+        path = own / group / f"{name}.yaml"
+        return path if path.exists() else None
+
+    chosen = {"task": "cola", "optim": "adamw", "scale": "mini"}
+    for override in groups:
+        chosen[override.key_or_group] = str(override.value())
+    chosen["task_scale"] = f"{chosen['task']}_{chosen['scale']}"
+    seen: set[Path] = set()
+    for group, name in chosen.items():
+        check_with_defaults(group, name, find, seen)
 
 
 def _check_choice(override: Override, config_dir: Path | None) -> None:
@@ -176,6 +246,27 @@ def _check_choice(override: Override, config_dir: Path | None) -> None:
         if group == "task":
             message += f" One of your own: --config-dir DIR with DIR/{group}/{choice}.yaml."
         raise UserError(message)
+
+
+def _check_groups(config: DictConfig, groups: Sequence[Override]) -> None:
+    """UserError for files of the user's that leave out what every task, optimizer and scale must say."""
+    chosen = {override.key_or_group: str(override.value()) for override in groups}
+    for group, examples in NEEDED.items():
+        place = f"{group}={chosen[group]}" if group in chosen else group
+        for key, example in examples.items():
+            name = key.rpartition(".")[2]
+            if OmegaConf.select(config, key, throw_on_missing=False) is None:
+                file = f"{group}/{chosen.get(group, 'NAME')}.yaml"
+                value = example if name == "_target_" else chosen.get(group, example)
+                raise UserError(f"{place}: its file has no `{name}`. Write into {file}, as {name}: {value}")
+
+
+NEEDED = {
+    "task": {"task.name": "line", "task._target_": "my_module.Line"},
+    "optim": {"optim.name": "mine", "optim._target_": "torch.optim.SGD"},
+    "scale": {"scale": "mini"},
+}
+"""What the files of a group must say, with an example."""
 
 
 def _check_scale(config: DictConfig, config_dir: Path | None) -> None:
@@ -203,7 +294,7 @@ def _elsewhere(key: str, config: DictConfig, config_dir: Path | None) -> str:
     for scale in options("scale", config_dir):
         for root in roots(config_dir):
             path = root / "task_scale" / f"{config.task.get('name')}_{scale}.yaml"
-            if path.is_file() and key in _leaves(OmegaConf.load(path)):
+            if path.is_file() and key in _leaves(OmegaConf.create(read_mapping(path))):
                 return f" It is known at scale={scale}."
     return ""
 

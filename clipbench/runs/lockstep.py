@@ -31,7 +31,7 @@ from clipbench.runs.checkpoint import (
     save_checkpoint,
 )
 from clipbench.runs.plan import Plan
-from clipbench.runs.recording import describe, now, outcome, plan_facts, record
+from clipbench.runs.recording import describe, now, outcome, record
 from clipbench.runs.settings import interval
 from clipbench.task import Task
 from clipbench.task.seeds import generator
@@ -45,14 +45,16 @@ Stopped = Callable[[], bool]
 
 @dataclass(frozen=True)
 class RunEvent:
-    """What happened to a run: rows that have become readable; at its end its row of `runs`; or `elsewhere`,
-    who else makes it ("finished" where it is made already).
+    """What happened to a run: rows that have become readable; at its end its row of `runs`; `elsewhere`,
+    who else makes it ("finished" where it is made already); or `mistake`, what the user must mend before it
+    can be made or recorded.
     """
 
     plan: Plan
     rows: Sequence[Row] = ()
     row: dict[str, Any] | None = None
     elsewhere: str | None = None
+    mistake: str | None = None
 
 
 @dataclass
@@ -84,10 +86,11 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
     has made is left to it.
 
     Once `stopped()`, the step is finished, each run writes a checkpoint and the iteration ends: a run without
-    a row is unfinished. A run that raises is recorded as failed and leaves; a group too large for the memory
-    goes on in halves. An error of what the runs share, task and batches, is raised.
+    a row is unfinished. A run that raises is recorded as failed and leaves; so does, without a row, one that
+    cannot be built or recorded; a group too large for the memory goes on in halves. An error of what the runs
+    share, task and batches, is raised.
     """
-    check_writable(plans[0].results)
+    check_writable(plans[0].results, [plan.run for plan in plans])
     with Heartbeat() as heartbeat:
         ours = []
         for plan in plans:
@@ -106,7 +109,7 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
             ended = set()
             try:
                 for event in _side_by_side(group, stopped):
-                    if event.row:
+                    if event.row or event.mistake:
                         ended.add(event.plan.run)
                     yield event
             except GroupTooLarge:
@@ -136,8 +139,8 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[RunEvent]
         started = _first_start(plan)
         try:
             member = _member(plan, started, task, device)
-        except UserError:
-            raise
+        except UserError as error:
+            yield RunEvent(plan, mistake=str(error))
         except Exception:
             failure = RunEnd("failed", 0, 0.0, 0, traceback.format_exc())
             yield _ended(plan, RecordedRows(), facts | {"started": started}, failure, device)
@@ -241,10 +244,18 @@ def _save(member: GroupMember) -> None:
 def _ended(
     plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], end: RunEnd, device: torch.device
 ) -> RunEvent:
-    """Write the tables and clear the run's folder; a failed run's stays, so that another try resumes."""
+    """Write the tables and clear the run's folder; a failed run's stays, so that another try resumes.
+
+    What cannot be recorded keeps its folder too, and is this run's mistake alone.
+    """
     if end.status == "out of memory":
         end = replace(end, status="failed")
-    row = record(plan, rows, {**facts, **outcome(end, rows, facts)}, device)
+    try:
+        row = record(plan, rows, {**facts, **outcome(end, rows, facts)}, device)
+    except UserError as error:
+        return RunEvent(plan, mistake=str(error))
+    except (ValueError, TypeError, ArithmeticError) as error:  # of the values, whatever they are
+        return RunEvent(plan, mistake=f"{plan.label} cannot be recorded: {error}")
     if end.status != "failed":
         plan.run_folder.clear()
     return RunEvent(plan, row=row)
@@ -273,6 +284,6 @@ def _first_start(plan: Plan) -> str:
         "overrides": plan.arguments,
         "steps": plan.settings.steps,
         "started": now(),
-        "facts": plan_facts(plan),
+        "facts": plan.facts,
     }
     return plan.run_folder.write_plan(facts)["started"]

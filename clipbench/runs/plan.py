@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from clipbench.errors import UserError
-from clipbench.optim import Rule, make_rule
+from clipbench.optim import ALIASES, Rule
 from clipbench.optim.clip import POLICIES
 from clipbench.optim.protocols import extra
 from clipbench.record.folder import RunFolder
+from clipbench.record.rows import CLIP_KEYS, columns
 from clipbench.runs import config
-from clipbench.runs.build import check_tie, optimizer_class_of, task_class_of
+from clipbench.runs.build import (
+    check_device,
+    check_optimizer,
+    check_tie,
+    optimizer_class_of,
+    rule_of,
+    task_class_of,
+)
 from clipbench.runs.identity import identity
 from clipbench.runs.patterns import check_patterns
-from clipbench.runs.settings import Settings
+from clipbench.runs.settings import LARGEST, Settings, is_number
+
+KINDS = {column.name: column.kind for column in columns("runs")}
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,22 @@ class Plan:
         return RunFolder(self.results, self.run)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """The columns of `runs` that the plan alone decides."""
+        settings, rule = self.settings, asdict(self.rule)
+        clipping_type = settings.optim.clipping_type
+        facts = {
+            "task": settings.task.name,
+            "scale": settings.scale,
+            "optimizer": settings.optim.name,
+            "lr": settings.optim.lr,
+            "clipping_type": ALIASES.get(clipping_type, clipping_type),
+        }
+        for key in CLIP_KEYS[1:]:
+            facts[key] = rule.get(key)
+        return {**facts, "seed": settings.seed, **asdict(settings.tag)}
+
+    @property
     def label(self) -> str:
         """ "cola (mini) · adamw · auto p_autoclip=0.75 window=10000 · seed 0", of a study's run with
         " · quick tune 3" behind it.
@@ -84,17 +110,32 @@ def make_plan(
     """
     settings = config.load(overrides, config_dir, composed)
     optim = settings.optim
-    try:
-        rule = make_rule(optim.clipping_type, **optim.rule_settings)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    rule = rule_of(optim)
     check_patterns(optim, rule)
     check_tie(optim, rule)
     if optim.nonfinite not in POLICIES:
         raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim.nonfinite!r}.")
+    check_optimizer(optim, rule)
+    check_device(settings.device)
     by_itself = bool(extra(optimizer_class_of(optim), "clips_by_itself"))
     run = identity(settings, rule, _sources(settings, rule), by_itself)
-    return Plan(settings, rule, run, tuple(overrides), config_dir)
+    plan = Plan(settings, rule, run, tuple(overrides), config_dir)
+    check_recordable(plan)
+    return plan
+
+
+def check_recordable(plan: Plan) -> None:
+    """UserError for a value that the tables cannot hold: it is found before training, not after it."""
+    for name, value in plan.facts.items():
+        kind = KINDS[name]
+        whole = is_number(value) and -LARGEST <= value <= LARGEST
+        fits = {"text": isinstance(value, str) and _is_text(value), "int": whole, "real": is_number(value)}
+        if value is not None and not fits[kind]:
+            raise UserError(f"{name}={value!r} cannot be recorded: the column {name} of `runs` takes {kind}.")
+
+
+def _is_text(value: str) -> bool:
+    return value.isprintable()
 
 
 def _sources(settings: Settings, rule: Rule) -> list[Path]:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from clipbench.errors import UserError
-from clipbench.optim import ALIASES
 from clipbench.record import tables
-from clipbench.record.rows import CLIP_KEYS, RunEnd, RunRow
+from clipbench.record.rows import RunEnd, RunRow
 from clipbench.runs.checkpoint import RecordedRows
 from clipbench.runs.environment import environment
 from clipbench.runs.plan import Plan
@@ -55,29 +54,13 @@ def outcome(end: RunEnd, rows: RecordedRows, facts: Mapping[str, Any]) -> dict[s
     }
 
 
-def plan_facts(plan: Plan) -> dict[str, Any]:
-    """The columns of `runs` that the plan alone decides."""
-    settings, rule = plan.settings, asdict(plan.rule)
-    clipping_type = settings.optim.clipping_type
-    facts = {
-        "task": settings.task.name,
-        "scale": settings.scale,
-        "optimizer": settings.optim.name,
-        "lr": settings.optim.lr,
-        "clipping_type": ALIASES.get(clipping_type, clipping_type),
-    }
-    for key in CLIP_KEYS[1:]:
-        facts[key] = rule.get(key)
-    return {**facts, "seed": settings.seed, **asdict(settings.tag)}
-
-
 def record(plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Write the three tables, `runs` last. Its row comes back.
 
     `facts`: what is known beside the plan, by column; TypeError for what is no column.
     """
     row = RunRow(
-        **plan_facts(plan),
+        **plan.facts,
         **facts,
         ended=now(),
         config=plan.settings.as_json(),

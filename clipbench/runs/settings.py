@@ -25,6 +25,12 @@ WHOLE_NUMBERS = {
 }
 """Settings that count something, with the least that each may be."""
 
+LARGEST = 2**63 - 1
+"""The largest whole number that the tables hold."""
+
+LONGEST_NAME = 100
+"""Characters of a name: it is part of the names of figures."""
+
 MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep")  # where and how fast, not what
 
 
@@ -43,6 +49,17 @@ class TaskSettings:
     def from_config(cls, node: Mapping[str, Any]) -> TaskSettings:
         keywords = {key: value for key, value in node.items() if key not in ("name", "_target_", "lr")}
         return cls(node["name"], node["_target_"], node.get("lr") or {}, keywords)
+
+    def __post_init__(self) -> None:
+        check_name("task.name", self.name)
+        _check_path("task._target_", self.target)
+        if "batch_size" in self.keywords:
+            _counted("task.batch_size", self.keywords["batch_size"], 1)
+        if not isinstance(self.lr, Mapping):
+            raise UserError(
+                "task.lr must be a mapping of optimizers to learning rates, as task.lr={adamw: 1e-3}, "
+                f"got {self.lr!r}. One learning rate for this run: optim.lr=VALUE."
+            )
 
     @property
     def module(self) -> str:
@@ -77,8 +94,24 @@ class OptimSettings:
                 named[key] = value
             elif key != "_target_":
                 keywords[key] = value
-        named["clip"] = named["clip"] or {}
+        lacking = [field.name for field in fields(cls) if field.name not in ("target", "keywords", *named)]
+        if lacking:
+            raise UserError(
+                f"optim={named.get('name')}: its file says nothing of {', '.join(lacking)}. "
+                "Begin it with defaults: [clipping, _self_]"
+            )
+        if named["clip"] is None:
+            named["clip"] = {}
         return cls(target=node["_target_"], keywords=keywords, **named)
+
+    def __post_init__(self) -> None:
+        check_name("optim.name", self.name)
+        _check_path("optim._target_", self.target)
+        if not isinstance(self.clip, Mapping):
+            raise UserError(
+                "optim.clip must be null or a mapping of a clipping type's further settings, got "
+                f"{self.clip!r}. Set one by its name: optim.clip.window=100"
+            )
 
     @property
     def lr(self) -> float | None:
@@ -103,6 +136,9 @@ class TagSettings:
 
     def __post_init__(self) -> None:
         names = (self.study, self.role, self.method)
+        for key in ("study", "method"):
+            if getattr(self, key) is not None:
+                check_name(f"tag.{key}", getattr(self, key))
         given = [value for value in (*names, self.trial) if value is not None]
         if given and not all(isinstance(value, str) and value for value in names):
             raise UserError(
@@ -199,13 +235,19 @@ class Settings:
         """Of the composed configuration, a mapping with every key of run.yaml. UserError for a value that is
         not allowed.
         """
+        check_numbers("", config)
         groups: dict[str, Any] = {
-            "task": TaskSettings.from_config(config["task"]),
-            "optim": OptimSettings.from_config(config["optim"]),
-            "tag": TagSettings(**config["tag"]),
-            "sweep": SweepSettings(**config["sweep"]),
-            "restart": RestartSettings(**config["restart"]),
+            "task": TaskSettings.from_config(_group(config, "task", ("name", "lr"))),
+            "optim": OptimSettings.from_config(_group(config, "optim", ("name", "lr"))),
         }
+        parts: dict[str, Any] = {"tag": TagSettings, "sweep": SweepSettings, "restart": RestartSettings}
+        for name, part in parts.items():
+            keys = [field.name for field in fields(part)]
+            node = _group(config, name, keys)
+            if unknown := sorted(set(map(str, node)) - set(keys)):
+                close = nearest(unknown[0], keys)
+                raise UserError(f"Unknown key '{name}.{unknown[0]}'.{close} Known: {', '.join(keys)}.")
+            groups[name] = part(**node)
         composed: dict[str, Any] = {}
         for field in fields(cls):
             if field.name != "config":
@@ -224,8 +266,14 @@ class Settings:
                 raise UserError(f"{name} must be true or false, got {value!r}.")
         for name, allowed in CHOICES.items():
             _check_choice(name, getattr(self, name), allowed)
-        _check_positive("max_loss", self.max_loss)
-        _check_positive("optim.lr", self.optim.lr)
+        if not is_number(self.max_loss) or not self.max_loss > 0:
+            raise UserError(
+                f"max_loss must be a number above 0, got {self.max_loss!r}. inf: only a loss that is not "
+                "finite ends a run."
+            )
+        lr = self.optim.lr
+        if lr is not None and not (is_number(lr) and 0 < lr < math.inf):
+            raise UserError(f"optim.lr must be a number above 0, got {lr!r}. null: the optimizer's default.")
         if not isinstance(self.results, str) or not self.results:
             raise UserError(f"results must be a folder, got {self.results!r}.")
         interval(self.checkpoint_every)
@@ -255,11 +303,53 @@ def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
         raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.{close}")
 
 
-def _check_positive(name: str, value: Any) -> None:
-    if value is None:
+def _group(config: Mapping[str, Any], name: str, keys: Sequence[str]) -> Mapping[str, Any]:
+    """The keys of a group, `keys` among them. UserError for anything but a mapping."""
+    node = config[name]
+    if not isinstance(node, Mapping):
+        example = ", ".join(f"{name}.{key}=VALUE" for key in keys)
+        raise UserError(
+            f"{name} is a group of keys, a mapping, got {node!r}. Set them one by one: {example}."
+        )
+    return node
+
+
+def check_numbers(key: str, value: Any) -> None:
+    """UserError for a whole number, wherever it stands, that the tables cannot hold."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            check_numbers(f"{key}.{name}".lstrip("."), item)
+    elif isinstance(value, list):
+        for item in value:
+            check_numbers(key, item)
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(
+            f"{key}: a whole number must lie between -{LARGEST} and {LARGEST}, got one of "
+            f"{value.bit_length()} bits. A number that need not be whole is written as 1e30, no bound as inf."
+        )
+
+
+def check_name(key: str, value: Any) -> None:
+    """UserError for what cannot be a name: it is recorded, printed, and part of the names of figures."""
+    if isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable() and "/" not in value:
         return
-    if not is_number(value) or not value > 0:
-        raise UserError(f"{name} must be a number above 0, got {value!r}.")
+    raise UserError(
+        f"{key} must be a name: a text of 1 to {LONGEST_NAME} printable characters without a slash, got "
+        f"{_shortened(value)}. A number is one in quotes: \"{key}='5'\""
+    )
+
+
+def _check_path(key: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise UserError(
+            f"{key} must be the path of a class, as my_module.Line or my_module:Line, "
+            f"got {_shortened(value)}."
+        )
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
 
 
 def is_number(value: Any) -> bool:

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clipbench.errors import UserError, nearest
+from clipbench.errors import UserError, nearest, users_code
 from clipbench.optim import ALIASES
 from clipbench.optim.make import rule_named
 from clipbench.record.rows import CLIP_KEYS, REFERENCE
 from clipbench.runs import config
-from clipbench.runs.settings import is_number, is_whole
+from clipbench.runs.settings import check_numbers, is_number, is_whole
+from clipbench.runs.yaml_files import read_content
 from clipbench.studies import space
 from clipbench.studies.space import Axis
 from clipbench.sweeps.grid import expand
@@ -56,7 +56,8 @@ class Study:
 def hyperparameters(method: str) -> set[str]:
     """The learning rate and the fields of the method's rule. UserError where there is no such rule."""
     try:
-        rule = rule_named(method)
+        with users_code(f"clipping_type '{method}'", ValueError):
+            rule = rule_named(method)
     except ValueError as error:
         raise UserError(str(error)) from error
     return {"lr", *(each.name for each in fields(rule))}
@@ -114,12 +115,12 @@ def read_study(overrides: Sequence[Override], config_dir: Path | None) -> tuple[
     methods = given.method_names()
     config.make_importable(config_dir)
     try:
-        content = OmegaConf.load(path)
+        content = OmegaConf.create(read_content(path) or {})
         for override in given.changes:
             key = override.key_or_group.removeprefix("study.")
             OmegaConf.update(content, key, override.value(), merge=False)
         values = OmegaConf.to_container(content, resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     return _checked(path, values, methods), given.runs
 
@@ -139,6 +140,7 @@ def _checked(path: Path, given: Any, methods: Sequence[str]) -> Study:
     """The study that a file's content describes. `methods` stand instead of the file's if there are any."""
     where = f"Study '{path.stem}'"
     _check_keys(where, path, given)
+    check_numbers("study", given)
     names = _methods(where, list(methods) or given["methods"])
     if not isinstance(given["space"], dict) or "lr" not in given["space"]:
         raise UserError(f"{where}: space must be a mapping with lr in it, got {given['space']!r}.")

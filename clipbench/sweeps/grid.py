@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep, ValueType
 
 from clipbench.errors import UserError, nearest
 from clipbench.optim import RULES
 from clipbench.runs import config
 from clipbench.runs.plan import Plan, make_plan
 from clipbench.runs.settings import MACHINE
+from clipbench.runs.yaml_files import read_content
 
+MOST_RUNS = 100_000  # of a sweep
 DEFAULT_GRID = (f"optim.clipping_type={','.join(RULES)}", "seed=0,1")
 EXPERIMENT_SHAPE = (
     "It takes `arms:`, a list of lists of overrides as on the command line; `all:`, a list of those that all "
@@ -121,13 +123,45 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
             continue
         key = line.split("=", 1)[0]
         axis = []
-        for value in override.sweep_string_iterator():
-            unescaped = str(value).replace("\\:", ":")  # Hydra escapes it without need
+        for value in _values(override):
+            unescaped = value.replace("\\:", ":")  # Hydra escapes it without need
             axis.append(f"{key}={unescaped}")
         if not axis:
             raise UserError(f"{line} has no values. Leave it out, or give it some: seed=range(3)")
         axes.append(axis)
+    if math.prod(map(len, axes)) > MOST_RUNS:
+        raise UserError(
+            f"This grid has {math.prod(map(len, axes))} runs; a sweep takes at most {MOST_RUNS}. "
+            "Make it in parts."
+        )
     return [list(point) for point in product(*axes)]
+
+
+def _values(override: Override) -> list[str]:
+    """Those of an axis, as texts. UserError for what has no list of values, or too long a one."""
+    line, key = override.input_line, override.key_or_group
+    if override.value_type == ValueType.INTERVAL_SWEEP:
+        raise UserError(
+            f"{line}: an interval has no list of values. Write some of it, {key}=range(0,1,0.25) or "
+            f"{key}=0.1,0.5; `clipbench study` draws from a whole range."
+        )
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        raise UserError(f"{line}: glob is not taken. Write the names, {key}=a,b; `clipbench list` has them.")
+    if _is_too_long(override.value()):
+        raise UserError(f"{line} has more than {MOST_RUNS} values. A sweep takes at most so many runs.")
+    try:
+        return [str(value) for value in override.sweep_string_iterator()]
+    except Exception as error:  # whatever the grammar does not look at before, as a step of 0
+        reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+        raise UserError(f"{line} has no values: {reason}. Give it some: seed=range(3)") from error
+
+
+def _is_too_long(values: Any) -> bool:
+    """Of a range, without counting it through: it may have no end."""
+    if not isinstance(values, RangeSweep):
+        return False
+    start, stop, step = float(values.start or 0), float(values.stop or 0), float(values.step)
+    return step != 0 and (stop - start) / step > MOST_RUNS
 
 
 def experiment(name: str, config_dir: Path | None = None, full: bool = False) -> list[list[str]]:
@@ -147,10 +181,7 @@ def experiment(name: str, config_dir: Path | None = None, full: bool = False) ->
             f"One of your own: --config-dir DIR with DIR/experiment/{name}.yaml."
         )
     path = config.find_file("experiment", name, config_dir)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    content = read_content(path)
     if not _is_experiment(content):
         raise UserError(f"{path}: {EXPERIMENT_SHAPE}")
     shared = content.get("all") or []

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipbench.errors import UserError
+from clipbench.errors import RAISED, UserError
 from clipbench.record.folder import LaunchFolder
 from clipbench.runs.lockstep import record_failure, train_group
 from clipbench.runs.plan import make_plan
@@ -66,11 +66,13 @@ class Job:
             for event in train_group([plan], stopped):
                 if event.elsewhere:
                     return JobReport("elsewhere", event.elsewhere)
+                if event.mistake:
+                    raise UserError(event.mistake)
                 if event.row:
                     return JobReport("ended", event.row["status"])
         except UserError:
             raise
-        except Exception:
+        except RAISED:
             row = record_failure(plan, traceback.format_exc())
             return JobReport("ended", row["status"])
         return JobReport("stopped")

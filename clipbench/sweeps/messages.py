@@ -23,6 +23,14 @@ class RunEnded:
 
 
 @dataclass(frozen=True)
+class RunRefused:
+    """A run cannot be made or recorded before the user mends something; the others of its group go on."""
+
+    run: str
+    mistake: str
+
+
+@dataclass(frozen=True)
 class MadeElsewhere:
     """A run is left to `owner`, another process that makes it; "finished" where it is made already."""
 
@@ -56,4 +64,6 @@ class WorkerDied:
     report: str
 
 
-Message = StepsMade | RunEnded | MadeElsewhere | GroupLeft | MistakeFound | GroupFailed | WorkerDied
+Message = (
+    StepsMade | RunEnded | RunRefused | MadeElsewhere | GroupLeft | MistakeFound | GroupFailed | WorkerDied
+)

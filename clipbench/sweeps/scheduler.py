@@ -24,6 +24,7 @@ from clipbench.sweeps.messages import (
     Message,
     MistakeFound,
     RunEnded,
+    RunRefused,
     StepsMade,
     WorkerDied,
 )
@@ -64,7 +65,7 @@ def unfinished(plans: Sequence[Plan]) -> list[Plan]:
     """
     check_main_guard()
     folder = plans[0].results
-    check_writable(folder)
+    check_writable(folder, [plan.run for plan in plans])
     status = tables.statuses(folder, [plan.run for plan in plans])
     todo = []
     for plan in plans:
@@ -165,6 +166,8 @@ class Sweep:
                 self.state.at.update(latest)
             case RunEnded(run, row):
                 self._ended(run, row["status"], row)
+            case RunRefused(run, mistake):
+                self._not_made(run, mistake)
             case MadeElsewhere(run, "finished"):
                 self._ended(run, tables.statuses(self.folder, [run]).get(run, "done"))
             case MadeElsewhere(run, owner):
@@ -187,10 +190,8 @@ class Sweep:
                 if left and not state.stopping:
                     state.waiting.appendleft(left)
             case MistakeFound(text):
-                if text not in self.mistakes:
-                    self.mistakes.append(text)
                 for plan in left:
-                    state.status[plan.run] = "not made"
+                    self._not_made(plan.run, text)
             case GroupFailed(traceback):
                 self._try_again(left, traceback, 1)
             case WorkerDied(report):
@@ -210,10 +211,21 @@ class Sweep:
             self.reached[plan.run] = reached
             self.deaths[plan.run] += 1
             if len(group) == 1 and self.deaths[plan.run] >= most:
-                row = record_failure(plan, error)
-                self._ended(plan.run, "failed", row)
+                try:
+                    row = record_failure(plan, error)
+                except Exception as refusal:  # whatever it is, the other runs go on
+                    self._not_made(plan.run, f"{plan.label} failed, and that cannot be recorded: {refusal}")
+                else:
+                    self._ended(plan.run, "failed", row)
             else:
                 self.state.waiting.append([plan])
+
+    def _not_made(self, run: str, mistake: str) -> None:
+        """It has no row, and will have none before the user mends something. The others go on."""
+        if mistake not in self.mistakes:
+            self.mistakes.append(mistake)
+        self.state.at.pop(run, None)
+        self.state.status[run] = "not made"
 
     def _ended(self, run: str, status: str, row: dict[str, Any] | None = None) -> None:
         self.state.at.pop(run, None)

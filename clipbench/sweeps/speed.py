@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from clipbench.errors import UserError
+from clipbench.errors import RAISED, UserError
 from clipbench.optim import evaluation_weights
 from clipbench.record import tables
 from clipbench.runs.build import build_learner, build_task, find_device
@@ -103,7 +103,7 @@ def time_steps(plan: Plan) -> Speed | NoSpeed:
         validation = _timed_validation(learner)
     except UserError as error:
         return NoSpeed(str(error))
-    except Exception as error:
+    except RAISED as error:
         return NoSpeed(f"{type(error).__name__}: {shorten(str(error), 200)}")
     finally:
         torch.set_num_threads(threads)

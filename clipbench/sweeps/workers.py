@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from clipbench.errors import UserError
+from clipbench.errors import RAISED, UserError
 from clipbench.processes import main_left_out, start_context
 from clipbench.record.rows import Row, StepRow
 from clipbench.runs.lockstep import train_group
@@ -33,6 +33,7 @@ from clipbench.sweeps.messages import (
     Message,
     MistakeFound,
     RunEnded,
+    RunRefused,
     StepsMade,
     WorkerDied,
 )
@@ -177,6 +178,8 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
             run = event.plan.run
             if event.elsewhere:
                 send(MadeElsewhere(run, event.elsewhere))
+            elif event.mistake:
+                send(RunRefused(run, event.mistake))
             elif event.row:
                 send(RunEnded(run, event.row))
             else:
@@ -187,7 +190,7 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
         send(GroupLeft())
     except UserError as error:
         send(MistakeFound(str(error)))
-    except Exception:
+    except RAISED:  # a run that calls sys.exit must not end the worker as if all were well
         send(GroupFailed(traceback.format_exc()))
 
 
