@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from clipbench.errors import UserError
 from clipbench.task import Batch, Metric, Task, holdout, majority, shuffled
 from clipbench.task.images import check_each
 from clipbench.task.loading import ordered_batches, random_batches, whole_number

@@ -6,6 +6,7 @@ torchvision is imported where it is used: the scenes of digits do without.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 
 from clipbench.errors import UserError
 from clipbench.task.images import decode, header
+from clipbench.task.prepared import one_at_a_time
 from clipbench.tasks.pixels import drawn_flip
 from clipbench.tasks.scenes import VOID
 
@@ -113,8 +115,8 @@ def check_two_classes(folder: Path, found: list[int], has_void: bool) -> None:
     advice = "At least two classes are needed, numbered from 0."
     if has_void:
         advice = (
-            f"{VOID} is void: no pixel of it counts. If it is meant as the foreground, write the masks with 1 "
-            f"in its place: 0 background, 1 foreground, {VOID} only where neither is right."
+            f"{VOID} is void: no pixel of it counts. If it is meant as the foreground, write the masks "
+            f"with 1 in its place: 0 background, 1 foreground, {VOID} only where neither is right."
         )
     also = f" and {VOID}" if has_void else ""
     raise UserError(f"The training masks in {folder} hold only {found or 'no class'}{also}. {advice}")
@@ -129,8 +131,8 @@ def find_classes(files: list[tuple[str, str]], counts: Tensor, folder: Path) -> 
         first = files[int(counts[:, odd].nonzero()[0])][1]
         raise UserError(
             f"The masks in {folder} hold the classes {labels}, which are not 0, 1, 2, … without a "
-            f"gap: {first} has {odd}. Allowed are class numbers from 0, and {VOID} for void (any other number "
-            "that means void must be written as that). If they are right, say how many classes there are with "
+            f"gap: {first} has {odd}. Allowed are class numbers from 0, and {VOID} for void: write another "
+            "number that means void as that. If they are right, say how many classes there are with "
             "task.classes=N."
         )
     return len(labels)
@@ -173,17 +175,22 @@ def list_path(folder: Path, image_set: str) -> Path:
 
 
 def download(folder: Path) -> None:
-    """Into a folder of its own and then moved, so that what looks complete is."""
+    """Into a folder of its own and then moved, so that what looks complete is; by one process at a time."""
     from torchvision.datasets import VOCSegmentation
 
-    partial = folder / ".partial"
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        VOCSegmentation(partial, year="2012", image_set="train", download=True)
-        os.replace(partial / "VOCdevkit", folder / "VOCdevkit")
-        shutil.rmtree(partial)
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"Cannot download VOC 2012 to {folder}: {error}. {LAYOUT}") from error
+    target = folder / "VOCdevkit"
+    partial = folder / f".partial-{secrets.token_hex(4)}"
+    with one_at_a_time(target):
+        if target.exists():
+            return
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            VOCSegmentation(partial, year="2012", image_set="train", download=True)
+            os.replace(partial / "VOCdevkit", target)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"Cannot download VOC 2012 to {folder}: {error}. {LAYOUT}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def training_transform(size: int) -> Callable[..., Any]:

@@ -82,8 +82,8 @@ def is_copy_of_pyg(folder: Path) -> bool:
 def _readable(path: Path) -> Path:
     if not path.is_file():
         raise UserError(
-            f"{path} is a pipe, a device or a link to nothing among the data. Take it out, or replace it by a "
-            "file."
+            f"{path} is a pipe, a device or a link to nothing among the data. Take it out, or put a file "
+            "in its place."
         )
     return path
 

@@ -1,5 +1,6 @@
-"""What an image file says, as pixels: 16-bit greys, palettes, transparency and orientation are kept; what has no
-one meaning is refused, and the file named.
+"""What an image file says, as pixels.
+
+16-bit greys, palettes, transparency and orientation are kept; what has no one meaning is refused by name.
 """
 
 from __future__ import annotations
@@ -28,7 +29,22 @@ SIDEWAYS = (5, 6, 7, 8)
 PAPER = (255, 255, 255)  # what transparent pixels are seen on
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 DEEP = ("PNG", "PPM")  # whose 16 bits some versions of Pillow open as 32
-BANDS_THAT_FIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+BANDS_THAT_FIT = {
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+}
 THREADS = 8
 
 
@@ -48,7 +64,7 @@ def decode(path: str, mode: str | None = None) -> Image.Image:
 
 
 def header(path: str) -> tuple[int, int]:
-    """(height, width) as `decode` gives them, from the file's head. UserError as there, as far as it shows."""
+    """(height, width) as `decode` gives them, by the file's head. UserError as there, as far as it shows."""
     with opened(path) as image:
         _check_frames(path, image)
         _check_depth(path, image)

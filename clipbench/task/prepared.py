@@ -1,4 +1,4 @@
-"""What is made of data once and kept: tensors in the user's cache folder, tied to the content of their files."""
+"""What is made of data once and kept: tensors in the user's cache folder, tied to the files' content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prepared(name: str, root: Path, files: Sequence[Path], build: Callable[[], T
     """
     content = Contents().digest(name, root, lambda: files)
     place = cache_folder() / "prepared" / f"{name}-{content}.safetensors"
-    with _one_at_a_time(place):
+    with one_at_a_time(place):
         found = _load(place)
         if found is None:
             found = build()
@@ -34,15 +34,17 @@ def prepared(name: str, root: Path, files: Sequence[Path], build: Callable[[], T
 
 
 @contextmanager
-def _one_at_a_time(place: Path) -> Iterator[None]:
-    """Waits until no other process makes this. Without locks (Windows, some networks) each makes its own: the
-    last one stays, and they are alike.
+def one_at_a_time(place: Path) -> Iterator[None]:
+    """Waits until no other process of this user makes what goes to `place`. Without locks (Windows, some
+    networks) each makes its own: the last one stays, and they are alike.
     """
+    key = hashlib.sha256(os.fsencode(os.path.abspath(place))).hexdigest()[:32]
+    path = cache_folder() / "locks" / key
     try:
         import fcntl
 
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(place.with_suffix(".lock"), "w")  # noqa: SIM115
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "w")  # noqa: SIM115
     except (ImportError, OSError):
         yield
         return

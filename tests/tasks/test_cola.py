@@ -184,7 +184,7 @@ def glue(validation: int) -> datasets.DatasetDict:
 
 
 def test_glues_validation_set_is_divided_by_domain(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: glue(1043))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: glue(1043))
     rows = Cola(8).rows
     assert {split: len(rows[split]) for split in rows} == {
         "train": 18,
@@ -196,7 +196,7 @@ def test_glues_validation_set_is_divided_by_domain(monkeypatch: pytest.MonkeyPat
 
 
 def test_glue_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: glue(1040))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: glue(1040))
     with pytest.raises(UserError, match="1040 validation sentences"):
         _ = Cola(8).rows
 
