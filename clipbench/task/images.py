@@ -56,8 +56,8 @@ def decode(path: str, mode: str | None = None) -> Image.Image:
     """
     with opened(path) as image:
         _check_frames(path, image)
-        turn = TURNED.get(_orientation(image))
         pixels = _in_eight_bits(path, image) if mode else image.copy()
+        turn = TURNED.get(_orientation(image))  # not before: a TIFF turns itself while it is decoded
         if mode and pixels.mode != mode:
             pixels = _on_paper(pixels).convert(mode)
         return pixels.transpose(turn) if turn is not None else pixels
@@ -69,6 +69,8 @@ def header(path: str) -> tuple[int, int]:
         _check_frames(path, image)
         _check_depth(path, image)
         width, height = image.size
+        if image.format == "TIFF":  # whose size is turned already, or not, by the version of Pillow
+            width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
         return (width, height) if _orientation(image) in SIDEWAYS else (height, width)
 
 

@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipbench.errors import UserError
 from clipbench.task import Batch, Batches, shuffled
+from clipbench.task.images import decode
+
+__all__ = ["LoadedBatches", "decode", "ordered_batches", "random_batches", "whole_number"]
 
 Draw = tuple[int, int]
 """(index of a sample, seed of its augmentation)"""

@@ -263,7 +263,7 @@ def test_no_advice_is_to_delete_the_original(raw: Path):
     (raw / "raw/reddit_graph.npz").write_bytes(b"half")
     with pytest.raises(UserError, match=r"raw/reddit_graph.npz is not a whole") as raised:
         _ = reddit(raw).data
-    assert "elete" not in str(raised.value)
+    assert "elete" not in str(raised.value).replace(str(raw), "")
 
 
 @pytest.mark.parametrize(
