@@ -25,6 +25,7 @@ from clipbench.errors import UserError, nearest
 from clipbench.runs.settings import Settings
 
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
+EVERYWHERE = {"task.verify"}  # of any task, whether its file has it or not
 INCLUDED = {"clipping"}  # by the optimizers' files: no choice of its own
 
 HYDRA = Lock()  # its compose API has one global state, whatever thread asks
@@ -54,7 +55,7 @@ def load(
     values = [override for override in parsed if override.key_or_group not in names]
     base = _composed(groups, config_dir, {} if composed is None else composed)
     _check_scale(base, config_dir)
-    known = set(_leaves(base))
+    known = {*_leaves(base), *EVERYWHERE}
     for override in values:
         _check_key(override, base, known, config_dir)
     return Settings.from_config(_with_values(base, values))

@@ -60,6 +60,21 @@ def test_verify_is_yes_or_no():
         load(["task.verify=3"])
 
 
+def test_a_users_own_data_count_by_content_in_lists_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    own(tmp_path, listed_task="from clipbench.task import Task\n\n\nclass Own(Task):\n    pass\n")
+    (tmp_path / "task").mkdir()
+    text = "name: listed\n_target_: listed_task.Own\nfiles: [one.csv, two.csv]\n"
+    (tmp_path / "task" / "listed.yaml").write_text(text)
+    found = set()
+    for content in ("12", "34", "56"):
+        (tmp_path / "two.csv").write_text(content)
+        plans = [make_plan(["task=listed", *words], Path(".")) for words in ([], ["task.verify=true"])]
+        found |= {plan.run for plan in plans}
+    assert len(found) == 3
+
+
 @pytest.mark.parametrize("command", [["sweep", "seed=0,1", "optim.clipping_type=none,norm"], ["study"]])
 def test_a_dry_run_hashes_nothing_and_says_so(
     cola: Path, tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys
