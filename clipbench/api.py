@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from clipbench.record.rows import Row
-    from clipbench.runs.plan import Plan
+    from clipbench.runs.plan import Contents, Plan
     from clipbench.sweeps.outcome import SweepOutcome
 
 
@@ -171,8 +171,10 @@ def results(folder: str | Path = "results") -> Results:
     return Results(folder)
 
 
-def plan_run(overrides: Sequence[str], config_dir: Path | None) -> Plan:
-    """The run that the overrides ask for. UserError for a mistake in them, a launcher included."""
+def plan_run(overrides: Sequence[str], config_dir: Path | None, contents: Contents | None = None) -> Plan:
+    """The run that the overrides ask for; `contents`: what data hold. UserError for a mistake in them, a
+    launcher included.
+    """
     from clipbench.runs.plan import make_plan
     from clipbench.sweeps.grid import split_launcher
 
@@ -182,7 +184,7 @@ def plan_run(overrides: Sequence[str], config_dir: Path | None) -> Plan:
             f"{launcher[0]}: a launcher makes a sweep. For one run: clipbench sweep optim.clipping_type=auto "
             "seed=0 …"
         )
-    return make_plan(rest, config_dir)
+    return make_plan(rest, config_dir, contents=contents)
 
 
 def finished_row(plan: Plan) -> dict[str, Any] | None:
@@ -235,12 +237,16 @@ def make_run(
     return None
 
 
-def plan_sweep(overrides: Sequence[str], config_dir: Path | None) -> tuple[list[Plan], list[str]]:
-    """The runs of a grid, and the overrides of the launcher that is to make them, if there is one."""
+def plan_sweep(
+    overrides: Sequence[str], config_dir: Path | None, contents: Contents | None = None
+) -> tuple[list[Plan], list[str]]:
+    """The runs of a grid, and the overrides of the launcher that is to make them, if there is one.
+    `contents`: what data hold.
+    """
     from clipbench.sweeps.grid import make_plans, split_launcher
 
     rest, launcher = split_launcher(overrides)
-    return make_plans(rest, config_dir), launcher
+    return make_plans(rest, config_dir, contents), launcher
 
 
 def rows_of(plans: Sequence[Plan]) -> pd.DataFrame:

@@ -23,13 +23,21 @@ Batch = tuple[dict[str, Tensor], Tensor]  # the model's keywords, each (N, longe
 FILES = {"train": "in_domain_train.tsv", "test": "in_domain_dev.tsv", "test_ood": "out_of_domain_dev.tsv"}
 IN_DOMAIN, OUT_OF_DOMAIN = 527, 516  # GLUE's validation set is the one followed by the other
 EVAL_BATCH = 128
+REVISIONS = {
+    "nyu-mll/glue": "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+    "bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+}
+"""The commits that our defaults on the hub stand for, in an id too. Of another model, NAME@COMMIT says which.
+"""
+NO_LIMIT = 10**9  # of tokens: what tokenizers say that know none
+POSITIONS = ("position_embeddings", "wpe")  # how models call the table of their positions
 MINI_SIZES = {"train": 10000, "val": 500, "test": 1000}
 
 
 class Cola(Task):
     """The real sentences: GLUE's, or the raw files in the folder `data`.
 
-    `model`: a name on the hub, or a folder.
+    `model`: a name on the hub, NAME@REVISION for one of its commits or tags, or a folder.
     """
 
     headline = "mcc"
@@ -38,6 +46,11 @@ class Cola(Task):
 
     def __init__(self, batch_size: int, data: str | None = None, model: str = "bert-base-uncased"):
         self.batch_size, self.folder, self.pretrained = batch_size, data, model
+
+    @classmethod
+    def data_files(cls, key: str, path: Path) -> Iterable[Path]:
+        """CoLA's raw files in `data`; everything in a model's folder."""
+        return raw_files(path) if key == "data" else super().data_files(key, path)
 
     @cached_property
     def rows(self) -> dict[str, Rows]:
@@ -53,7 +66,17 @@ class Cola(Task):
     def data(self) -> str:  # type: ignore[override]
         names = ("train", *self.splits)
         sizes = "/".join(str(len(self.rows[split])) for split in names)
-        return f"{self.source}, {sizes} sentences ({'/'.join(names)})"
+        return f"{self.source}, {sizes} sentences ({'/'.join(names)}){self.cut}"
+
+    @cached_property
+    def cut(self) -> str:
+        """ "; 3 longer than the model's 512 positions and cut", or "" where all fit."""
+        texts = []
+        for rows in self.rows.values():
+            texts += [sentence for sentence, _ in rows]
+        tokens = self.tokenizer(texts, truncation=False)["input_ids"]
+        longer = sum(len(each) > self.positions for each in tokens)
+        return f"; {longer} longer than the model's {self.positions} positions and cut" if longer else ""
 
     @property
     def source(self) -> str:
@@ -68,11 +91,39 @@ class Cola(Task):
         from transformers import AutoTokenizer
 
         with self.loading():
-            tokenizer = AutoTokenizer.from_pretrained(self.pretrained)
+            tokenizer = AutoTokenizer.from_pretrained(**self.where)
             # Without its files, transformers makes one that knows no word.
             if tokenizer.pad_token is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
                 raise ValueError("its tokenizer has no vocabulary or no padding token")
         return tokenizer
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """What `from_pretrained` is to load: a folder, or a name on the hub with its revision."""
+        if Path(self.pretrained).expanduser().is_dir():
+            return {"pretrained_model_name_or_path": str(Path(self.pretrained).expanduser())}
+        name, _, revision = self.pretrained.partition("@")
+        return {"pretrained_model_name_or_path": name, "revision": revision or REVISIONS.get(name, "main")}
+
+    @cached_property
+    def positions(self) -> int:
+        """The most tokens that a sentence may have: what the tokenizer says, and what the model has."""
+        from transformers import AutoConfig, AutoModel
+
+        with self.loading():
+            config = AutoConfig.from_pretrained(**self.where)
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                body = AutoModel.from_config(config)
+        limits = [self.tokenizer.model_max_length]
+        for name, module in body.named_modules():
+            if isinstance(module, nn.Embedding) and name.endswith(POSITIONS):
+                # RoBERTa and its kin count from behind the padding's number.
+                before = 0 if module.padding_idx is None else module.padding_idx + 1
+                limits.append(module.num_embeddings - before)
+        least = getattr(config, "max_position_embeddings", None)
+        if isinstance(least, int) and least > 0:
+            limits.append(least)
+        return int(min(limits))
 
     def loading(self) -> AbstractContextManager[None]:
         files = "a folder with config.json, model.safetensors and the tokenizer's files"
@@ -80,14 +131,18 @@ class Cola(Task):
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
         """The model's keywords, padded to the longest of `texts`."""
-        return dict(self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt"))
+        cut = {"truncation": True, "max_length": self.positions} if self.positions < NO_LIMIT else {}
+        return dict(self.tokenizer(texts, padding=True, **cut, return_tensors="pt"))
 
     def model(self, rng: torch.Generator) -> nn.Module:
         from transformers import AutoModelForSequenceClassification
 
+        where: dict[str, Any] = dict(self.where)
+        if "revision" not in where:
+            where["use_safetensors"] = True  # no pickle is read from a folder
         with self.loading():
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                self.pretrained, num_labels=2, output_loading_info=True
+                **where, num_labels=2, output_loading_info=True
             )
         lost = missing_in_body(info["missing_keys"], model.base_model_prefix)
         if lost:
@@ -137,6 +192,7 @@ class MiniCola(Cola):
 
     splits = ("val", "test")
     source = "sentences of a small grammar"
+    cut = ""
 
     def __init__(self, batch_size: int):
         super().__init__(batch_size)
@@ -200,6 +256,11 @@ def labels_of(rows: Rows) -> Tensor:
 
 def load_tsv(folder: Path) -> dict[str, Rows]:
     """{split: rows} of CoLA's three raw files."""
+    return {split: read_tsv(path) for split, path in zip(FILES, raw_files(folder), strict=True)}
+
+
+def raw_files(folder: Path) -> list[Path]:
+    """UserError where one is missing."""
     missing = [name for name in FILES.values() if not (folder / name).is_file()]
     if missing:
         names = ", ".join(FILES.values())
@@ -207,7 +268,7 @@ def load_tsv(folder: Path) -> dict[str, Rows]:
             f"task.data={folder}: there is no {missing[0]}. It must be a folder with {names}, "
             f"the raw files of CoLA 1.1; or leave task.data out for GLUE's copy."
         )
-    return {split: read_tsv(folder / name) for split, name in FILES.items()}
+    return [folder / name for name in FILES.values()]
 
 
 def read_tsv(path: Path) -> Rows:
@@ -239,7 +300,7 @@ def load_glue() -> dict[str, Rows]:
 
     datasets.disable_progress_bars()
     with loading("GLUE's CoLA", f"task.data=DIR, a folder with CoLA's raw files {', '.join(FILES.values())}"):
-        glue = datasets.load_dataset("nyu-mll/glue", "cola")
+        glue = datasets.load_dataset("nyu-mll/glue", "cola", revision=REVISIONS["nyu-mll/glue"])
     train = list(zip(glue["train"]["sentence"], glue["train"]["label"], strict=True))
     both = list(zip(glue["validation"]["sentence"], glue["validation"]["label"], strict=True))
     if len(both) != IN_DOMAIN + OUT_OF_DOMAIN:

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 from clipbench.errors import UserError
 from clipbench.task import Batch, Metric, Task, holdout, majority, shuffled
-from clipbench.task.loading import decode, ordered_batches, random_batches, whole_number
+from clipbench.task.content import files_below, in_order, is_data
+from clipbench.task.images import check_each, decode, header
+from clipbench.task.loading import ordered_batches, random_batches, whole_number
 from clipbench.task.metrics import TopKAccuracy
+from clipbench.task.prepared import prepared
 from clipbench.tasks.digits import digits
 from clipbench.tasks.pixels import drawn_flip, mirrored, normalised
 
 LAYOUT = (
     "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
 )
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+DECODED = 2000  # images that `prepare` decodes; it reads the head of every one
 SOURCE = (
     "ImageNet is free for research after registration at image-net.org "
     "(ILSVRC2012, sorted into class folders)."
@@ -78,33 +82,45 @@ class ImageNet(Classification):
         self.cropped = v2.Compose([v2.RandomResizedCrop(size), v2.ToImage()])
         self.centred = v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.ToImage()])
 
+    @classmethod
+    def data_files(cls, key: str, path: Path) -> Iterable[Path]:
+        """The images of the classes in train/ and val/."""
+        if key != "data":
+            return super().data_files(key, path)
+        return [image for files in class_folders(path).values() for _, image in files]
+
     @cached_property
-    def folders(self) -> dict[str, ImageFolder]:
-        """{"train": …, "val": …} as on disk, with the same classes."""
-        folders = {name: _scan(self.folder / name) for name in ("train", "val")}
-        train, val = set(folders["train"].classes), set(folders["val"].classes)
-        if train != val:
-            name = min(train ^ val)
-            has, lacks = ("train", "val") if name in train else ("val", "train")
-            raise UserError(
-                f"Class '{name}' is in {self.folder / has} but not in {self.folder / lacks}. {LAYOUT}"
-            )
+    def folders(self) -> dict[str, list[tuple[str, Path]]]:
+        """{"train": …, "val": …}: (class, file) as on disk, checked: the same classes, every image readable
+        as far as its head shows.
+        """
+        folders = class_folders(self.folder)
+        images = [path for files in folders.values() for _, path in files]
+
+        def check() -> dict[str, Tensor]:
+            check_each(header, map(str, images))
+            return {}
+
+        prepared("heads", self.folder, images, check)
         return folders
 
     @cached_property
     def samples(self) -> dict[str, list[tuple[str, int]]]:
         """(file, label) of each split."""
-        files = self.folders["train"].samples
-        remaining, held_out = holdout(len(files))
+        place = {name: i for i, name in enumerate(self.classes)}
+        labelled = {}
+        for split, files in self.folders.items():
+            labelled[split] = [(str(path), place[name]) for name, path in files]
+        remaining, held_out = holdout(len(labelled["train"]))
         return {
-            "train": [files[i] for i in remaining],
-            "val": [files[i] for i in held_out],
-            "test": self.folders["val"].samples,
+            "train": [labelled["train"][i] for i in remaining],
+            "val": [labelled["train"][i] for i in held_out],
+            "test": labelled["val"],
         }
 
     @cached_property
     def classes(self) -> list[str]:  # type: ignore[override]
-        return self.folders["train"].classes
+        return list(dict.fromkeys(name for name, _ in self.folders["train"]))
 
     def labels(self, split: str) -> Tensor:
         return torch.tensor([label for _, label in self.samples[split]])
@@ -136,9 +152,9 @@ class ImageNet(Classification):
         return normalised(mirrored(images, flips)), labels
 
     def prepare(self) -> str:
-        samples = self.samples["train"] + self.samples["test"]
-        for path, _ in samples[:: max(1, len(samples) // 100)]:
-            decode(path)
+        samples = self.samples["train"] + self.samples["val"] + self.samples["test"]
+        some = samples[:: max(1, len(samples) // DECODED)]
+        check_each(partial(decode, mode="RGB"), [path for path, _ in some])
         return self.data
 
 
@@ -188,10 +204,34 @@ class Digits(Classification):
         return zip(images.split(100), labels.split(100), strict=True)
 
 
-def _scan(folder: Path) -> ImageFolder:
+def class_folders(folder: Path) -> dict[str, list[tuple[str, Path]]]:
+    """{"train": …, "val": …}: (class, image) by class and name. What is hidden is no class and no image.
+
+    UserError where the layout is another, a class has no image, or the classes are not the same.
+    """
+    found = {name: _images_by_class(folder / name) for name in ("train", "val")}
+    train, val = ({name for name, _ in found[split]} for split in found)
+    if train != val:
+        name = min(train ^ val)
+        has, lacks = ("train", "val") if name in train else ("val", "train")
+        raise UserError(f"Class '{name}' is in {folder / has} but not in {folder / lacks}. {LAYOUT}")
+    return found
+
+
+def _images_by_class(folder: Path) -> list[tuple[str, Path]]:
     try:
-        return ImageFolder(str(folder))
+        names = in_order(path for path in folder.iterdir() if is_data(path.name) and path.is_dir())
     except OSError as error:
-        raise UserError(
-            f"There are not images of every class in {folder}: {error}. {LAYOUT} {SOURCE}"
-        ) from error
+        raise UserError(f"Cannot read {folder}: {error.strerror}. {LAYOUT} {SOURCE}") from error
+    if not names:
+        raise UserError(f"Cannot find any class folder in {folder}. {LAYOUT} {SOURCE}")
+    found = []
+    for of_class in names:
+        images = [path for path in files_below(of_class) if path.name.lower().endswith(ENDINGS)]
+        if not images:
+            raise UserError(
+                f"There is no image of class '{of_class.name}' in {folder}: none that ends in "
+                f"{', '.join(ENDINGS)}. Add some, or take the folder away. {LAYOUT}"
+            )
+        found += [(of_class.name, path) for path in images]
+    return found

@@ -5,25 +5,33 @@ Two GraphConv layers.
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.sparse import load_npz
 from torch import Tensor, nn
 
 from clipbench.errors import UserError
 from clipbench.task import Metric, Task, majority, shuffled
 from clipbench.task.metrics import Accuracy
+from clipbench.task.prepared import one_at_a_time, prepared
 from clipbench.tasks.communities import communities
 from clipbench.tasks.reddit_graph import Batch, Graph, GraphNet, Hop
 
 with warnings.catch_warnings():  # PyG's own, while it is imported
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated")
     from torch_geometric.data import Data
-    from torch_geometric.datasets import Reddit as PyGReddit
+    from torch_geometric.datasets import reddit as pyg_reddit
+    from torch_geometric.utils import coalesce
 
 __all__ = ["Batch", "Graph", "GraphNet", "Hop", "MiniReddit", "Reddit", "communities"]
 
@@ -127,14 +135,14 @@ class Reddit(Task):
         train, test = self.loaded.y[self.nodes["train"]], self.loaded.y[self.nodes["test"]]
         return "majority class", majority(self.metrics(), train, [test], self.classes)
 
+    @classmethod
+    def data_files(cls, key: str, path: Path) -> Iterable[Path]:
+        """The two archives in raw/."""
+        return raw_files(path) if key == "data" else super().data_files(key, path)
+
     def prepare(self) -> str:
         if missing_files(self.folder):
-            try:
-                PyGReddit(str(self.folder))
-            except Exception as error:  # of the network, of the archive, of the disk
-                half = self.folder / "raw" / "reddit.zip"  # PyG would take a half of it for the whole
-                half.unlink(missing_ok=True)
-                raise UserError(f"Cannot fetch Reddit into {self.folder}: {error}. {remedy()}") from error
+            fetch(self.folder)
         return self.data
 
 
@@ -162,26 +170,80 @@ def missing_files(folder: Path) -> list[str]:
     return [name for name in RAW if not (folder / name).is_file()]
 
 
-def load(folder: Path) -> Data:
-    """PyG's Reddit without a download. The first time, PyG writes a copy to `folder`/processed."""
+def raw_files(folder: Path) -> list[Path]:
+    """UserError where one is missing."""
     missing = missing_files(folder)
     if missing:
         raise UserError(f"task.data={folder}: there is no {missing[0]}. {remedy()}")
-    halves = [name for name in RAW if not zipfile.is_zipfile(folder / name)]
-    if halves:
-        raise damaged(folder, f"{halves[0]} is not a whole archive")
+    return [folder / name for name in RAW]
+
+
+def fetch(folder: Path) -> None:
+    """The published archive's two files into `folder`/raw, each moved into place whole; by one process at a
+    time.
+    """
+    raw, partial = folder / "raw", folder / f".partial-{secrets.token_hex(4)}"
+    with one_at_a_time(raw):
+        if not missing_files(folder):
+            return
+        try:
+            partial.mkdir(parents=True)
+            pyg_reddit.extract_zip(pyg_reddit.download_url(pyg_reddit.Reddit.url, str(partial)), str(partial))
+            raw.mkdir(exist_ok=True)
+            for name in missing_files(folder):
+                os.replace(partial / Path(name).name, folder / name)
+        except Exception as error:  # of the network, of the archive, of the disk
+            raise UserError(f"Cannot fetch Reddit into {folder}: {error}. {remedy()}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(folder: Path) -> Data:
+    """The graph of raw/, as PyG's Reddit has it. What PyG keeps in processed/ is a pickle: it is not read.
+
+    Sorting the edges takes a minute; the result is kept in the user's cache folder.
+    """
+    found = prepared("reddit", folder, raw_files(folder), lambda: read_raw(folder))
+    return Data(**found)
+
+
+def read_raw(folder: Path) -> dict[str, Tensor]:
+    """x, y, edge_index and the masks. UserError names the file that is damaged, or says what contradicts
+    what.
+    """
+    with _reading(folder, RAW[0]) as path, np.load(path, allow_pickle=False) as data:
+        x = torch.from_numpy(data["feature"]).float()
+        y = torch.from_numpy(data["label"]).long()
+        split = torch.from_numpy(data["node_types"])
+    with _reading(folder, RAW[1]) as path:
+        adjacency = load_npz(path).tocoo()
+        edges = torch.stack([torch.from_numpy(adjacency.row), torch.from_numpy(adjacency.col)]).long()
+    found = {"x": x, "y": y, "edge_index": edges}
+    for number, name in enumerate(("train", "val", "test"), 1):
+        found[f"{name}_mask"] = split == number
+    _check_graph(folder, Data(**found))
+    found["edge_index"] = coalesce(edges, num_nodes=len(x))
+    return found
+
+
+@contextmanager
+def _reading(folder: Path, name: str) -> Iterator[Path]:
+    """UserError for what goes wrong: passing trouble of the disk as such, everything else as damage."""
+    path = folder / name
     try:
-        data = PyGReddit(str(folder))[0]
+        with open(path, "rb") as file:
+            whole = zipfile.is_zipfile(file)
+        if not whole:
+            raise damaged(folder, f"{name} is not a whole archive")
+        yield path
+    except UserError:
+        raise
+    except MemoryError:
+        raise
     except OSError as error:
-        raise UserError(
-            f"Cannot read {folder} or write PyG's copy of it, {folder / 'processed'}: {error}. Mend its "
-            "permissions, or "
-            f"copy raw/ to a folder of your own and give that with task.data=DIR."
-        ) from error
-    except Exception as error:  # no common type: zip, npz, pickle
-        raise damaged(folder, str(error)) from error
-    _check_graph(folder, data)
-    return data
+        raise UserError(f"Cannot read {path}: {error}. Mend its permissions or try again.") from error
+    except Exception as error:  # no common type: zip, npz, arrays of another kind
+        raise damaged(folder, f"{name}: {error}") from error
 
 
 def _check_graph(folder: Path, data: Data) -> None:
@@ -189,7 +251,8 @@ def _check_graph(folder: Path, data: Data) -> None:
     n = len(data.x)
     if not n == len(data.y) == len(data.train_mask):
         raise damaged(folder, f"{n} features, {len(data.y)} labels, {len(data.train_mask)} node_types")
-    if data.num_edges == 0 or data.edge_index.max() >= n:
+    edges = data.edge_index
+    if data.num_edges == 0 or edges.max() >= n or edges.min() < 0:
         raise damaged(folder, f"no edges, or edges to nodes beyond the {n} that have features")
     every_split = data.train_mask.any() and data.val_mask.any() and data.test_mask.any()
     if data.y.min() < 0 or not every_split:
@@ -197,7 +260,9 @@ def _check_graph(folder: Path, data: Data) -> None:
 
 
 def damaged(folder: Path, reason: str) -> UserError:
-    return UserError(f"Reddit in {folder} is damaged: {reason}. Delete its raw/ and processed/. {remedy()}")
+    return UserError(
+        f"Reddit in {folder} is damaged: {reason}. Put whole files in place of the damaged ones. {remedy()}"
+    )
 
 
 def remedy() -> str:

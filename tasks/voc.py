@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from clipbench.errors import UserError
 from clipbench.task import Batch, Metric, Task, holdout, majority, shuffled
+from clipbench.task.images import check_each
 from clipbench.task.loading import ordered_batches, random_batches, whole_number
 from clipbench.task.metrics import Accuracy, MeanIoU
+from clipbench.task.prepared import prepared
 from clipbench.tasks import voc_files
 from clipbench.tasks.digits import digits
 from clipbench.tasks.pixels import mirrored, normalised
@@ -78,15 +79,33 @@ class VOC(Segmentation):
         self.folder, self.batch_size = Path(str(data)).expanduser(), batch_size
         self.width = whole_number("task.width", width)
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
+        self.given = None
         if classes is not None:
-            self.classes = whole_number("task.classes", classes, least=2, largest=VOID)
+            self.given = whole_number("task.classes", classes, least=2, largest=VOID)
         self.size = whole_number("task.size", size)
+
+    @classmethod
+    def data_files(cls, key: str, path: Path) -> Iterable[Path]:
+        """The two lists, and the images and masks that they name."""
+        if key != "data":
+            return super().data_files(key, path)
+        found = []
+        for image_set in ("train", "val"):
+            found.append(voc_files.list_path(path, image_set))
+            for pair in voc_files.listed(path, image_set):
+                found += [Path(name) for name in pair]
+        return found
+
+    @cached_property
+    def listed(self) -> dict[str, list[tuple[str, str]]]:
+        """(image, mask) of VOC's lists "train" and "val"."""
+        return {image_set: voc_files.listed(self.folder, image_set) for image_set in ("train", "val")}
 
     @cached_property
     def files(self) -> dict[str, list[tuple[str, str]]]:
-        """(image, mask) of each split."""
-        train = voc_files.listed(self.folder, "train")
-        test = voc_files.listed(self.folder, "val")
+        """(image, mask) of each split, checked: what every mask holds is a class or void."""
+        train, test = self.listed["train"], self.listed["val"]
+        voc_files.check_labels([*train, *test], self.counts, self.classes)
         remaining, held_out = holdout(len(train))
         return {
             "train": [train[i] for i in remaining],
@@ -95,23 +114,39 @@ class VOC(Segmentation):
         }
 
     @cached_property
+    def counts(self) -> Tensor:
+        """Pixels of each label in every mask, those of VOC's train list first. (masks, 256)
+
+        UserError where an image and its mask do not go together.
+        """
+        pairs = [*self.listed["train"], *self.listed["val"]]
+
+        def count() -> dict[str, Tensor]:
+            check_each(voc_files.check_pair, pairs)
+            histograms = ordered_batches(voc_files.Histograms([mask for _, mask in pairs]), 64, self.workers)
+            return {"counts": torch.cat(list(histograms))}
+
+        files = list(self.data_files("data", self.folder))
+        return prepared("labels", self.folder, files, count)["counts"]
+
+    @property
+    def train_counts(self) -> Tensor:
+        """Of VOC's train list. (masks, 256)"""
+        return self.counts[: len(self.listed["train"])]
+
+    @cached_property
     def pixels(self) -> Tensor:  # type: ignore[override]
         """Of VOC's train list, by every label that a mask can hold. (256,)"""
-        masks = [mask for _, mask in self.files["train"] + self.files["val"]]
-        histograms = ordered_batches(voc_files.Histograms(masks), 64, self.workers)
-        return torch.cat(list(histograms)).sum(0)
+        return self.train_counts.sum(0)
 
     @cached_property
     def classes(self) -> int:  # type: ignore[override]
         """Found in the masks of VOC's train list, unless given."""
-        labels = self.pixels[:VOID].nonzero().flatten().tolist()
-        if labels != list(range(len(labels))) or len(labels) < 2:
-            raise UserError(
-                f"The masks in {self.folder} hold the classes {labels}, which are not 0, 1, 2, … without a "
-                "gap: is one of them damaged? If they are right, say how many classes there are with "
-                "task.classes=N."
-            )
-        return len(labels)
+        if self.given is None:
+            return voc_files.find_classes(self.listed["train"], self.train_counts, self.folder)
+        found = self.pixels[:VOID].nonzero().flatten().tolist()
+        voc_files.check_two_classes(self.folder, found, bool(self.pixels[VOID]))
+        return self.given
 
     @cached_property
     def data(self) -> str:  # type: ignore[override]
@@ -124,7 +159,7 @@ class VOC(Segmentation):
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
         crop = voc_files.training_transform(self.size)
-        scenes = voc_files.Scenes(self.files["train"], self.classes, crop, flip=True)
+        scenes = voc_files.Scenes(self.files["train"], crop, flip=True)
         return random_batches(scenes, self.batch_size, rng, self.workers)
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
@@ -136,7 +171,7 @@ class VOC(Segmentation):
     def scenes(self, split: str) -> voc_files.Scenes:
         """Whole images, resized."""
         resize = voc_files.resizing(self.size)
-        return voc_files.Scenes(self.files[split], self.classes, resize)
+        return voc_files.Scenes(self.files[split], resize)
 
     def finish(self, batch: Batch) -> Batch:
         images, masks, flips = batch

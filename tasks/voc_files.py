@@ -6,6 +6,7 @@ torchvision is imported where it is used: the scenes of digits do without.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from clipbench.errors import UserError
-from clipbench.task.loading import decode
+from clipbench.task.images import decode, header
+from clipbench.task.prepared import one_at_a_time
 from clipbench.tasks.pixels import drawn_flip
 from clipbench.tasks.scenes import VOID
 
@@ -35,32 +37,20 @@ class Scenes(Dataset):
     """
 
     def __init__(
-        self, files: list[tuple[str, str]], classes: int, transform: Callable[..., Any], flip: bool = False
+        self, files: list[tuple[str, str]], transform: Callable[..., Any], flip: bool = False
     ) -> None:
-        self.files, self.classes, self.transform, self.flip = files, classes, transform, flip
+        self.files, self.transform, self.flip = files, transform, flip
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One image with its mask. UserError names what is wrong with the files."""
+        """One image with its mask. UserError names a file that does not decode."""
         from torchvision.tv_tensors import Mask
 
         path, mask_path = self.files[index]
         image = decode(path, "RGB")
         mask = read_mask(mask_path)
-        if (image.height, image.width) != mask.shape:
-            raise UserError(
-                f"{path} is {image.height} × {image.width} pixels, but its mask {mask_path} "
-                f"{tuple(mask.shape)}."
-            )
-        odd = mask[(mask >= self.classes) & (mask != VOID)]
-        if len(odd):
-            raise UserError(
-                f"{mask_path} holds class {int(odd[0])}; the classes are 0 to {self.classes - 1}, and {VOID} "
-                "for void. "
-                "Mend the mask, or say how many classes there are with task.classes=N."
-            )
         pixels, labels = self.transform(image, Mask(mask))
         flip = drawn_flip() if self.flip else torch.tensor(False)
         return pixels.as_subclass(Tensor), labels.as_subclass(Tensor), flip
@@ -90,20 +80,81 @@ def read_mask(path: str) -> Tensor:
     return torch.from_numpy(np.array(mask))
 
 
+def check_pair(pair: tuple[str, str]) -> None:
+    """UserError where an image and its mask, by their heads, are not of one size or not to be decoded."""
+    path, mask_path = pair
+    size, mask_size = header(path), header(mask_path)
+    if size != mask_size:
+        raise UserError(
+            f"{path} is {size[0]} × {size[1]} pixels, but its mask {mask_path} {mask_size}. Upright, both "
+            "must have one size."
+        )
+
+
+def check_labels(files: list[tuple[str, str]], counts: Tensor, classes: int) -> None:
+    """`counts`: pixels of each label in the mask of each file, (files, 256).
+
+    UserError names the first mask with a label that is neither a class nor void.
+    """
+    labels = counts[:, classes:VOID]
+    odd = labels.any(1).nonzero()
+    if len(odd):
+        first = int(odd[0])
+        label = classes + int(labels[first].nonzero()[0])
+        raise UserError(
+            f"{files[first][1]} holds class {label}; the classes are 0 to {classes - 1}, and {VOID} "
+            "for void. "
+            "Mend the mask, or say how many classes there are with task.classes=N."
+        )
+
+
+def check_two_classes(folder: Path, found: list[int], has_void: bool) -> None:
+    """UserError where the training masks hold fewer than two classes: there is nothing to tell apart."""
+    if len(found) > 1:
+        return
+    advice = "At least two classes are needed, numbered from 0."
+    if has_void:
+        advice = (
+            f"{VOID} is void: no pixel of it counts. If it is meant as the foreground, write the masks "
+            f"with 1 in its place: 0 background, 1 foreground, {VOID} only where neither is right."
+        )
+    also = f" and {VOID}" if has_void else ""
+    raise UserError(f"The training masks in {folder} hold only {found or 'no class'}{also}. {advice}")
+
+
+def find_classes(files: list[tuple[str, str]], counts: Tensor, folder: Path) -> int:
+    """How many there are. UserError names a mask where the labels are not 0, 1, 2, … without a gap."""
+    labels = counts[:, :VOID].sum(0).nonzero().flatten().tolist()
+    check_two_classes(folder, labels, bool(counts[:, VOID].any()))
+    if labels != list(range(len(labels))):
+        odd = next(label for i, label in enumerate(labels) if label != i)
+        first = files[int(counts[:, odd].nonzero()[0])][1]
+        raise UserError(
+            f"The masks in {folder} hold the classes {labels}, which are not 0, 1, 2, … without a "
+            f"gap: {first} has {odd}. Allowed are class numbers from 0, and {VOID} for void: write another "
+            "number that means void as that. If they are right, say how many classes there are with "
+            "task.classes=N."
+        )
+    return len(labels)
+
+
 def listed(folder: Path, image_set: str) -> list[tuple[str, str]]:
     """(image, mask) of each name in the list `image_set`, "train" or "val".
 
     UserError where anything is missing.
     """
-    from torchvision.datasets import VOCSegmentation
-
+    root = folder / "VOCdevkit" / "VOC2012"
+    if not root.is_dir():
+        raise UserError(f"There is no VOCdevkit/VOC2012 in {folder}. {LAYOUT}")
     try:
-        voc = VOCSegmentation(folder, year="2012", image_set=image_set)
-    except RuntimeError as error:
-        raise UserError(f"There is no VOCdevkit/VOC2012 in {folder}. {LAYOUT}") from error
-    except OSError as error:
+        text = list_path(folder, image_set).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"VOC in {folder} is not complete: {error}. {LAYOUT}") from error
-    files = list(zip(voc.images, voc.masks, strict=True))
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    files = []
+    for name in names:
+        image, mask = root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png"
+        files.append((str(image), str(mask)))
     missing: list[str] = []
     for pair in files:
         missing.extend(path for path in pair if not os.path.isfile(path))
@@ -118,18 +169,28 @@ def listed(folder: Path, image_set: str) -> list[tuple[str, str]]:
     return files
 
 
+def list_path(folder: Path, image_set: str) -> Path:
+    """Where the names of an image set lie."""
+    return folder / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / f"{image_set}.txt"
+
+
 def download(folder: Path) -> None:
-    """Into a folder of its own and then moved, so that what looks complete is."""
+    """Into a folder of its own and then moved, so that what looks complete is; by one process at a time."""
     from torchvision.datasets import VOCSegmentation
 
-    partial = folder / ".partial"
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        VOCSegmentation(partial, year="2012", image_set="train", download=True)
-        os.replace(partial / "VOCdevkit", folder / "VOCdevkit")
-        shutil.rmtree(partial)
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"Cannot download VOC 2012 to {folder}: {error}. {LAYOUT}") from error
+    target = folder / "VOCdevkit"
+    partial = folder / f".partial-{secrets.token_hex(4)}"
+    with one_at_a_time(target):
+        if target.exists():
+            return
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            VOCSegmentation(partial, year="2012", image_set="train", download=True)
+            os.replace(partial / "VOCdevkit", target)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"Cannot download VOC 2012 to {folder}: {error}. {LAYOUT}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def training_transform(size: int) -> Callable[..., Any]:

@@ -19,6 +19,13 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _a_cache_folder_of_our_own(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _modules_of_one_file_are_not_those_of_another(tmp_path_factory):
     """A rule or task that the tests of a file wrote is forgotten: another file's may have the same name."""

@@ -22,6 +22,11 @@ def announce(text: str) -> None:
 def show_estimate(found: Estimate) -> None:
     """What is finished and what is not, how that would be made, what each kind of run costs, and the sum."""
     todo = found.left.runs
+    for unread in found.unread:
+        print(
+            f"Data not hashed yet: {unread}, once, when the first run begins. Which runs of it are finished "
+            "is known then."
+        )
     finished = f"{found.finished} finished"
     if found.diverged:
         finished += f" ({found.diverged} diverged)"

@@ -6,17 +6,19 @@ import sys
 from argparse import Namespace
 
 from clipbench.api import finished_row, make_run, plan_run
+from clipbench.cli.estimate import announce
 from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, say, say_interrupt
 from clipbench.cli.progress import progress
 from clipbench.cli.result import show_result
 from clipbench.interrupt import first_interrupt
+from clipbench.task.content import Contents
 
 STOPPING = "Finishing the step and keeping everything."
 
 
 def run(options: Namespace) -> int:
     """Make it, unless it is finished, and show its result."""
-    plan = plan_run(options.overrides, options.config_dir)
+    plan = plan_run(options.overrides, options.config_dir, Contents(announce=announce))
     row = finished_row(plan)
     if row is None:
         with first_interrupt(say_interrupt(STOPPING)) as interrupted, progress(plan) as watch:

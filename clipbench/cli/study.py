@@ -25,6 +25,7 @@ from clipbench.studies.results import (
 )
 from clipbench.sweeps.grid import split_launcher
 from clipbench.sweeps.outcome import SweepOutcome
+from clipbench.task.content import Contents
 
 HEADINGS = {"tuning": "Tuning: ", "final": "Final runs, on fresh seeds: "}
 COLUMNS = (
@@ -43,7 +44,7 @@ def study(options: Namespace) -> int:
     that would cost.
     """
     overrides, launcher = split_launcher(options.overrides)
-    found = contests(overrides, options.config_dir)
+    found = contests(overrides, options.config_dir, Contents(read=not options.dry_run, announce=announce))
     if options.dry_run:
         return _show_dry_run(found, launcher)
 

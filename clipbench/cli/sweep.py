@@ -21,6 +21,7 @@ from clipbench.sweeps.estimate import estimate
 from clipbench.sweeps.launch import launch
 from clipbench.sweeps.outcome import SweepOutcome
 from clipbench.sweeps.scheduler import make_runs, unfinished
+from clipbench.task.content import Contents
 
 STOPPING = "Finishing the steps at hand and keeping everything."
 JOBS_STOPPING = "The jobs finish their steps and keep everything."
@@ -28,7 +29,9 @@ JOBS_STOPPING = "The jobs finish their steps and keep everything."
 
 def sweep(options: Namespace) -> int:
     """Make what is not finished, or say what that would mean."""
-    plans, launcher = plan_sweep(options.overrides, options.config_dir)
+    plans, launcher = plan_sweep(
+        options.overrides, options.config_dir, Contents(read=not options.dry_run, announce=announce)
+    )
     if options.dry_run:
         found = estimate(plans, launcher, announce=announce)
         show_estimate(found)

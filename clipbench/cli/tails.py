@@ -5,17 +5,19 @@ from __future__ import annotations
 from argparse import Namespace
 
 from clipbench.analysis.noise import conclusion, provenance, samples, statistics_in_words
+from clipbench.cli.estimate import announce
 from clipbench.cli.messages import DONE
 from clipbench.cli.progress import counting
 from clipbench.errors import users_code
 from clipbench.plot.tails import draw_tails
 from clipbench.runs.noise import measure_noise, parse_steps
 from clipbench.runs.plan import make_plan
+from clipbench.task.content import Contents
 
 
 def tails(options: Namespace) -> int:
     """Measure, say it in words and draw the figure."""
-    plan = make_plan(options.overrides, options.config_dir)
+    plan = make_plan(options.overrides, options.config_dir, contents=Contents(announce=announce))
     at = parse_steps(options.at, plan.settings.steps)
     with counting(plan.label) as tick, users_code(plan.label):
         rows = measure_noise(plan, at, options.batches, tick)

@@ -4,6 +4,7 @@ settings.py     everything that can be set, typed and checked
 config.py       overrides → settings, composed by Hydra
 yaml_files.py   configuration files, read with care
 identity.py     settings → the run's id
+sources.py      the modules that a user wrote, with what they import of theirs
 plan.py         a run before it is made
 build.py        settings → device, task, model, optimizer
 patterns.py     which parameters get a level of their own, by name

@@ -28,6 +28,7 @@ from clipbench.runs.settings import Settings
 from clipbench.runs.yaml_files import check_with_defaults, read_mapping
 
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
+EVERYWHERE = {"task.verify"}  # of any task, whether its file has it or not
 INCLUDED = {"clipping"}  # by the optimizers' files: no choice of its own
 
 LONGEST_SHOWN = 80  # characters of an override in a message
@@ -60,7 +61,7 @@ def load(
     base = _composed(groups, config_dir, {} if composed is None else composed)
     _check_groups(base, groups)
     _check_scale(base, config_dir)
-    known = set(_leaves(base))
+    known = {*_leaves(base), *EVERYWHERE}
     for override in values:
         _check_key(override, base, known, config_dir)
     return Settings.from_config(_with_values(base, values))

@@ -24,22 +24,29 @@ from clipbench.runs.build import (
     rule_of,
     task_class_of,
 )
-from clipbench.runs.identity import identity
+from clipbench.runs.identity import identity, unread_data
 from clipbench.runs.patterns import check_patterns
 from clipbench.runs.settings import LARGEST, Settings, is_number
+from clipbench.runs.sources import with_helpers
+from clipbench.task.content import Contents, Unread
 
 KINDS = {column.name: column.kind for column in columns("runs")}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`run`: the run's id. `overrides`: what asks for it on a command line, with `config_dir`."""
+    """`run`: the run's id. `overrides`: what asks for it on a command line, with `config_dir`.
+
+    `unread`: its data that are not hashed yet, where they must not be for a mere look; `run` is then not its
+    id.
+    """
 
     settings: Settings
     rule: Rule
     run: str
     overrides: tuple[str, ...]
     config_dir: Path | None = None
+    unread: tuple[Unread, ...] = ()
 
     @property
     def command(self) -> str:
@@ -103,8 +110,10 @@ def make_plan(
     overrides: Sequence[str],
     config_dir: Path | None = None,
     composed: dict[tuple[str, ...], Any] | None = None,
+    contents: Contents | None = None,
 ) -> Plan:
-    """The plan of the run that `overrides` ask for. `composed` as for `config.load`.
+    """The plan of the run that `overrides` ask for. `composed` as for `config.load`; `contents`: what data
+    hold, shared by the plans of a sweep.
 
     UserError for whatever can be known to be wrong before data are loaded.
     """
@@ -118,8 +127,9 @@ def make_plan(
     check_optimizer(optim, rule)
     check_device(settings.device)
     by_itself = bool(extra(optimizer_class_of(optim), "clips_by_itself"))
-    run = identity(settings, rule, _sources(settings, rule), by_itself)
-    plan = Plan(settings, rule, run, tuple(overrides), config_dir)
+    contents = contents or Contents()
+    run = identity(settings, rule, _sources(settings, rule, config_dir), by_itself, contents)
+    plan = Plan(settings, rule, run, tuple(overrides), config_dir, unread_data(settings.task, contents))
     check_recordable(plan)
     return plan
 
@@ -138,17 +148,20 @@ def _is_text(value: str) -> bool:
     return value.isprintable()
 
 
-def _sources(settings: Settings, rule: Rule) -> list[Path]:
-    """The files of a user's own rule and task. UserError where there is no such task."""
+def _sources(settings: Settings, rule: Rule, config_dir: Path | None) -> list[Path]:
+    """The files of a user's own rule and task, and those of theirs that these import. UserError where there
+    is no such task.
+    """
     names = {type(rule).__module__}
     if not _is_ours(settings.task.module):  # ours need not be imported to plan a run
         task_class_of(settings.task)
         names.add(settings.task.module)
-    files = []
-    for name in sorted(names):
+    own = {}
+    for name in names:
         if not _is_ours(name):
-            files.append(Path(str(sys.modules[name].__file__)))
-    return files
+            own[name] = Path(str(sys.modules[name].__file__))
+    folders = [config_dir] if config_dir else []
+    return with_helpers(own, [*folders, Path.cwd()])
 
 
 def _is_ours(module: str) -> bool:

@@ -36,19 +36,21 @@ MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep")  # where
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Keys of `task`. `target`: the class; `lr`: learning rates by optimizer; `keywords`: what the class is
-    called with.
+    """Keys of `task`. `target`: the class; `lr`: learning rates by optimizer; `verify`: whether to read data
+    again that are remembered; `keywords`: what the class is called with.
     """
 
     name: str
     target: str
     lr: Mapping[str, float]
     keywords: Mapping[str, Any]
+    verify: bool = False
 
     @classmethod
     def from_config(cls, node: Mapping[str, Any]) -> TaskSettings:
-        keywords = {key: value for key, value in node.items() if key not in ("name", "_target_", "lr")}
-        return cls(node["name"], node["_target_"], node.get("lr") or {}, keywords)
+        own = ("name", "_target_", "lr", "verify")
+        keywords = {key: value for key, value in node.items() if key not in own}
+        return cls(node["name"], node["_target_"], node.get("lr") or {}, keywords, node.get("verify", False))
 
     def __post_init__(self) -> None:
         check_name("task.name", self.name)
@@ -253,6 +255,7 @@ class Settings:
             if field.name != "config":
                 composed[field.name] = config[field.name]
         values = composed | groups
+        composed["task"] = {key: value for key, value in config["task"].items() if key != "verify"}
         return cls(**values, config=composed)
 
     def __post_init__(self) -> None:
@@ -264,6 +267,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise UserError(f"{name} must be true or false, got {value!r}.")
+        if not isinstance(self.task.verify, bool):
+            raise UserError(f"task.verify must be true or false, got {self.task.verify!r}.")
         for name, allowed in CHOICES.items():
             _check_choice(name, getattr(self, name), allowed)
         if not is_number(self.max_loss) or not self.max_loss > 0:

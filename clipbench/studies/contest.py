@@ -15,7 +15,7 @@ from clipbench.errors import UserError
 from clipbench.record.rows import REFERENCE
 from clipbench.runs import config
 from clipbench.runs.build import optimizer_class_of
-from clipbench.runs.plan import Plan, make_plan
+from clipbench.runs.plan import Contents, Plan, make_plan
 from clipbench.studies import space
 from clipbench.studies.space import Axis
 from clipbench.studies.spec import HYPERPARAMETERS, Study, read_study
@@ -32,6 +32,7 @@ class Contest:
     base: tuple[str, ...]
     config_dir: Path | None
     composed: config.Composed
+    contents: Contents
 
     @cached_property
     def plan(self) -> Plan:
@@ -129,7 +130,7 @@ class Contest:
     def _plan(self, method: str, seed: int, role: str, overrides: Sequence[str] = ()) -> Plan:
         tag = (f"tag.study={self.study.name}", f"tag.role={role}", f"tag.method={method}")
         own = (f"optim.clipping_type={method}", f"seed={seed}", *tag, *overrides)
-        return make_plan([*self.base, *own], self.config_dir, self.composed)
+        return make_plan([*self.base, *own], self.config_dir, self.composed, self.contents)
 
 
 def _override(name: str, value: float) -> str:
@@ -139,8 +140,10 @@ def _override(name: str, value: float) -> str:
     return f"{key}={value:g}"
 
 
-def contests(overrides: Sequence[str], config_dir: Path | None = None) -> list[Contest]:
-    """The study that the overrides ask for, on each task and with each optimizer.
+def contests(
+    overrides: Sequence[str], config_dir: Path | None = None, contents: Contents | None = None
+) -> list[Contest]:
+    """The study that the overrides ask for, on each task and with each optimizer. `contents`: what data hold.
 
     UserError for what is unknown or not a study's to set.
     """
@@ -148,11 +151,12 @@ def contests(overrides: Sequence[str], config_dir: Path | None = None) -> list[C
     for override in rest:
         _check_override(override)
     composed: config.Composed = {}
+    contents = contents or Contents()
     shared = [str(override.input_line) for override in rest]
     found: dict[str, Contest] = {}
     for point in expand(later_wins(["threads=1", *shared])):
         shortened = _shortened(point, study, config_dir, composed)
-        contest = Contest(study, (*point, *shortened), config_dir, composed)
+        contest = Contest(study, (*point, *shortened), config_dir, composed, contents)
         found[contest.label] = contest
     return list(found.values())
 
@@ -187,7 +191,7 @@ def _shortened(
     given = {override.key_or_group for override in config.parse(overrides)}
     if "steps" in given:
         return []
-    settings = make_plan(overrides, config_dir, composed).settings
+    settings = config.load(overrides, config_dir, composed)
     found = []
     for name in ("steps", "eval_every", "warmup"):
         value = getattr(settings, name)

@@ -13,6 +13,7 @@ from clipbench.record import tables
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.groups import arrange
 from clipbench.sweeps.speed import Kind, NoSpeed, Speed, seconds_per_step, time_steps
+from clipbench.task.content import Unread
 
 Known = dict[Kind, Speed | NoSpeed]
 
@@ -49,6 +50,7 @@ class Estimate:
 
     `group_sizes`: how many go side by side, a number for each group; `slots`: the names of where. With a
     launcher both are empty: it gets a job a run and decides. `launcher`: the override that chose it, or "".
+    `unread`: data that are not hashed yet; their runs count as new.
     """
 
     results: Path
@@ -61,6 +63,7 @@ class Estimate:
     group_sizes: tuple[int, ...]
     slots: tuple[str, ...]
     launcher: str
+    unread: tuple[Unread, ...]
     kinds: tuple[KindLeft, ...]
     left: Left
 
@@ -102,6 +105,7 @@ def estimate(
         group_sizes=() if launcher else tuple(len(group) for group in groups if group),
         slots=() if launcher else tuple(slot for slot in slots if slot),
         launcher=launcher[0] if launcher else "",
+        unread=tuple(dict.fromkeys(unread for plan in plans for unread in plan.unread)),
         kinds=kinds,
         left=_left(groups, len(slots), known),
     )
@@ -119,6 +123,8 @@ def _kinds_left(todo: Sequence[Plan], known: Known, announce: Callable[[str], No
     for kind, plans in by_kind.items():
         if kind in measured:
             known[kind] = Speed(median(measured[kind]), finished_runs=len(measured[kind]))
+        elif plans[0].unread:
+            known[kind] = NoSpeed("its data are not hashed yet")
         elif kind not in known:
             announce(f"timing a few steps of {kind} …")
             known[kind] = time_steps(plans[0])

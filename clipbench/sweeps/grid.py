@@ -16,6 +16,7 @@ from clipbench.runs import config
 from clipbench.runs.plan import Plan, make_plan
 from clipbench.runs.settings import MACHINE
 from clipbench.runs.yaml_files import read_content
+from clipbench.task.content import Contents
 
 MOST_RUNS = 100_000  # of a sweep
 DEFAULT_GRID = (f"optim.clipping_type={','.join(RULES)}", "seed=0,1")
@@ -25,16 +26,19 @@ EXPERIMENT_SHAPE = (
 )
 
 
-def make_plans(overrides: Sequence[str], config_dir: Path | None = None) -> list[Plan]:
+def make_plans(
+    overrides: Sequence[str], config_dir: Path | None = None, contents: Contents | None = None
+) -> list[Plan]:
     """Every point, once: points that differ only in what they ignore are one run. All core types where
-    nothing is swept.
+    nothing is swept. `contents`: what their data hold.
 
     UserError for what a run may not be asked for, and where the points disagree on where and how to run.
     """
     plans: dict[str, Plan] = {}
     composed: config.Composed = {}
+    contents = contents or Contents()
     for point in points(overrides, config_dir):
-        plan = make_plan(point, config_dir, composed)
+        plan = make_plan(point, config_dir, composed, contents)
         plans.setdefault(plan.run, plan)
         first = next(iter(plans.values()))
         _check_same_machine(first, plan)

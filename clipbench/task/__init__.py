@@ -6,6 +6,9 @@ metric_set.py  a task's metrics as one object
 tree.py        tensors in tuples, lists and dicts: what `forward` may return
 order.py       shuffled index batches, and a fixed part held out
 loading.py     batches through worker processes, the same for any number of them
+images.py      what an image file says, as pixels
+content.py     which files are data, and a hash of what they hold
+prepared.py    what is made of data once, in the user's cache folder
 seeds.py       a generator for each use of randomness
 laws.py        the contract of every task: for our tests and for `clipbench check`
 probe.py       what the laws look at: batches, examples, losses of parts

@@ -13,11 +13,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from clipbench.errors import UserError
 from clipbench.task import Batch, Batches, shuffled
+from clipbench.task.images import decode
+
+__all__ = ["LoadedBatches", "decode", "ordered_batches", "random_batches", "whole_number"]
 
 Draw = tuple[int, int]
 """(index of a sample, seed of its augmentation)"""
@@ -100,15 +102,6 @@ class LoadedBatches(Batches):
             if isinstance(batch, UserError):
                 raise batch
             yield batch
-
-
-def decode(path: str, mode: str | None = None) -> Image.Image:
-    """The image in a file, converted to `mode` if given. A UserError names the file that does not decode."""
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode) if mode else image.copy()
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        raise UserError(f"{path} does not decode ({error}). Replace it.") from error
 
 
 def whole_number(name: str, value: Any, least: int = 1, largest: float = float("inf")) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from clipbench.task.content import files_below
 from clipbench.task.metrics import Metric
 from clipbench.task.tree import Tree, on_device, tensors
 
@@ -42,6 +44,15 @@ class Task(ABC):
 
     drawn: str = "augmentation or sampling, if the task has any,"
     """What `plain_batches` draws for an example; "" for nothing."""
+
+    @classmethod
+    def data_files(cls, key: str, path: Path) -> Iterable[Path]:
+        """The files that are read of `path`, an existing file or folder that the setting `key` names.
+
+        Their names and content are part of a run's id, so a task that lists files lists them here. By
+        default every file in it that is not hidden. UserError where they are not as the task needs them.
+        """
+        return files_below(path)
 
     @abstractmethod
     def model(self, rng: torch.Generator) -> nn.Module:

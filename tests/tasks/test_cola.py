@@ -9,11 +9,18 @@ import datasets
 import pytest
 import torch
 from torch.nn.functional import one_hot
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+)
 
 from clipbench.errors import UserError
 from clipbench.task.metrics import MatthewsCorrelation
-from clipbench.tasks.cola import FILES, Cola, MiniCola
+from clipbench.tasks.cola import FILES, REVISIONS, Cola, MiniCola
 from clipbench.tasks.cola_grammar import Writer, sentences
 
 WORDS = ["the", "boy", "girl", "sees", "laughs", *(f"w{i}" for i in range(60))]
@@ -91,6 +98,44 @@ def test_a_batch_is_padded_to_its_own_longest_sentence(raw: Path, pretrained: st
         [1, 1, 1, 0, 0, 0, 0],
     ]  # with [CLS] and [SEP]
     assert labels.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
+def test_sentences_longer_than_the_models_positions_are_cut_and_counted(
+    raw: Path, pretrained: str, family: str
+):
+    small = {"vocab_size": 70, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small |= {"intermediate_size": 16, "max_position_embeddings": 16, "pad_token_id": 0}
+    if family == "roberta":
+        small["pad_token_id"] = 1
+    config = AutoConfig.for_model(family, **small)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(pretrained)
+    path = raw / FILES["test"]
+    path.write_text(path.read_text() + line("the boy sees " * 30) + line("the girl " * 40))
+    task = Cola(8, str(raw), pretrained)
+    fit = 14 if family == "roberta" else 16
+    assert task.data.endswith(f"; 2 longer than the model's {fit} positions and cut")
+    model = task.model(torch.Generator())
+    for batch in task.eval_batches("test"):
+        assert batch[0]["input_ids"].shape[1] == fit
+        batch[0].pop("token_type_ids", None)
+        assert task.forward(model, batch)[0].shape == (6, 2)
+
+
+def test_weights_in_a_pickle_are_not_read(raw: Path, pretrained: str):
+    torch.save(BertForMaskedLM(tiny()).state_dict(), Path(pretrained) / "pytorch_model.bin")
+    (Path(pretrained) / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"Cannot load task\.model"):
+        Cola(8, str(raw), pretrained).model(torch.Generator())
+
+
+def test_a_name_on_the_hub_stands_for_one_commit(pretrained: str):
+    assert Cola(8).where["revision"] == REVISIONS["bert-base-uncased"]
+    assert Cola(8, model="some/model@v2").where == {
+        "pretrained_model_name_or_path": "some/model",
+        "revision": "v2",
+    }
+    assert "revision" not in Cola(8, model=pretrained).where
 
 
 def test_pretrained_weights_are_kept_and_the_head_is_drawn(raw: Path, pretrained: str):
@@ -184,7 +229,7 @@ def glue(validation: int) -> datasets.DatasetDict:
 
 
 def test_glues_validation_set_is_divided_by_domain(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: glue(1043))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: glue(1043))
     rows = Cola(8).rows
     assert {split: len(rows[split]) for split in rows} == {
         "train": 18,
@@ -196,7 +241,7 @@ def test_glues_validation_set_is_divided_by_domain(monkeypatch: pytest.MonkeyPat
 
 
 def test_glue_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: glue(1040))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: glue(1040))
     with pytest.raises(UserError, match="1040 validation sentences"):
         _ = Cola(8).rows
 

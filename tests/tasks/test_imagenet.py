@@ -165,6 +165,31 @@ def test_a_class_that_is_not_on_both_sides_is_named(tree: Path, has: str, lacks:
         imagenet(tree).prepare()
 
 
+@pytest.mark.parametrize(
+    "stray", ["train/.ipynb_checkpoints/x.png", "train/readme.png", "val/ant/.x.png", "train/ant/notes.txt"]
+)
+def test_what_is_hidden_or_stray_is_no_class_and_no_image(tree: Path, stray: str):
+    before, listed = imagenet(tree).data, list(ImageNet.data_files("data", tree))
+    (tree / stray).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (4, 4)).save(tree / "x.png")
+    (tree / "x.png").rename(tree / stray)
+    assert imagenet(tree).data == before
+    assert list(ImageNet.data_files("data", tree)) == listed
+
+
+def test_the_loader_takes_the_files_of_the_id(tree: Path):
+    task = imagenet(tree)
+    taken = files(task, "train") | files(task, "val") | files(task, "test")
+    assert taken == {str(path) for path in ImageNet.data_files("data", tree)}
+
+
+def test_an_animation_among_many_is_named_before_training(tree: Path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tree / "train" / "bee" / "7.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=r"bee/7\.png holds 2 frames"):
+        imagenet(tree).train_batches(torch.Generator())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_does_not_decode_is_named(tree: Path, workers: int):
     (tree / "val" / "cat" / "1.png").write_bytes(b"half of it")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +16,8 @@ import torch
 from torch import Tensor
 
 from clipbench.errors import UserError
-from clipbench.tasks.reddit import Graph, GraphNet, MiniReddit, Reddit, communities
+from clipbench.task.content import cache_folder
+from clipbench.tasks.reddit import Graph, GraphNet, MiniReddit, Reddit, communities, read_raw
 
 # 0 – 1 – 2, 3 – 0, and 4 alone
 EDGES = torch.tensor([[0, 1, 1, 2, 0, 3], [1, 0, 2, 1, 3, 0]])
@@ -171,18 +176,94 @@ def test_half_a_file_is_refused(raw: Path, name: str):
         _ = reddit(raw).data
 
 
-def test_half_a_processed_copy_is_refused(raw: Path):
-    _ = reddit(raw).data
-    path = raw / "processed/data.pt"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"is damaged: .* processed/"):
-        _ = reddit(raw).data
+class Bomb:
+    """A pickle that leaves a mark when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
 
 
-def test_a_folder_that_cannot_be_written_is_named(raw: Path):
-    (raw / "processed").touch()  # in the way of PyG's folder, for root too
-    with pytest.raises(UserError, match="write PyG's copy"):
+@pytest.mark.parametrize("name", ["processed/data.pt", "raw/reddit_data.npz", "raw/reddit_graph.npz"])
+@pytest.mark.parametrize("form", ["pickle", "torch", "npz", "npy"])
+def test_no_pickle_in_the_data_folder_is_ever_run(raw: Path, tmp_path: Path, name: str, form: str):
+    mark, path = tmp_path / "mark", raw / name
+    path.parent.mkdir(exist_ok=True)
+    bomb = np.array([Bomb(mark)], dtype=object)
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(mark)))
+    elif form == "torch":
+        torch.save(Bomb(mark), path)
+    else:
+        with open(path, "wb") as file:
+            arrays = dict.fromkeys(("feature", "label", "node_types", "row", "format"), bomb)
+            np.savez(file, **arrays) if form == "npz" else np.save(file, bomb)
+    with suppress(UserError):
+        _ = reddit(raw).prepare()
+    assert not mark.exists()
+
+
+def test_raw_replaced_is_what_is_loaded(raw: Path, tmp_path: Path):
+    before = reddit(raw).data
+    (raw / "processed").mkdir()
+    other = write_raw(tmp_path / "other", features(5).numpy(), [3, 0, 2, 1, 2], [1, 1, 2, 3, 3])
+    for path in (other / "raw").iterdir():
+        path.replace(raw / "raw" / path.name)
+    assert "3 classes" in before
+    assert "4 classes, 6 edges, 2/1/2 nodes" in reddit(raw).data
+
+
+def copies() -> list[Path]:
+    return list((cache_folder() / "prepared").glob("reddit-*"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("at", [0, 300, -3])
+def test_a_broken_copy_is_made_again(raw: Path, at: int):
+    expected = reddit(raw).loaded.edge_index
+    [copy] = copies()
+    content = bytearray(copy.read_bytes())
+    content[at] ^= 0xFF
+    copy.write_bytes(content if at else content[:40])
+    assert torch.equal(reddit(raw).loaded.edge_index, expected)
+    assert torch.equal(reddit(raw).loaded.x, features(5))
+
+
+@pytest.mark.usefixtures("cache")
+def test_several_at_once_prepare_it_once(raw: Path, monkeypatch: pytest.MonkeyPatch):
+    made = []
+
+    def slowly(folder: Path) -> dict[str, Tensor]:
+        made.append(folder)
+        time.sleep(0.2)
+        return read_raw(folder)
+
+    monkeypatch.setattr("clipbench.tasks.reddit.read_raw", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: reddit(raw).data, range(4)))
+    assert len(set(found)) == 1
+    assert len(made) == 1
+
+
+@pytest.mark.usefixtures("cache")
+def test_without_a_place_for_a_copy_it_loads_all_the_same(raw: Path, tmp_path: Path):
+    (tmp_path / "cache").touch()  # in the way of the folder, for root too
+    (raw / "processed").touch()
+    assert "3 classes" in reddit(raw).data
+
+
+def test_no_advice_is_to_delete_the_original(raw: Path):
+    (raw / "raw/reddit_graph.npz").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"raw/reddit_graph.npz is not a whole") as raised:
         _ = reddit(raw).data
+    assert "elete" not in str(raised.value).replace(str(raw), "")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,44 @@ def test_classes_with_a_gap_are_not_guessed(root: Path):
         task(root).prepare()
 
 
+@pytest.mark.parametrize("classes", [None, 2, 21])
+def test_a_foreground_of_255_is_not_taken_for_void(root: Path, classes: int | None):
+    for path in (root / "SegmentationClass").iterdir():
+        write_pair(root, path.stem, halves(0, VOID))
+    with pytest.raises(UserError, match=r"hold only \[0\] and 255\. 255 is void.*with 1 in its place"):
+        task(root, classes).train_batches(torch.Generator())
+
+
+@pytest.mark.parametrize("void", [254, 100])
+@pytest.mark.parametrize("classes", [None, 3])
+def test_another_number_for_void_is_named_with_its_file(root: Path, void: int, classes: int | None):
+    write_pair(root, "t7", halves(1, void))
+    with pytest.raises(UserError, match=rf"t7\.png h.*{void}.* 255 for void"):
+        task(root, classes).train_batches(torch.Generator())
+
+
+def test_a_mask_on_its_side_is_turned_with_its_image(root: Path):
+    for path in (root / "JPEGImages/v0.jpg", root / "SegmentationClass/v0.png"):
+        with Image.open(path) as image:
+            image.load()
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            image.save(path, exif=exif)
+    _, masks = task(root).finish(next(iter(task(root).eval_batches("test"))))
+    assert (masks[0, :8] == 1).all()
+    assert (masks[0, 8:] == VOID).all()
+    with Image.open(root / "JPEGImages/v1.jpg") as image:
+        image.save(root / "JPEGImages/v1.jpg", exif=exif)
+    with pytest.raises(UserError, match=r"v1\.jpg is 24 × 20 pixels, but its mask"):
+        task(root).train_batches(torch.Generator())
+
+
+def test_masks_are_counted_once(root: Path, monkeypatch: pytest.MonkeyPatch):
+    expected = task(root).data
+    monkeypatch.setattr("clipbench.tasks.voc_files.read_mask", None)
+    assert task(root).data == expected
+
+
 def test_the_majority_is_right_on_two_thirds_of_the_test_pixels(root: Path):
     """Class 1 fills a half in every training image: 2 of 3 test halves that count are of class 1, and none is
     of class 2.
