@@ -10,6 +10,7 @@ from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, say, say_interrupt
 from clipbench.cli.progress import progress
 from clipbench.cli.result import show_result
 from clipbench.interrupt import first_interrupt
+from clipbench.output import only_shown, shown_by
 
 STOPPING = "Finishing the step and keeping everything."
 
@@ -19,7 +20,7 @@ def run(options: Namespace) -> int:
     plan = plan_run(options.overrides, options.config_dir)
     row = finished_row(plan)
     if row is None:
-        with first_interrupt(say_interrupt(STOPPING)) as interrupted, progress(plan) as watch:
+        with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(progress(plan)) as watch:
             row = make_run(plan, interrupted, watch)
     else:
         print(
@@ -35,5 +36,6 @@ def run(options: Namespace) -> int:
             "again.",
             FAILED,
         )
-    show_result(plan, row)
+    with only_shown("The result cannot be shown"):
+        show_result(plan, row)
     return DONE

@@ -30,7 +30,3 @@ Listener = Callable[[SweepState, Plan | None, dict[str, Any] | None], None]
 """Is told the state now and then; and each run that ends, with its row of `runs` (None where another process
 made it).
 """
-
-
-def no_listener(state: SweepState, ended: Plan | None, row: dict[str, Any] | None) -> None:
-    """Nobody listens."""

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 from clipbench.errors import UserError
-from clipbench.processes import main_left_out, start_context
+from clipbench.interrupt import stop_signals
+from clipbench.output import lasting_output
+from clipbench.processes import main_left_out, start_context, unblock_hangup
 from clipbench.record.rows import Row, StepRow
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
@@ -131,10 +133,12 @@ def _main(connection: Connection, crash_report: Connection, slot: Slot, folder: 
 
     It stops with a checkpoint when it is asked to, and when whoever would read its messages is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the sweep decides
     stop = threading.Event()
     inbox: queue.Queue[bytes | None] = queue.Queue()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    for number in stop_signals():
+        signal.signal(number, lambda number, frame: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the sweep decides
+    unblock_hangup()
     os.chdir(folder)
     if slot.cores:
         os.sched_setaffinity(0, slot.cores)
@@ -142,11 +146,12 @@ def _main(connection: Connection, crash_report: Connection, slot: Slot, folder: 
         torch.cuda.set_device(slot.device)
     threading.Thread(target=_receive, args=(connection, inbox, stop), daemon=True).start()
     faulthandler.enable(crash_report.fileno())
-    while not stop.is_set():
-        group = inbox.get()
-        if group is None:
-            return
-        _train_and_report(connection, group, stop)
+    with lasting_output():
+        while not stop.is_set():
+            group = inbox.get()
+            if group is None:
+                return
+            _train_and_report(connection, group, stop)
 
 
 def _receive(connection: Connection, inbox: queue.Queue[bytes | None], stop: threading.Event) -> None:
