@@ -4,6 +4,7 @@ lists answer at once.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ def _run(name: str, argv: Sequence[str]) -> int:
         from clipbench.cli.lists import complete
 
         return complete(argv)
+    os.environ["MPLBACKEND"] = "agg"  # commands draw into files; a notebook's own may not be installed here
     command = command_named(name)
     options = parse(name, command, argv)
     if command.loads_torch:
