@@ -312,7 +312,8 @@ def help_text() -> str:
         lines.append(f"  {command.example:{width}}{command.summary}")
     lines += [
         "",
-        "  clipbench COMMAND --help   what it takes; for run, sweep and study, every key with its default",
+        "  clipbench COMMAND --help   what it takes; for run, sweep and study, every key with its default,",
+        "                             or those of a task and an optimizer: --help task=NAME optim=NAME",
         "  clipbench --version",
         "",
     ]

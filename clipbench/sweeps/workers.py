@@ -25,7 +25,7 @@ from clipbench.errors import UserError
 from clipbench.interrupt import stop_signals
 from clipbench.output import lasting_output
 from clipbench.processes import main_left_out, start_context, unblock_hangup
-from clipbench.record.rows import Row, StepRow
+from clipbench.runs.latest import Latest
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.messages import (
@@ -176,7 +176,8 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
             connection.send(message)
 
     reported = time.monotonic()
-    latest: dict[str, tuple[int, float]] = {}
+    latest: dict[str, Latest] = {}
+    new: set[str] = set()
     try:
         for event in train_group(pickle.loads(group), stop.is_set):
             run = event.plan.run
@@ -185,20 +186,13 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
             elif event.row:
                 send(RunEnded(run, event.row))
             else:
-                latest[run] = _latest_step(event.rows, latest.get(run, (0, float("nan"))))
-            if latest and time.monotonic() - reported > REPORT_EVERY:
-                send(StepsMade(latest))
-                reported, latest = time.monotonic(), {}
+                latest.setdefault(run, Latest()).take(event.rows)
+                new.add(run)
+            if new and time.monotonic() - reported > REPORT_EVERY:
+                send(StepsMade({run: latest[run] for run in new}))
+                reported, new = time.monotonic(), set()
         send(GroupLeft())
     except UserError as error:
         send(MistakeFound(str(error)))
     except Exception:
         send(GroupFailed(traceback.format_exc()))
-
-
-def _latest_step(rows: Sequence[Row], before: tuple[int, float]) -> tuple[int, float]:
-    """Step and loss of the last step among `rows`, `before` where there is none."""
-    for row in reversed(rows):
-        if isinstance(row, StepRow):
-            return row.step, row.loss
-    return before

@@ -42,17 +42,7 @@ def test_what_a_user_has_set_for_their_figures_does_not_reach_ours():
 def figures_drawn(folder, **env):
     """{name: content} of what `clipbench plot` draws of the tables that an earlier version wrote."""
     results = ROOT / "tests" / "record" / "earlier_version" / "results"
-    command = [
-        sys.executable,
-        "-m",
-        "clipbench",
-        "plot",
-        str(results),
-        "--out",
-        str(folder),
-        "--format",
-        "svg",
-    ]
+    words = ["plot", str(results), "--out", str(folder), "--format", "svg"]
     env = {**os.environ, "SOURCE_DATE_EPOCH": "0", "PYTHONPATH": str(ROOT), **env}
     subprocess.run([sys.executable, "-m", "clipbench", *words], env=env, check=True, capture_output=True)
     return {path.name: path.read_text() for path in folder.glob("*.svg")}
