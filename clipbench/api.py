@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipbench.errors import EXIT, UserError, own_error
+from clipbench.output import listening
 from clipbench.processes import check_main_guard
 
 if TYPE_CHECKING:
@@ -214,10 +215,10 @@ def make_run(
     """
     from clipbench.runs.lockstep import record_failure, train_group
 
+    tell = listening(watch)
     try:
         for event in train_group([plan], interrupted):
-            if watch:
-                watch(event.rows)
+            tell(event.rows)
             if event.elsewhere == "finished":
                 return finished_row(plan)
             if event.elsewhere:

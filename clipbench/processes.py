@@ -1,5 +1,5 @@
-"""How worker processes are started: each from a clean process, deaf to the terminal's Ctrl-C, without the
-main program.
+"""How worker processes are started: each from a clean process, deaf to the terminal's Ctrl-C and to its end,
+without the main program.
 """
 
 from __future__ import annotations
@@ -25,21 +25,29 @@ def start_context(modules: Sequence[str]) -> BaseContext:
     """The multiprocessing context that starts our processes: where the system has it, a fork server that
     imports `modules` once. UserError as in `check_main_guard`.
 
-    A terminal sends Ctrl-C to every process, and the fork server ignores it only after its imports; so it
-    begins with it blocked.
+    A terminal sends Ctrl-C, and SIGHUP as it closes, to every process. The fork server ignores the first only
+    after its imports, and would die of the second with what it knows of our processes; so it begins with both
+    blocked, as does what it starts: `unblock_hangup`.
     """
     check_main_guard()
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     multiprocessing.forkserver.set_forkserver_preload([*modules])
-    # where the fork server had to start the tracker, that would unblock Ctrl-C again
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        # where the fork server had to start the tracker, that would unblock Ctrl-C again
+        multiprocessing.resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         multiprocessing.forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return multiprocessing.get_context("forkserver")
+
+
+def unblock_hangup() -> None:
+    """In a process that the fork server started, once it has a handler for SIGHUP."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 @contextmanager

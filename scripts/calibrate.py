@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -361,7 +360,7 @@ def figure(lines: list[Line]) -> None:
     of_kind: dict[str, list[Line]] = {"covers": [], "false": [], "found": []}
     for line in lines:
         of_kind[line.kind].append(line)
-    with matplotlib.rc_context(style.RC):
+    with style.drawing():
         fig = style.figure("", 3.4)
         axes = fig.subplots(1, 3, width_ratios=[1.5, 1, 1])
         _against_n(axes[0], of_kind["covers"], "intervals that hold the truth, %", LEVEL)

@@ -53,6 +53,7 @@ ARROWS = {
     "errors": set(),
     "processes": {"errors"},
     "interrupt": set(),
+    "output": {"errors"},
     "optim": set(),  # usable alone
     "stats": set(),  # numbers in, numbers out
     "record": {"errors"},
@@ -60,8 +61,8 @@ ARROWS = {
     "task": {"errors"},
     "tasks": {"errors", "task"},
     "train": BESIDE | {"task", "optim"},
-    "runs": BESIDE | {"train", "task", "optim", "stats", "interrupt"},
-    "sweeps": BESIDE | {"runs", "train", "task", "optim", "interrupt", "processes"},
+    "runs": BESIDE | {"train", "task", "optim", "stats", "interrupt", "output"},
+    "sweeps": BESIDE | {"runs", "train", "task", "optim", "interrupt", "processes", "output"},
     "studies": BESIDE | {"sweeps", "runs", "optim", "analysis.choice"},
     # from the tables to what is shown
     "analysis": BESIDE | {"stats"},
@@ -69,7 +70,7 @@ ARROWS = {
     "plot": BESIDE | {"analysis", "stats"},
     "report": BESIDE | {"analysis", "stats", "plot", "processes"},
     # on top
-    "api": BESIDE | {"studies", "sweeps", "runs", "interrupt", "processes"},
+    "api": BESIDE | {"studies", "sweeps", "runs", "interrupt", "output", "processes"},
     "__init__": {"errors", "api"},
     "cli": BESIDE
     | {
@@ -83,6 +84,7 @@ ARROWS = {
         "plot",
         "report",
         "interrupt",
+        "output",
         "__init__",
     },
     "__main__": {"cli"},

@@ -21,6 +21,7 @@ lists.py       list, completion, and the shells' own call
 
 progress.py    how far a run is
 live.py        how far a sweep is
+area.py        lines on a terminal that are written anew
 result.py      runs that have ended
 describe.py    rows of `runs` in words
 

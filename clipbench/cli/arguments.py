@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from clipbench.cli.commands import Command
-from clipbench.cli.listing import keys
+from clipbench.cli.listing import chosen_in, keys
 from clipbench.cli.messages import DONE
 from clipbench.errors import UserError
 
@@ -29,7 +29,7 @@ def parse(name: str, command: Command, argv: Sequence[str]) -> argparse.Namespac
         return parser.parse_intermixed_args(argv) if command.options_anywhere else parser.parse_args(argv)
     options, rest = parser.parse_known_args(argv)
     if options.help:
-        print(parser.format_help() + "\n" + keys(options.config_dir, command.draws), end="")
+        print(parser.format_help() + "\n" + keys(options.config_dir, command.draws, chosen_in(rest)), end="")
         raise SystemExit(DONE)
     for word in rest:
         if word.startswith("-"):

@@ -59,7 +59,8 @@ class Command:
     `overrides`: whether it takes Hydra's overrides, KEY=VALUE, among its options. `several_values`: whether
     any key may have several, and `+experiment` a file's arms. `draws`: whether it takes the keys of studies,
     and sets seeds and hyperparameters itself. `takes_launcher`: whether another engine may make its runs.
-    `loads_torch`: whether to say so, because it takes seconds.
+    `loads_torch`: whether to say so, because it takes seconds. `only_prints`: whether what it prints is all
+    that it makes.
     """
 
     example: str
@@ -73,6 +74,7 @@ class Command:
     draws: bool = False
     takes_launcher: bool = False
     loads_torch: bool = False
+    only_prints: bool = False
     usage: str = ""
     epilog: str = ""
     options_anywhere: bool = False
@@ -172,6 +174,7 @@ COMMANDS: Mapping[str, Command] = {
         summary="its tables for a paper; also md and csv",
         description="Print the report's tables, for a paper.",
         function="plot:table",
+        only_prints=True,
         places=(RESULTS,),
         options=(
             Option(
@@ -213,6 +216,7 @@ COMMANDS: Mapping[str, Command] = {
         summary="tasks, optimizers and clipping types with their formulas",
         description="Tasks, optimizers, restarts, studies and clipping types.",
         function="lists:list_everything",
+        only_prints=True,
         options=(
             Option(
                 "--config-dir",
@@ -236,6 +240,7 @@ COMMANDS: Mapping[str, Command] = {
         summary="whether a rule or a task of your own keeps its contract",
         description="Whether a rule or a task keeps its contract.",
         function="check:check",
+        only_prints=True,
         places=(
             Place(
                 "what",
@@ -261,6 +266,7 @@ COMMANDS: Mapping[str, Command] = {
         summary="what is done, failed or unfinished",
         description="What is done, failed, unfinished or being made.",
         function="status:status",
+        only_prints=True,
         places=(RESULTS,),
     ),
     "rm": Command(
@@ -281,6 +287,7 @@ COMMANDS: Mapping[str, Command] = {
         summary="TAB completion; also zsh and fish",
         description="Print the script that makes TAB complete clipbench's words.",
         function="lists:completion",
+        only_prints=True,
         places=(Place("shell", "bash, zsh or fish", shown="SHELL", what="names", names=SHELLS),),
     ),
 }
@@ -305,7 +312,8 @@ def help_text() -> str:
         lines.append(f"  {command.example:{width}}{command.summary}")
     lines += [
         "",
-        "  clipbench COMMAND --help   what it takes; for run, sweep and study, every key with its default",
+        "  clipbench COMMAND --help   what it takes; for run, sweep and study, every key with its default,",
+        "                             or those of a task and an optimizer: --help task=NAME optim=NAME",
         "  clipbench --version",
         "",
     ]

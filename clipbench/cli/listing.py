@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from clipbench.cli.sources import choices, clipping_types, config_file, config_folders, restarts, text_of
+from clipbench.errors import UserError, nearest
 
+GROUPS = ("task", "optim", "scale")  # and, of a study, its own
 HIDDEN = ("#", "name:", "_target_:")  # what no override sets
 
 
@@ -41,32 +43,61 @@ def _table(rows: Mapping[str, Sequence[str]]) -> str:
     return text
 
 
-def keys(config_dir: Path | None = None, studies: bool = False) -> str:
-    """Every key with its default, from the configuration files; those of the studies first, if asked for."""
-    return "\n".join(_parts(config_dir, studies))
+def chosen_in(words: Sequence[str]) -> dict[str, list[str]]:
+    """{group: names} of the choices among a command's words, as task=cola,voc."""
+    found = {}
+    for word in words:
+        group, equals, names = word.partition("=")
+        if equals and group in (*GROUPS, "study"):
+            found[group] = names.split(",")
+    return found
 
 
-def _parts(config_dir: Path | None, studies: bool) -> Iterator[str]:
+def keys(
+    config_dir: Path | None = None, studies: bool = False, chosen: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Every key with its default, from the configuration files; those of the studies first, if asked for. Of
+    a group with names in `chosen` those alone, and then no other task or optimizer. UserError for a name that
+    the group has not.
+    """
+    for group, names in (chosen or {}).items():
+        known = choices(group, config_dir)
+        for name in names:
+            if name not in known:
+                raise UserError(f"Unknown {group} '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
+    return "\n".join(_parts(config_dir, studies, chosen or {}))
+
+
+def _parts(config_dir: Path | None, studies: bool, chosen: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """A heading with the keys under it, for each file."""
     folders = config_folders(config_dir)
+    shown: dict[str, Sequence[str]] = {}
+    for group in ("task", "optim", "scale", "study"):
+        left_out = bool(chosen) and group in ("task", "optim")
+        shown[group] = chosen.get(group) or ([] if left_out else list(choices(group, config_dir)))
     if studies:
-        for name in choices("study", config_dir):
+        for name in shown["study"]:
             body = _body(config_file("study", name, config_dir))
             yield f"What study={name} is: study.KEY=VALUE\n{body}"
     groups = []
-    for group in ("task", "optim", "scale"):
+    for group in GROUPS:
         groups.append(f"{group}={'|'.join(choices(group, config_dir))}")
     yield f"Groups: {' · '.join(groups)}\n"
+    for name in chosen.get("task", ()):
+        yield f"Keys of task={name}: task.KEY=VALUE\n" + _body(config_file("task", name, config_dir))
+    for name in shown["task"]:
+        for scale in shown["scale"]:
+            for folder in folders:
+                path = folder / "task_scale" / f"{name}_{scale}.yaml"
+                if path.is_file():
+                    yield f"What task={name} scale={scale} sets (its own keys: task.KEY=VALUE)\n" + _body(
+                        path
+                    )
     yield "Keys of every run, with their defaults\n" + _body(folders[0] / "run.yaml")
     yield "Keys of every optimizer: optim.KEY=VALUE\n" + _body(folders[0] / "optim" / "clipping.yaml")
-    for name in choices("optim", config_dir):
+    for name in shown["optim"]:
         yield f"Keys of optim={name}: optim.KEY=VALUE\n" + _body(config_file("optim", name, config_dir))
-    paths: list[Path] = []
-    for folder in folders:
-        paths += (folder / "task_scale").glob("*.yaml")
-    for path in sorted(paths):
-        name, _, scale = path.stem.rpartition("_")
-        yield f"What task={name} scale={scale} sets (its own keys: task.KEY=VALUE)\n" + _body(path)
+    yield "Of one task and one optimizer alone: --help task=NAME optim=NAME\n"
 
 
 def _body(path: Path) -> str:

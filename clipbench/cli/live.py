@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
+from clipbench.cli.area import GAP, area, in_lines
 from clipbench.cli.messages import duration
 from clipbench.cli.result import outcome
 from clipbench.runs.plan import Plan
@@ -21,7 +20,8 @@ from clipbench.sweeps.state import Listener, SweepState
 
 LINE_EVERY = 60.0  # seconds between lines on how far the sweep is, in a log
 KNOWN_AFTER = 3.0  # seconds until the speed says something about the rest
-AROUND_THE_TABLE = 5  # lines of the terminal that are not a run's
+AROUND_THE_TABLE = 4  # lines of the terminal that are neither a run's nor the summary's
+PART = " · "  # between the parts of a run's label, and of the summary
 
 
 @contextmanager
@@ -32,13 +32,13 @@ def live_table() -> Iterator[Listener]:
     if not console.is_terminal:
         yield _Lines(pace)
         return
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    with area(console) as place:
 
         def show(state: SweepState, ended: Plan | None, row: dict[str, Any] | None) -> None:
             pace.take(state)
             if ended:
-                live.console.print(ended_line(state, ended, row), soft_wrap=True)
-            live.update(table(state, pace, console.height), refresh=True)
+                console.print(ended_line(state, ended, row), soft_wrap=True)
+            place.show(table(state, pace, place.width, console.height))
 
         yield show
 
@@ -69,10 +69,10 @@ class Pace:
 
     def take(self, state: SweepState) -> None:
         self.now = time.monotonic()
-        for run, (step, _) in state.at.items():
+        for run, latest in state.at.items():
             if run not in self.first:
-                self.first[run], self.seen[run] = step, self.now
-            self.steps[run] = step
+                self.first[run], self.seen[run] = latest.step, self.now
+            self.steps[run] = latest.step
         for run in state.status:
             if run in self.first:
                 self.steps[run] = max(self.steps[run], state.plans[run].settings.steps)
@@ -118,7 +118,7 @@ def counts(state: SweepState, pace: Pace) -> str:
         parts.append("finishing the steps at hand")
     elif left is not None:
         parts.append(f"about {duration(left)} left")
-    return " · ".join(parts)
+    return PART.join(parts)
 
 
 def ended_line(state: SweepState, plan: Plan, row: Mapping[str, Any] | None) -> str:
@@ -128,35 +128,98 @@ def ended_line(state: SweepState, plan: Plan, row: Mapping[str, Any] | None) -> 
     return f"{ended}/{len(state.plans)}  {plan.label}  {what}"
 
 
-def table(state: SweepState, pace: Pace, height: int) -> Group:
-    """A line for each run at work under the worker that has it; the last ones are counted where the terminal
-    is too low.
+def table(state: SweepState, pace: Pace, width: int, height: int) -> list[Text]:
+    """A line for each run at work under the worker that has it, in `width` letters; the last ones are counted
+    where the terminal is too low.
     """
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    grid.add_column("worker", no_wrap=True, overflow="ellipsis")
-    grid.add_column("run", no_wrap=True, overflow="ellipsis", ratio=1)
-    for name in ("step", "loss", "steps/s"):
-        grid.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
-    lines = _lines(state, pace)
-    room = max(1, height - AROUND_THE_TABLE)
-    for line in lines[:room]:
-        grid.add_row(*line)
-    more = Text(f"and {len(lines) - room} more", style="dim") if len(lines) > room else Text("")
-    return Group(grid, more, Text(counts(state, pace), style="bold"))
+    rows = _rows(state, pace)
+    summary = [Text(line, style="bold") for line in in_lines(counts(state, pace).split(PART), width, PART)]
+    room = max(1, height - AROUND_THE_TABLE - len(summary))
+    headings = list(HEADINGS)
+    if common := _take_out_common_parts(rows):
+        headings[1] = f"run of {common}"
+    lines = aligned([headings, *rows[:room]], width)
+    lines[0].stylize("bold")
+    if len(rows) > room:
+        lines.append(Text(f"and {len(rows) - room} more", style="dim"))
+    return [*lines, *summary]
 
 
-def _lines(state: SweepState, pace: Pace) -> list[list[str]]:
-    lines = []
+HEADINGS = ("worker", "run", "step", "loss", "steps/s", "clipped", "norm", "validation")
+TO_THE_LEFT = ("worker", "run", "validation")
+OF_THE_RUN = 12  # letters that its label is left, before a column is left out
+ALWAYS = 4  # columns that stay
+
+
+def aligned(rows: Sequence[Sequence[str]], width: int) -> list[Text]:
+    """Rows of HEADINGS in columns. Those at the right that have no room are left out whole, so that no number
+    is cut; what is cut is the run's label, in its middle: its ends tell runs apart.
+    """
+    widths = []
+    for column in range(len(HEADINGS)):
+        widths.append(max(len(row[column]) for row in rows))
+    shown = [0, 1]
+    of_the_others = widths[0]
+    for column in range(2, len(HEADINGS)):
+        of_the_others += len(GAP) + widths[column]
+        left = width - of_the_others - len(GAP)
+        if column >= ALWAYS and left < min(widths[1], OF_THE_RUN):
+            of_the_others -= len(GAP) + widths[column]
+            break
+        shown.append(column)
+    widths[1] = max(1, min(widths[1], width - of_the_others - len(GAP)))
+    return [Text(_line(row, shown, widths)[:width]) for row in rows]
+
+
+def _take_out_common_parts(rows: Sequence[list[str]]) -> str:
+    """What all labels say need not stand in each: it comes back."""
+    labels = [row[1].split(PART) for row in rows]
+    if len(labels) < 2 or len({len(parts) for parts in labels}) > 1:
+        return ""
+    common = []
+    for same_place in zip(*labels, strict=True):
+        if len(set(same_place)) == 1:
+            common.append(same_place[0])
+    for row, parts in zip(rows, labels, strict=True):
+        row[1] = PART.join(part for part in parts if part not in common)
+    return PART.join(common)
+
+
+def _line(row: Sequence[str], shown: Sequence[int], widths: Sequence[int]) -> str:
+    cells = []
+    for column in shown:
+        text = shortened(row[column], widths[column]) if column == 1 else row[column]
+        left = HEADINGS[column] in TO_THE_LEFT
+        cells.append(text.ljust(widths[column]) if left else text.rjust(widths[column]))
+    return GAP.join(cells).rstrip()
+
+
+def shortened(text: str, width: int) -> str:
+    """ "cola (mini) · ad…1 · seed 3"."""
+    if len(text) <= width:
+        return text
+    behind = (width - 1) // 2
+    return f"{text[: width - 1 - behind]}…{text[len(text) - behind :]}"
+
+
+def _rows(state: SweepState, pace: Pace) -> list[list[str]]:
+    rows = []
     for slot, group in state.making.items():
         name = slot  # stands at the first of its runs
         for plan in group:
             if plan.run in state.status or plan.run in state.elsewhere:
                 continue
-            step, loss = state.at.get(plan.run, (0, 0.0))
-            known = ["loading", "", ""]
-            if step:
-                speed = pace.speed(plan.run)
-                known = [f"{step}/{plan.settings.steps}", f"{loss:.4g}", f"{speed:.3g}"]
-            lines.append([name, plan.label, *known])
+            known = ["loading", "", "", "", "", ""]
+            latest = state.at.get(plan.run)
+            if latest and latest.step:
+                known = [
+                    f"{latest.step}/{plan.settings.steps}",
+                    f"{latest.loss:.4g}",
+                    f"{pace.speed(plan.run):.3g}",
+                    f"{latest.share_clipped:.0%}",
+                    f"{latest.norm:.3g}",
+                    latest.validation,
+                ]
+            rows.append([name, plan.label, *known])
             name = ""
-    return lines
+    return rows

@@ -15,15 +15,21 @@ from typing import Any
 from clipbench import __version__
 from clipbench.cli.arguments import parse
 from clipbench.cli.commands import command_named, help_text
-from clipbench.cli.messages import DONE, INTERRUPTED, MISTAKE, say, say_loading
+from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, MISTAKE, say, say_loading
 from clipbench.errors import Unreadable, UserError
+from clipbench.output import LastingStream, lasting_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 a run failed or something is missing, 2 the user's mistake or data out of reach,
-    130 interrupted.
+    130 interrupted. What cannot be shown changes none of them, but where showing is all that was asked for.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with lasting_output():
+        return _main(words)
+
+
+def _main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return DONE
@@ -37,9 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return say(str(error), MISTAKE)
     except KeyboardInterrupt:
         return say("Interrupted.", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output, `head` for one, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
 
 
 def _run(name: str, argv: Sequence[str]) -> int:
@@ -47,12 +50,23 @@ def _run(name: str, argv: Sequence[str]) -> int:
         from clipbench.cli.lists import complete
 
         return complete(argv)
+    os.environ["MPLBACKEND"] = "agg"  # commands draw into files; a notebook's own may not be installed here
     command = command_named(name)
     options = parse(name, command, argv)
     if command.loads_torch:
         say_loading()
     module, _, function = command.function.partition(":")
-    return getattr(import_module(f"clipbench.cli.{module}"), function)(options)
+    code = getattr(import_module(f"clipbench.cli.{module}"), function)(options)
+    return _printed(code) if command.only_prints else code
+
+
+def _printed(code: int) -> int:
+    """`code`, but FAILED where it says DONE and what was to be printed was not: the disk is full, say."""
+    sys.stdout.flush()
+    out: Any = sys.stdout
+    if code == DONE and isinstance(out, LastingStream) and out.lost_something:
+        return say(f"Not all could be written: {out.refused}.", FAILED)
+    return code
 
 
 @contextmanager

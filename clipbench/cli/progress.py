@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from clipbench.record.rows import EvalRow, Row, StepRow, is_clipped
+from clipbench.cli.area import Area, area, bar, in_lines
+from clipbench.cli.messages import duration
+from clipbench.record.rows import EvalRow, Row
+from clipbench.runs.latest import Latest
 from clipbench.runs.plan import Plan
 
 Watch = Callable[[Sequence[Row]], None]
 Tick = Callable[[str, int, int | None], None]
+
+SHORTEST_BAR = 8  # letters; without so much room there is none
+SHOW_EVERY = 0.1  # seconds
 
 
 @contextmanager
@@ -29,24 +35,19 @@ def progress(plan: Plan) -> Iterator[Watch]:
         def print_evaluations(rows: Sequence[Row]) -> None:
             latest.take(rows)
             if any(isinstance(row, EvalRow) for row in rows):
-                print(f"step {latest.step}/{steps}  {latest}", file=sys.stderr, flush=True)
+                print(f"step {latest.step}/{steps}  {'  '.join(latest.words)}", file=sys.stderr, flush=True)
 
         yield print_evaluations
         return
-    columns = (
-        TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(None),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading", total=steps)
+    with area(console) as place:
+        meter = Meter(place)
 
         def move_bar(rows: Sequence[Row]) -> None:
-            if rows:
-                latest.take(rows)
-                bar.update(task, completed=latest.step, description=str(latest))
+            latest.take(rows)
+            if latest.step:
+                meter.show("step", latest.step, steps, latest.words)
 
+        meter.show("loading", 0, None)
         yield move_bar
 
 
@@ -57,43 +58,45 @@ def counting(label: str) -> Iterator[Tick]:
     """
     console = Console(stderr=True)
     print(label, file=sys.stderr)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(None),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("loading", total=None)
-
-        def move_bar(what: str, done: int, total: int | None) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield move_bar
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    with area(console) as place:
+        meter = Meter(place)
+        meter.show("loading", 0, None)
+        yield meter.show
 
 
-class Latest:
-    """The latest values of a run, and the share of its steps clipped so far, those skipped left out."""
+class Meter:
+    """A bar with what is left of the time, over lines of words."""
 
-    def __init__(self) -> None:
-        self.step, self.loss, self.norm = 0, math.nan, math.nan
-        self.clipped, self.not_skipped = 0, 0
-        self.validation = ""
+    def __init__(self, place: Area) -> None:
+        self.place = place
+        self.shown = -SHOW_EVERY
+        self.what, self.first, self.since = "", 0, 0.0
 
-    def take(self, rows: Sequence[Row]) -> None:
-        values = []
-        for row in rows:
-            if isinstance(row, StepRow):
-                self.step, self.loss, self.norm = row.step, row.loss, row.grad_norm
-                if math.isfinite(row.grad_norm):
-                    self.not_skipped += 1
-                    self.clipped += is_clipped(row.clip_factor)
-            elif isinstance(row, EvalRow) and row.split == "val" and row.metric != "loss":
-                values.append(f"{row.metric} {row.value:.3f}")
-        if values:
-            self.validation = "val " + " ".join(values)
+    def show(self, what: str, done: int, total: int | None, words: Sequence[str] = ()) -> None:
+        """How much of `what` is done; not every time, where it is told often."""
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.first, self.since = what, done, now
+        elif now - self.shown < SHOW_EVERY and done != total:
+            return
+        self.shown = now
+        lines = [self._bar(what, done, total, now)]
+        for line in in_lines(words, self.place.width):
+            lines.append(Text(line))
+        self.place.show(lines)
 
-    def __str__(self) -> str:
-        share = self.clipped / max(1, self.not_skipped)
-        text = f"loss {self.loss:.4g}  norm {self.norm:.3g}  clipped {share:.0%}  {self.validation}"
-        return text.rstrip()
+    def _bar(self, what: str, done: int, total: int | None, now: float) -> Text:
+        """ "step 120/1000  ━━━━━━━━━━  3 min left"."""
+        if total is None:
+            return Text(what)
+        before, behind = f"{what} {done}/{total}  ", ""
+        if done > self.first:
+            left = (now - self.since) * (total - done) / (done - self.first)
+            behind = f"  {duration(left)} left"
+        room = self.place.width - len(before) - len(behind)
+        if room < SHORTEST_BAR:
+            return Text(before + behind.lstrip())
+        return Text.assemble(before, bar(done / max(1, total), room, self.place.console), behind)

@@ -12,6 +12,7 @@ from rich.table import Table
 from clipbench.analysis.steps import clipped_share, without_skipped
 from clipbench.cli.describe import last_lines, method_label, task_label
 from clipbench.cli.messages import console
+from clipbench.output import only_shown
 from clipbench.record import tables
 from clipbench.record.files import table_path
 from clipbench.record.rows import CLIP_KEYS
@@ -64,7 +65,8 @@ def show_result(plan: Plan, row: Mapping[str, Any]) -> None:
     table.add_row("time", f"{row['seconds']:.1f} s of training {where}; evaluation left out")
     table.add_row("data", row["data"] + _full_scale(plan))
     table.add_row("rows", f"{plan.results}/{{steps,evals,runs}}/{plan.run}.parquet")
-    table.add_row("figure", str(draw_run(plan.results, plan.run, plan.results / "figures")))
+    with only_shown("The figure is not drawn"):
+        table.add_row("figure", str(draw_run(plan.results, plan.run, plan.results / "figures")))
     console().print(table)
 
 

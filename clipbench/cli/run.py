@@ -11,6 +11,7 @@ from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, say, say_interrupt
 from clipbench.cli.progress import progress
 from clipbench.cli.result import show_result
 from clipbench.interrupt import first_interrupt
+from clipbench.output import only_shown, shown_by
 from clipbench.task.content import Contents
 
 STOPPING = "Finishing the step and keeping everything."
@@ -21,7 +22,7 @@ def run(options: Namespace) -> int:
     plan = plan_run(options.overrides, options.config_dir, Contents(announce=announce))
     row = finished_row(plan)
     if row is None:
-        with first_interrupt(say_interrupt(STOPPING)) as interrupted, progress(plan) as watch:
+        with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(progress(plan)) as watch:
             row = make_run(plan, interrupted, watch)
     else:
         print(
@@ -37,5 +38,6 @@ def run(options: Namespace) -> int:
             "again.",
             FAILED,
         )
-    show_result(plan, row)
+    with only_shown("The result cannot be shown"):
+        show_result(plan, row)
     return DONE

@@ -11,6 +11,7 @@ from clipbench.api import mistakes_in
 from clipbench.cli.estimate import announce, left_words, show_estimate
 from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, console, say
 from clipbench.cli.sweep import exit_code, make_and_show, show_what_is_lacking
+from clipbench.output import only_shown
 from clipbench.report.draw import draw
 from clipbench.runs.plan import Plan
 from clipbench.studies.contest import Contest, contests
@@ -73,8 +74,9 @@ def _conclude(found: Sequence[Contest], ended: StudyOutcome) -> int:
                     print(f"\n{contest.study.name} · {contest.label} · {headline(contest, rows)}")
                     console().print(_table(contest_results(contest, rows)))
             folder = found[0].results
-            for path in draw(folder, folder / "figures"):
-                print(path)
+            with only_shown("The report is not drawn"):
+                for path in draw(folder, folder / "figures"):
+                    print(path)
     lacking = [mistakes_in(phase) for phase in ended.phases if phase.mistakes]
     lacking = [*dict.fromkeys(lacking), *ended.shortfall]
     if lacking:

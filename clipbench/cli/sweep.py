@@ -15,6 +15,7 @@ from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, MISTAKE, say, say_
 from clipbench.cli.result import outcome, show_summary
 from clipbench.errors import UserError
 from clipbench.interrupt import first_interrupt
+from clipbench.output import only_shown, shown_by
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.engine import make_launcher
 from clipbench.sweeps.estimate import estimate
@@ -42,7 +43,8 @@ def sweep(options: Namespace) -> int:
         make_launcher(launcher, options.config_dir, plans[0].results)
     ended = make_and_show(plans, launcher, options.config_dir)
     if not ended.interrupted:
-        show_summary(plans[0].results, [plan.run for plan in plans])
+        with only_shown("The table of the runs cannot be shown"):
+            show_summary(plans[0].results, [plan.run for plan in plans])
     show_what_is_lacking(ended)
     if ended.mistakes and not ended.interrupted:
         raise UserError(mistakes_in(ended))
@@ -62,7 +64,7 @@ def make_and_show(plans: Sequence[Plan], launcher: Sequence[str], config_dir: Pa
     if launcher:
         with first_interrupt(say_interrupt(JOBS_STOPPING)) as interrupted:
             return launch(plans, launcher, config_dir, interrupted, _print_ended_job)
-    with first_interrupt(say_interrupt(STOPPING)) as interrupted, live_table() as listener:
+    with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(live_table()) as listener:
         return make_runs(plans, interrupted, listener)
 
 

@@ -9,6 +9,7 @@ from clipbench.cli.estimate import announce
 from clipbench.cli.messages import DONE
 from clipbench.cli.progress import counting
 from clipbench.errors import users_code
+from clipbench.output import only_shown, shown_by
 from clipbench.plot.tails import draw_tails
 from clipbench.runs.noise import measure_noise, parse_steps
 from clipbench.runs.plan import make_plan
@@ -19,11 +20,12 @@ def tails(options: Namespace) -> int:
     """Measure, say it in words and draw the figure."""
     plan = make_plan(options.overrides, options.config_dir, contents=Contents(announce=announce))
     at = parse_steps(options.at, plan.settings.steps)
-    with counting(plan.label) as tick, users_code(plan.label):
+    with shown_by(counting(plan.label)) as tick, users_code(plan.label):
         rows = measure_noise(plan, at, options.batches, tick)
     print(provenance(rows))
     for step, tail in samples(rows).items():
         print(f"{statistics_in_words(step, tail)}\n  {conclusion(tail)}")
     name = f"{plan.settings.task.name}_{plan.settings.scale}_{plan.run}_tails.png"
-    print(draw_tails(rows, plan.results / "figures" / name))
+    with only_shown("The figure is not drawn"):
+        print(draw_tails(rows, plan.results / "figures" / name))
     return DONE

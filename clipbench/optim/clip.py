@@ -171,8 +171,6 @@ class Clipping:
         units = self._units(optimizer, optimizer.param_groups)
         clipped = [unit for unit in units if not isinstance(unit.rule, NoClip)]
         unit = (clipped or units)[0]
-        if not unit.params:
-            return lambda: None
         return partial(unit.rule.level_in_force, self.memory(optimizer).whole(unit))
 
     def set_level(self, optimizer: Optimizer, level: float) -> None:

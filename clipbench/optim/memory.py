@@ -156,11 +156,7 @@ class Memory:
     def whole(self, unit: Unit) -> State:
         """Of a unit's rule, what belongs to the whole gradient, as far as it is there."""
         home = self._home(unit)
-        found = {}
-        for name in self._names(unit)[0]:
-            if PREFIX + name in home:
-                found[name] = home[PREFIX + name]
-        return found
+        return {key.removeprefix(PREFIX): home[key] for key in rule_keys(home)}
 
     def _names(self, unit: Unit) -> Names:
         """Whatever the level: `init` is called once for a rule."""

@@ -5,10 +5,12 @@ looks.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from string import ascii_lowercase
 from typing import Any, Literal
 
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,12 +49,21 @@ RC = {
 }
 
 
+@contextmanager
+def drawing(settings: Mapping[str, Any] = RC) -> Iterator[None]:
+    """Within, matplotlib draws by its own defaults and `settings`: neither a matplotlibrc of the user's nor
+    what a script has set before reaches our figures.
+    """
+    with matplotlib.style.context(["default", dict(settings)]):
+        yield
+
+
 def figure(title: str, height: float, width: float = WIDTH, margins: Margins | None = None) -> Figure:
     """An empty figure, sizes in inches, laid out by its contents, or at once by `margins`: (left, right,
     bottom, top).
 
     Margins are for many panels: matplotlib needs seconds to measure them all. Fonts and lines are those of RC
-    while that is in force.
+    within `drawing`.
     """
     fig = Figure(figsize=(width, height), dpi=200, layout=None if margins else "constrained")
     FigureCanvasAgg(fig)

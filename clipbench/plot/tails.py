@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -44,7 +43,7 @@ def draw_tails(rows: pd.DataFrame, path: Path) -> Path:
     """Write the figure of one run's rows of `tails`. UserError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(style.RC):
+        with style.drawing():
             figure(rows).savefig(path)
     except OSError as error:
         reason = error.strerror or error

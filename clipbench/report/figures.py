@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -96,7 +95,7 @@ def write(group: Group, name: str, out: Path, formats: Sequence[str] = ("png",))
     cannot be written.
     """
     paths = [out / f"{group.stem}_{name}.{each}" for each in formats]
-    with writing(out), matplotlib.rc_context(style.RC):
+    with writing(out), style.drawing():
         figure = FIGURES[name](group)
         for path in paths:
             options: dict[str, Any] = {}

@@ -14,13 +14,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from clipbench.analysis.across import Across, across
 from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.verdict import Verdict, judge
 from clipbench.plot.looks import Look, method_looks
+from clipbench.plot.style import drawing
 from clipbench.record.folder import unfinished_runs
 from clipbench.report import across as several
 from clipbench.report import cells, panels, svg
@@ -145,7 +146,7 @@ def part_of(ranking: Ranking) -> str:
 
 def _part_across(found: Across) -> str:
     """The part on several tasks."""
-    with matplotlib.rc_context(RC):
+    with drawing(RC):
         image = _image("performance profile: higher is better", several.profile(found))
     return _fill(
         "across.html",
@@ -170,7 +171,7 @@ def badge(verdict: Verdict) -> Badge:
 def _blocks(ranking: Ranking) -> list[Block]:
     """The figures under their headings; a heading without figures is left out."""
     blocks = []
-    with matplotlib.rc_context(RC):
+    with drawing(RC):
         for name, (draw, text) in BLOCKS.items():
             images = [_image(caption, figure) for caption, figure in draw(ranking)]
             if name == "Training" and len(ranking.judged) > BANDS:
@@ -181,7 +182,7 @@ def _blocks(ranking: Ranking) -> list[Block]:
     return blocks
 
 
-def _image(caption: str, figure: matplotlib.figure.Figure) -> Image:
+def _image(caption: str, figure: Figure) -> Image:
     what, _, more = caption.partition(": ")
     return Image(what, more, svg.data_uri(figure))
 

@@ -9,6 +9,7 @@ plan.py         a run before it is made
 build.py        settings → device, task, model, optimizer
 patterns.py     which parameters get a level of their own, by name
 lockstep.py     trains a group, with checkpoints, and records each run
+latest.py       what is known of a run while it is made
 checkpoint.py   what a run resumes from
 recording.py    rows → the tables
 environment.py  where it ran and with what

@@ -10,14 +10,15 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_module, version
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import MissingConfigException
@@ -205,10 +206,29 @@ def make_importable(config_dir: Path | None) -> None:
             sys.path.insert(0, folder)
 
 
+@contextmanager
+def our_hydra() -> Iterator[None]:
+    """Within, Hydra composes our configuration, for one thread at a time. A program that uses Hydra itself
+    finds it afterwards as it was.
+    """
+    with HYDRA:
+        state, base = GlobalHydra.instance(), version.getbase()
+        theirs = state.hydra
+        state.clear()
+        try:
+            with initialize_config_module("clipbench.conf", version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.set_instance(state)
+            state.hydra = theirs
+            if base is not None:
+                version.VersionBase.instance().setbase(base)
+
+
 def _compose(groups: Sequence[str], config_dir: Path | None) -> DictConfig:
     search = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     try:
-        with HYDRA, initialize_config_module("clipbench.conf", version_base="1.3"):
+        with our_hydra():
             return compose("run", overrides=[*search, *groups])
     except MissingConfigException as error:
         raise UserError(" ".join(str(error).split())) from error

@@ -264,8 +264,11 @@ def _ended(
 def record_failure(plan: Plan, error: str) -> dict[str, Any]:
     """Record a run whose process was lost: what its checkpoint holds of it, and how it was lost (`error`).
 
-    Its row of `runs` comes back.
+    Its row of `runs` comes back: that of a run which was finished before something else failed stays.
     """
+    if tables.is_finished(plan.results, plan.run):
+        found = tables.read(plan.results, "runs", runs=[plan.run])
+        return dict(found.iloc[0])
     rows = checkpoint_rows(plan.run_folder)
     steps, seconds, skipped = 0, 0.0, 0
     for row in rows:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clipbench.errors import UserError
+from clipbench.output import listening
 from clipbench.record import tables
 from clipbench.record.files import check_writable, table_path
 from clipbench.record.rows import NoiseRow, RunEnd
@@ -33,10 +34,6 @@ from clipbench.train.learner import Learner
 
 Batches = Callable[[int], Iterator[Batch]]  # the first so many, the same at every call
 Tick = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
-
-
-def no_tick(what: str, done: int, total: int) -> None:
-    """Nobody looks."""
 
 
 SETTLING = 100  # batches for the statistics of batch normalisation
@@ -61,7 +58,7 @@ def parse_steps(given: str | None, steps: int) -> list[int]:
     return at
 
 
-def measure_noise(plan: Plan, at: Sequence[int], count: int, tick: Tick = no_tick) -> pd.DataFrame:
+def measure_noise(plan: Plan, at: Sequence[int], count: int, tick: Tick | None = None) -> pd.DataFrame:
     """Measure where it has not been done with as many batches yet, and write results/tails/<run>.parquet
     after each step of `at`. Its rows.
 
@@ -77,7 +74,7 @@ def measure_noise(plan: Plan, at: Sequence[int], count: int, tick: Tick = no_tic
     found = Counter(row["step"] for row in rows)
     missing = [step for step in at if found[step] < count]
     if missing:
-        for step, measured in _measure(plan, missing, count, tick):
+        for step, measured in _measure(plan, missing, count, listening(tick)):
             rows = [row for row in rows if row["step"] != step] + measured
             rows.sort(key=lambda row: (row["step"], row["batch"]))
             tables.write_rows(plan.results, "tails", plan.run, rows)

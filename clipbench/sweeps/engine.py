@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose
 from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -46,7 +46,7 @@ def make_launcher(overrides: Sequence[str], config_dir: Path | None, folder: Pat
     if own:
         place = _quoted(f"file://{own}")
         fixed.append(f"hydra.searchpath=[{place}]")
-    with initialize_config_module("clipbench.conf", version_base="1.3"):
+    with config.our_hydra():
         loader: ConfigLoader = GlobalHydra.instance().config_loader()
         _check_choice(chosen, loader.get_group_options(GROUP), own)
         try:

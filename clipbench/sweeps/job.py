@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipbench.errors import RAISED, UserError
+from clipbench.interrupt import stop_signals
+from clipbench.output import lasting_output
 from clipbench.record.folder import LaunchFolder
 from clipbench.runs.lockstep import record_failure, train_group
 from clipbench.runs.plan import make_plan
@@ -47,7 +49,7 @@ class Job:
         os.chdir(self.started_in)
         folder = LaunchFolder(self.launch_folder)
         try:
-            with stop_requests(folder) as stopped:
+            with lasting_output(), stop_requests(folder) as stopped:
                 return self._train(folder, config["run"], stopped)
         except UserError as error:
             return JobReport("mistake", str(error))
@@ -112,7 +114,7 @@ def _take_over_signals(handler: Callable[[int, Any], Any]) -> dict[int, Any]:
     """`handler` for the signals that ask a job to end, the user's two only where the engine uses them. What
     handled them before.
     """
-    wanted: list[int] = [signal.SIGINT, signal.SIGTERM]
+    wanted = stop_signals()
     for name in ("SIGUSR1", "SIGUSR2"):
         number = getattr(signal, name, None)
         if number is not None and callable(signal.getsignal(number)):

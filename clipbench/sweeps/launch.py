@@ -17,6 +17,7 @@ from hydra.plugins.launcher import Launcher
 
 from clipbench.errors import UserError
 from clipbench.interrupt import never
+from clipbench.output import listening
 from clipbench.record import tables
 from clipbench.record.files import table_path
 from clipbench.record.folder import LaunchFolder
@@ -34,16 +35,12 @@ cannot be read).
 """
 
 
-def no_job_listener(done: int, of: int, plan: Plan, row: Mapping[str, Any] | None) -> None:
-    """Nobody listens."""
-
-
 def launch(
     plans: Sequence[Plan],
     launcher_overrides: Sequence[str],
     config_dir: Path | None = None,
     interrupted: Callable[[], bool] = never,
-    listener: JobListener = no_job_listener,
+    listener: JobListener | None = None,
 ) -> SweepOutcome:
     """Make the runs that are not finished, a job each, and say what became of all.
 
@@ -107,7 +104,7 @@ def _hand_out(
     todo: Sequence[Plan],
     folder: LaunchFolder,
     interrupted: Callable[[], bool],
-    listener: JobListener,
+    listener: JobListener | None,
 ) -> LaunchedJobs:
     """Launch a job for each run and wait until no run is being made any more."""
     folder.write_overrides({plan.run: plan.overrides for plan in todo})
@@ -131,10 +128,11 @@ def _watch(
     todo: Sequence[Plan],
     folder: LaunchFolder,
     interrupted: Callable[[], bool],
-    listener: JobListener,
+    listener: JobListener | None,
 ) -> Iterator[None]:
     """Meanwhile, `listener` is told each run that ends; once `interrupted()`, the jobs are asked to stop."""
     waiting = {plan.run: _written(plan) for plan in todo}
+    tell = listening(listener)
     over = threading.Event()
 
     def look() -> None:
@@ -144,7 +142,7 @@ def _watch(
             del waiting[plan.run]
             rows = tables.read(plan.results, "runs", runs=[plan.run])
             row = dict(rows.iloc[0]) if len(rows) else None
-            listener(len(todo) - len(waiting), len(todo), plan, row)
+            tell(len(todo) - len(waiting), len(todo), plan, row)
 
     def keep_looking() -> None:
         looked = time.monotonic()

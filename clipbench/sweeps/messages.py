@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clipbench.runs.latest import Latest
+
 
 @dataclass(frozen=True)
 class StepsMade:
-    """By run id: the latest step and its loss, of the runs that have made some since the message before."""
+    """By run id, of the runs that have made some since the message before."""
 
-    latest: Mapping[str, tuple[int, float]]
+    latest: Mapping[str, Latest]
 
 
 @dataclass(frozen=True)

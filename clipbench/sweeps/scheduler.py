@@ -11,6 +11,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from clipbench.interrupt import never
+from clipbench.output import listening
 from clipbench.processes import check_main_guard
 from clipbench.record import tables
 from clipbench.record.files import check_writable
@@ -30,7 +31,7 @@ from clipbench.sweeps.messages import (
 )
 from clipbench.sweeps.outcome import SweepOutcome
 from clipbench.sweeps.slots import Slot
-from clipbench.sweeps.state import Listener, SweepState, no_listener
+from clipbench.sweeps.state import Listener, SweepState
 from clipbench.sweeps.workers import Worker
 
 LOOK_AGAIN = 2.0  # seconds between looks at runs that another process makes
@@ -40,7 +41,7 @@ DEATHS = 2  # so often may a run's worker die without the run getting any furthe
 def make_runs(
     plans: Sequence[Plan],
     interrupted: Callable[[], bool] = never,
-    listener: Listener = no_listener,
+    listener: Listener | None = None,
 ) -> SweepOutcome:
     """Make the runs that are not finished, in worker processes, and say what became of all.
 
@@ -79,9 +80,9 @@ def unfinished(plans: Sequence[Plan]) -> list[Plan]:
 class Sweep:
     """Hands groups to workers and handles what they report, until nothing is left to do."""
 
-    def __init__(self, plans: Sequence[Plan], todo: Sequence[Plan], listener: Listener) -> None:
+    def __init__(self, plans: Sequence[Plan], todo: Sequence[Plan], listener: Listener | None) -> None:
         self.folder = plans[0].results
-        self.listener = listener
+        self.listener = listening(listener)
         by_id = {plan.run: plan for plan in plans}
         status = tables.statuses(self.folder, by_id)
         for plan in todo:
@@ -112,7 +113,7 @@ class Sweep:
                     for message in worker.messages():
                         self._handle(slot, worker, message)
                 self.listener(state, None, None)
-        except BaseException:
+        except KeyboardInterrupt:  # stop now; after anything else they keep what they have, and leave
             for worker in self.workers.values():
                 worker.kill()
             raise
@@ -216,7 +217,7 @@ class Sweep:
                 except Exception as refusal:  # whatever it is, the other runs go on
                     self._not_made(plan.run, f"{plan.label} failed, and that cannot be recorded: {refusal}")
                 else:
-                    self._ended(plan.run, "failed", row)
+                    self._ended(plan.run, row["status"], row)
             else:
                 self.state.waiting.append([plan])
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from clipbench.runs.latest import Latest
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.slots import Slot
 
@@ -19,7 +20,7 @@ class SweepState:
     slots: list[Slot]
     status: dict[str, str]  # of the runs that have ended
     waiting: deque[list[Plan]] = field(default_factory=deque)
-    at: dict[str, tuple[int, float]] = field(default_factory=dict)  # step and loss of the runs at work
+    at: dict[str, Latest] = field(default_factory=dict)  # of the runs at work
     elsewhere: dict[str, str] = field(default_factory=dict)  # run: who makes it
     making: dict[str, list[Plan]] = field(default_factory=dict)  # slot's name: its group
     already: int = 0  # finished before this sweep began
@@ -30,7 +31,3 @@ Listener = Callable[[SweepState, Plan | None, dict[str, Any] | None], None]
 """Is told the state now and then; and each run that ends, with its row of `runs` (None where another process
 made it).
 """
-
-
-def no_listener(state: SweepState, ended: Plan | None, row: dict[str, Any] | None) -> None:
-    """Nobody listens."""

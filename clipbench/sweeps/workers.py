@@ -22,8 +22,10 @@ from typing import Any
 import torch
 
 from clipbench.errors import RAISED, UserError
-from clipbench.processes import main_left_out, start_context
-from clipbench.record.rows import Row, StepRow
+from clipbench.interrupt import stop_signals
+from clipbench.output import lasting_output
+from clipbench.processes import main_left_out, start_context, unblock_hangup
+from clipbench.runs.latest import Latest
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.messages import (
@@ -132,10 +134,12 @@ def _main(connection: Connection, crash_report: Connection, slot: Slot, folder: 
 
     It stops with a checkpoint when it is asked to, and when whoever would read its messages is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the sweep decides
     stop = threading.Event()
     inbox: queue.Queue[bytes | None] = queue.Queue()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    for number in stop_signals():
+        signal.signal(number, lambda number, frame: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the sweep decides
+    unblock_hangup()
     os.chdir(folder)
     if slot.cores:
         os.sched_setaffinity(0, slot.cores)
@@ -143,11 +147,12 @@ def _main(connection: Connection, crash_report: Connection, slot: Slot, folder: 
         torch.cuda.set_device(slot.device)
     threading.Thread(target=_receive, args=(connection, inbox, stop), daemon=True).start()
     faulthandler.enable(crash_report.fileno())
-    while not stop.is_set():
-        group = inbox.get()
-        if group is None:
-            return
-        _train_and_report(connection, group, stop)
+    with lasting_output():
+        while not stop.is_set():
+            group = inbox.get()
+            if group is None:
+                return
+            _train_and_report(connection, group, stop)
 
 
 def _receive(connection: Connection, inbox: queue.Queue[bytes | None], stop: threading.Event) -> None:
@@ -172,7 +177,8 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
             connection.send(message)
 
     reported = time.monotonic()
-    latest: dict[str, tuple[int, float]] = {}
+    latest: dict[str, Latest] = {}
+    new: set[str] = set()
     try:
         for event in train_group(pickle.loads(group), stop.is_set):
             run = event.plan.run
@@ -183,20 +189,13 @@ def _train_and_report(connection: Connection, group: bytes, stop: threading.Even
             elif event.row:
                 send(RunEnded(run, event.row))
             else:
-                latest[run] = _latest_step(event.rows, latest.get(run, (0, float("nan"))))
-            if latest and time.monotonic() - reported > REPORT_EVERY:
-                send(StepsMade(latest))
-                reported, latest = time.monotonic(), {}
+                latest.setdefault(run, Latest()).take(event.rows)
+                new.add(run)
+            if new and time.monotonic() - reported > REPORT_EVERY:
+                send(StepsMade({run: latest[run] for run in new}))
+                reported, new = time.monotonic(), set()
         send(GroupLeft())
     except UserError as error:
         send(MistakeFound(str(error)))
     except RAISED:  # a run that calls sys.exit must not end the worker as if all were well
         send(GroupFailed(traceback.format_exc()))
-
-
-def _latest_step(rows: Sequence[Row], before: tuple[int, float]) -> tuple[int, float]:
-    """Step and loss of the last step among `rows`, `before` where there is none."""
-    for row in reversed(rows):
-        if isinstance(row, StepRow):
-            return row.step, row.loss
-    return before

@@ -255,6 +255,28 @@ def test_help_lists_every_key_and_the_users_own_tasks(own, capsys):
     assert "α = min(1, η/‖g‖)" in shown
 
 
+def help_of(capsys, *words):
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    return capsys.readouterr().out
+
+
+def test_help_of_a_task_has_its_keys_and_no_other_tasks(capsys):
+    everything = help_of(capsys, "run")
+    shown = help_of(capsys, "sweep", "task=voc")
+    assert "task=voc scale=full" in shown
+    assert "VOCdevkit" in shown
+    assert "task=cola scale" not in shown
+    assert "optim=sgd:" not in shown
+    assert shown.count("\n") < 0.5 * everything.count("\n")
+    shown = help_of(capsys, "run", "task=voc,cola", "optim=sgd", "scale=mini")
+    assert "task=cola scale=mini" in shown
+    assert "optim=sgd:" in shown
+    assert "scale=full sets" not in shown
+    assert main(["run", "--help", "task=vco"]) == 2
+    assert "Did you mean 'voc'?" in capsys.readouterr().err
+
+
 def start(*words):
     """The command in a process of its own, where a step takes at least 10 ms."""
     command = [

@@ -1,0 +1,92 @@
+"""What stands on a terminal while something is made: no number is cut, whatever the width."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from clipbench.cli.area import area, in_lines
+from clipbench.cli.live import HEADINGS, aligned, shortened
+from clipbench.cli.progress import Meter
+from clipbench.record.rows import EvalRow, StepRow
+from clipbench.runs.latest import Latest
+
+ROWS = [
+    HEADINGS,
+    ["cpu #1", "norm clipping_level=1 · seed 0", "350/500", "0.3765", "18.3", "84%", "0.807", "mse 0.440"],
+    ["", "auto p_autoclip=0.75 window=10000 · seed 10", "loading", "", "", "", "", ""],
+]
+NUMBERS = ("350/500", "0.3765", "18.3", "84%", "0.807", "mse 0.440")
+
+
+@pytest.mark.parametrize(("width", "numbers"), [(32, 2), (45, 2), (59, 4), (79, 6), (99, 6), (200, 6)])
+def test_the_table_of_a_sweep_leaves_columns_out_and_cuts_none(width, numbers):
+    lines = [line.plain for line in aligned(ROWS, width)]
+    assert max(map(len, lines)) <= width
+    for number in NUMBERS[:numbers]:
+        assert number in lines[1]
+    assert not any(number in lines[1] for number in NUMBERS[numbers:])
+    assert "0 " in lines[1]  # its seed
+    assert "loading" in lines[2]
+
+
+def test_a_label_keeps_both_its_ends():
+    assert shortened("norm clipping_level=1 · seed 0", 15) == "norm cl… seed 0"
+    assert shortened("short", 15) == "short"
+
+
+def terminal(width):
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=20, legacy_windows=False)
+
+
+@pytest.mark.parametrize("width", [25, 40, 60, 80, 100])
+def test_the_bar_of_a_run_fits_and_its_numbers_are_whole(width):
+    console = terminal(width)
+    words = ["loss 0.1234", "norm 1.23", "clipped 100%", "val mcc 0.712", "accuracy 0.833"]
+    with area(console) as place:
+        Meter(place).show("step", 120, 1000, words)
+        written = console.file.getvalue()
+    lines = [re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", line).strip("\r") for line in written.splitlines()]
+    assert max(map(len, lines)) < width
+    for word in ["120/1000", *words]:
+        assert any(word in line for line in lines)
+    if width >= 40:
+        assert "━━━━━━━━" in written
+
+
+def test_what_a_narrower_terminal_has_broken_is_taken_away():
+    console = terminal(80)
+    with area(console) as place:
+        place.show([Text("x" * 70), Text("y" * 30)])
+        console.file.truncate(0)
+        console.size = (30, 20)  # 70 letters take three lines now
+        place.show([Text("z")])
+        ups = console.file.getvalue().count("\x1b[1A")
+    assert ups == 3  # two that were added, and one between the two lines
+
+
+def test_words_are_broken_between_them():
+    assert in_lines(["aa", "bb", "cc"], 6) == ["aa  bb", "cc"]
+    assert in_lines(["longer than it", "b"], 5) == ["longer than it", "b"]
+    assert in_lines([], 5) == [""]
+
+
+def step(number, factor):
+    return StepRow(number, 0.0, 0.0, 0.5, 2.0, 2.0 * factor, factor, 0.1)
+
+
+def test_the_latest_of_a_run_counts_each_step_once_though_it_begins_again_from_a_checkpoint():
+    latest = Latest()
+    first = [
+        step(1, 0.5),
+        step(2, 1.0),
+        EvalRow(2, 0.0, "val", "mcc", 0.25),
+        EvalRow(2, 0.0, "val", "f1", 0.5),
+    ]
+    latest.take(first)
+    latest.take([*first[:2], step(3, 0.5), step(4, 0.5)])
+    assert latest.words == ["loss 0.5", "norm 2", "clipped 75%", "val mcc 0.250 f1 0.500"]
+    latest.take([EvalRow(4, 0.0, "val", "loss", 9.0), EvalRow(4, 0.0, "test", "mcc", 0.9)])
+    assert latest.validation == "mcc 0.250 f1 0.500"
