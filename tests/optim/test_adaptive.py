@@ -283,15 +283,21 @@ def test_complex_weights_have_their_memory_too():
         assert (p.detach() - 1).abs().max() < 1.1
 
 
-def test_a_checkpoint_with_another_number_of_tensors_is_refused():
+def test_a_checkpoint_with_another_number_of_tensors_is_refused_and_what_has_another_size_begins_afresh():
     state = ClippedSGD(small_model().parameters(), clipping_type="uclip")
     set_gradients(model := small_model(), 0)
     optimizer = ClippedSGD(model.parameters(), clipping_type="uclip")
     optimizer.step()
     state.load_state_dict(optimizer.state_dict())
     other = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3))  # as many tensors, of other shapes
-    with pytest.raises(ValueError, match="clipping memory"):
-        ClippedSGD(other.parameters(), clipping_type="uclip").load_state_dict(optimizer.state_dict())
+    fresh = ClippedSGD(other.parameters(), clipping_type="uclip")
+    fresh.load_state_dict(optimizer.state_dict())
+    set_gradients(other, 1)
+    before = [p.grad.clone() for p in other.parameters()]
+    fresh.step()
+    whole = list(other.parameters())[:3]  # of which nothing was remembered that fits: what was cut is left
+    for p, g in zip(whole, before, strict=False):
+        torch.testing.assert_close(fresh.state[p]["clipping_memory_carry"], g - p.grad)
     with pytest.raises(ValueError, match="parameter group"):  # torch's own
         ClippedSGD(list(other.parameters())[:3], clipping_type="uclip").load_state_dict(
             optimizer.state_dict()
