@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ def say(message: str, code: int) -> int:
     """Print `message` to stderr under the program's name; the exit code comes back."""
     print(f"clipbench: {message}", file=sys.stderr)
     return code
+
+
+def show_remarks(remarks: Sequence[str]) -> None:
+    """On stderr, a line each: what is made is not quite what one may think."""
+    for remark in remarks:
+        print(f"note: {remark}", file=sys.stderr)
 
 
 def say_loading() -> None:

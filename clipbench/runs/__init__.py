@@ -4,6 +4,7 @@ settings.py     everything that can be set, typed and checked
 config.py       overrides → settings, composed by Hydra
 identity.py     settings → the run's id
 plan.py         a run before it is made
+remarks.py      what runs leave aside of what was asked for
 build.py        settings → device, task, model, optimizer
 patterns.py     which parameters get a level of their own, by name
 lockstep.py     trains a group, with checkpoints, and records each run
