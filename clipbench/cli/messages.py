@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from clipbench.output import only_shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,7 +38,8 @@ def say_interrupt(message: str) -> Callable[[], None]:
     """What `first_interrupt` calls at the first Ctrl-C: it says `message`, and what another one does."""
 
     def say_it() -> None:
-        print(f"\n{message} Ctrl-C again stops now.", file=sys.stderr, flush=True)
+        with only_shown("The answer to a signal"):  # which may come while something else is being printed
+            print(f"\n{message} Ctrl-C again stops now.", file=sys.stderr, flush=True)
 
     return say_it
 
