@@ -45,6 +45,11 @@ class Area:
             self.console.control(Control(ControlType.CARRIAGE_RETURN, *one * broken))
 
 
+def can_be_written_anew(console: Console) -> bool:
+    """Whether it is a terminal that can go back to a line; TERM=dumb cannot."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 @contextmanager
 def area(console: Console) -> Iterator[Area]:
     """On a terminal; it is empty again at the end."""

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from clipbench.cli.area import GAP, area, in_lines
+from clipbench.cli.area import GAP, area, can_be_written_anew, in_lines
 from clipbench.cli.messages import duration
 from clipbench.cli.result import outcome
 from clipbench.runs.plan import Plan
@@ -29,7 +29,7 @@ def live_table() -> Iterator[Listener]:
     """A function to be told the state now and then, and each run that ends with its row."""
     console = Console(stderr=True, highlight=False, markup=False)
     pace = Pace()
-    if not console.is_terminal:
+    if not can_be_written_anew(console):
         yield _Lines(pace)
         return
     with area(console) as place:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from clipbench.output import only_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +22,12 @@ def say(message: str, code: int) -> int:
     return code
 
 
+def show_remarks(remarks: Sequence[str]) -> None:
+    """On stderr, a line each: what is made is not quite what one may think."""
+    for remark in remarks:
+        print(f"note: {remark}", file=sys.stderr)
+
+
 def say_loading() -> None:
     """Seconds of imports are coming: say so on a terminal, on a line that the next one overwrites."""
     if sys.stderr.isatty():
@@ -30,7 +38,8 @@ def say_interrupt(message: str) -> Callable[[], None]:
     """What `first_interrupt` calls at the first Ctrl-C: it says `message`, and what another one does."""
 
     def say_it() -> None:
-        print(f"\n{message} Ctrl-C again stops now.", file=sys.stderr, flush=True)
+        with only_shown("The answer to a signal"):  # which may come while something else is being printed
+            print(f"\n{message} Ctrl-C again stops now.", file=sys.stderr, flush=True)
 
     return say_it
 

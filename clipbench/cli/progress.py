@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from clipbench.cli.area import Area, area, bar, in_lines
+from clipbench.cli.area import Area, area, bar, can_be_written_anew, in_lines
 from clipbench.cli.messages import duration
 from clipbench.record.rows import EvalRow, Row
 from clipbench.runs.latest import Latest
@@ -30,7 +30,7 @@ def progress(plan: Plan) -> Iterator[Watch]:
     print(plan.label, file=sys.stderr)
     latest = Latest()
     steps = plan.settings.steps
-    if not console.is_terminal:
+    if not can_be_written_anew(console):
 
         def print_evaluations(rows: Sequence[Row]) -> None:
             latest.take(rows)
@@ -58,7 +58,7 @@ def counting(label: str) -> Iterator[Tick]:
     """
     console = Console(stderr=True)
     print(label, file=sys.stderr)
-    if not console.is_terminal:
+    if not can_be_written_anew(console):
         yield lambda what, done, total: None
         return
     with area(console) as place:

@@ -17,6 +17,7 @@ from clipbench.record import tables
 from clipbench.record.files import table_path
 from clipbench.record.rows import CLIP_KEYS
 from clipbench.report.draw import draw_run
+from clipbench.runs.config import options
 from clipbench.runs.plan import Plan
 
 SUMMARY = ("task", "optimizer", "clipping", "lr", "n", "diverged", "test, mean (min to max)")
@@ -106,7 +107,8 @@ def _share_clipped(steps: pd.DataFrame) -> str:
 
 
 def _full_scale(plan: Plan) -> str:
-    if plan.settings.scale != "mini":
+    name = f"{plan.settings.task.name}_full"
+    if plan.settings.scale != "mini" or name not in options("task_scale", plan.config_dir):
         return ""
     return f". The full-scale data: clipbench prepare task={plan.settings.task.name} scale=full"
 

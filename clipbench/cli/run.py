@@ -7,11 +7,12 @@ from argparse import Namespace
 
 from clipbench.api import finished_row, make_run, plan_run
 from clipbench.cli.estimate import announce
-from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, say, say_interrupt
+from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, say, say_interrupt, show_remarks
 from clipbench.cli.progress import progress
 from clipbench.cli.result import show_result
 from clipbench.interrupt import first_interrupt
 from clipbench.output import only_shown, shown_by
+from clipbench.runs.remarks import remarks
 from clipbench.task.content import Contents
 
 STOPPING = "Finishing the step and keeping everything."
@@ -21,6 +22,8 @@ def run(options: Namespace) -> int:
     """Make it, unless it is finished, and show its result."""
     plan = plan_run(options.overrides, options.config_dir, Contents(announce=announce))
     row = finished_row(plan)
+    with only_shown("Notes on the settings cannot be made"):
+        show_remarks(remarks([plan]))
     if row is None:
         with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(progress(plan)) as watch:
             row = make_run(plan, interrupted, watch)

@@ -11,14 +11,16 @@ from typing import Any
 from clipbench.api import mistakes_in, plan_sweep
 from clipbench.cli.estimate import announce, show_estimate
 from clipbench.cli.live import live_table
-from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, MISTAKE, say, say_interrupt
+from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, MISTAKE, runs, say, say_interrupt, show_remarks
 from clipbench.cli.result import outcome, show_summary
 from clipbench.errors import UserError
 from clipbench.interrupt import first_interrupt
 from clipbench.output import only_shown, shown_by
 from clipbench.runs.plan import Plan
+from clipbench.runs.remarks import remarks
 from clipbench.sweeps.engine import make_launcher
 from clipbench.sweeps.estimate import estimate
+from clipbench.sweeps.grid import points, split_launcher
 from clipbench.sweeps.launch import launch
 from clipbench.sweeps.outcome import SweepOutcome
 from clipbench.sweeps.scheduler import make_runs, unfinished
@@ -33,6 +35,8 @@ def sweep(options: Namespace) -> int:
     plans, launcher = plan_sweep(
         options.overrides, options.config_dir, Contents(read=not options.dry_run, announce=announce)
     )
+    with only_shown("Notes on the settings cannot be made"):
+        show_remarks([*_fewer_runs(options, plans), *remarks(plans)])
     if options.dry_run:
         found = estimate(plans, launcher, announce=announce)
         show_estimate(found)
@@ -49,6 +53,17 @@ def sweep(options: Namespace) -> int:
     if ended.mistakes and not ended.interrupted:
         raise UserError(mistakes_in(ended))
     return exit_code(ended)
+
+
+def _fewer_runs(options: Namespace, plans: Sequence[Plan]) -> list[str]:
+    overrides, _ = split_launcher(options.overrides)
+    asked = len(points(overrides, options.config_dir))
+    if asked == len(plans):
+        return []
+    return [
+        f"the grid has {asked} points and {runs(len(plans))}: points that differ only in what they do not "
+        "use are one run."
+    ]
 
 
 def make_and_show(plans: Sequence[Plan], launcher: Sequence[str], config_dir: Path | None) -> SweepOutcome:

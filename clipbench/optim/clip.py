@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple, TypeVar
@@ -95,6 +95,8 @@ class Clipping:
     rng: torch.Generator | None = None
     automatic: bool = False
     """May take the fused kernel where nobody chose one."""
+    memory: Memory = field(init=False, repr=False, compare=False)
+    """Of the optimizer that it is attached to."""
 
     def __post_init__(self) -> None:
         if self.nonfinite not in POLICIES:
@@ -108,7 +110,6 @@ class Clipping:
     def _begin(self) -> None:
         self.latest: deque[Measured] = deque(maxlen=WINDOW)
         self._factor = FusedFactor(self.automatic)
-        self._memory: Memory | None = None
         self._loading: loading.Loading | None = None
         self._number_of_groups = 0
         self._ranks_agree = False  # on the generator
@@ -126,12 +127,6 @@ class Clipping:
         self._rng_at_start = randomness.without_generator(self.rng)
         self._begin()
 
-    def memory(self, optimizer: Optimizer) -> Memory:
-        """Of the optimizer that clips by this."""
-        if self._memory is None:
-            self._memory = Memory(optimizer)
-        return self._memory
-
     def attach(self, optimizer: Optimizer) -> None:
         """Register the hooks.
 
@@ -148,7 +143,8 @@ class Clipping:
         self._check_groups(optimizer)
         units = self._units(optimizer, optimizer.param_groups)  # a group's wrong level is refused now
         self._give_levels(optimizer)
-        self.memory(optimizer).prepare(units)
+        self.memory = Memory(optimizer)
+        self.memory.prepare(units)
         # a compiled step calls hooks as they are: to trace them gains nothing and loses what is borrowed
         before_step = torch.compiler.disable(self.before_step)
         before_step.clipping = self
@@ -171,7 +167,7 @@ class Clipping:
         units = self._units(optimizer, optimizer.param_groups)
         clipped = [unit for unit in units if not isinstance(unit.rule, NoClip)]
         unit = (clipped or units)[0]
-        return partial(unit.rule.level_in_force, self.memory(optimizer).whole(unit))
+        return partial(unit.rule.level_in_force, self.memory.whole(unit))
 
     def set_level(self, optimizer: Optimizer, level: float) -> None:
         """Of all groups that have none of their own. ValueError for a rule without a level."""
@@ -188,7 +184,7 @@ class Clipping:
     def drop_unfinished(self, optimizer: Optimizer) -> None:
         """Give back and forget what a step that raised has left."""
         self._factor.release(optimizer)
-        self.memory(optimizer).drop_late()
+        self.memory.drop_late()
 
     # the hooks, in the order in which they run
 
@@ -210,19 +206,14 @@ class Clipping:
     @torch.no_grad()
     def clip(self, optimizer: Optimizer) -> None:
         """Measure, apply the rule, remember: no wait for the device, unless nonfinite="raise"."""
-        units = self._units(optimizer, optimizer.param_groups)
-        spread = ranks.spread_of([p for unit in units for p in unit.params], self.elsewhere)
-        if spread is not None:
-            for unit in units:
-                unit.take_in_what_is_elsewhere(spread)
-        units = [unit for unit in units if unit.present]
+        units, spread = self._units_and_spread(optimizer)
         if not units:
             return
         self._factor.release(optimizer)
         self._check_can_be_clipped(units, spread)
         self._factor.choose(optimizer, [unit.params[i] for unit in units for i in unit.present])
         if self._factor.all_contiguous and spread is None:
-            parts = [Gradients(unit.gradients) for unit in units]
+            parts = [Gradients(unit.gradients) for unit in units]  # as they are, which is quicker
         else:
             parts = _parts(units, spread, len(optimizer.param_groups))
         gradients.check_devices([g for part in parts for g in part])
@@ -234,18 +225,14 @@ class Clipping:
         clipped_norm = gradients.norm_after(factors, parts)
         norm = gradients.total_norm(parts) if norm is None else norm
         skipped = ~gradients.is_finite(norm)
-        if self.nonfinite == "raise" and bool(skipped) and not (overflow is not None and bool(overflow)):
-            self._factor.release(optimizer)
-            raise FloatingPointError(
-                f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'."
-            )
+        if self.nonfinite == "raise" and bool(skipped):
+            self._raise_unless_known(optimizer, norm, overflow)
         if overflow is not None:
             skipped = skipped | overflow.to(skipped.device)
-        memory = self.memory(optimizer)
         hold = skipped | (norm == 0) if _only_begins(optimizer) else skipped
         for unit, was, now in zip(units, old, new, strict=True):
-            memory.remember(unit, was, now, hold)
-        memory.count(skipped)
+            self.memory.remember(unit, was, now, hold)
+        self.memory.count(skipped)
         self.latest.append(Measured(norm, torch.where(skipped, 0.0, clipped_norm), skipped))
         self._apply(optimizer, factors, parts, skipped)
 
@@ -270,13 +257,13 @@ class Clipping:
     def after_step(self, optimizer: Optimizer, *_: Any) -> None:
         """Give back what the step borrowed, and put away what was remembered."""
         self._factor.release(optimizer)
-        self.memory(optimizer).settle()
+        self.memory.settle()
 
     def before_saving(self, optimizer: Optimizer) -> None:
         """Put the generator's state where `state_dict` finds it."""
         self.drop_unfinished(optimizer)
         if self.rng is not None and self.rule.draws:
-            self.memory(optimizer).rng_state = self.rng.get_state()
+            self.memory.rng_state = self.rng.get_state()
 
     def before_loading(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         """ValueError for another rule's memory, before anything of `state_dict` is loaded."""
@@ -286,7 +273,6 @@ class Clipping:
 
     def after_loading(self, optimizer: Optimizer) -> None:
         """Take what was loaded to the parameters' device, and the generator to where it was."""
-        memory = self.memory(optimizer)
         if self._loading is not None:
             self._loading.finish(optimizer)
             self._loading = None
@@ -298,13 +284,32 @@ class Clipping:
             self._set_default(optimizer)
         self._give_levels(optimizer)
         self._ranks_agree = False
-        if memory.rng_state is not None:
+        saved = self.memory.rng_state
+        if saved is not None:
             if self.rng is not None:
-                self.rng.set_state(memory.rng_state)
-        elif memory.is_before_first_draw:
+                self.rng.set_state(saved)
+        elif self.memory.is_before_first_draw:
             self.rng = randomness.generator_again(self._rng_at_start)
 
     # their parts
+
+    def _units_and_spread(self, optimizer: Optimizer) -> tuple[list[Unit], ranks.Spread | None]:
+        """The units that have a gradient, on whatever rank, and how their parameters lie over ranks."""
+        units = self._units(optimizer, optimizer.param_groups)
+        spread = ranks.spread_of([p for unit in units for p in unit.params], self.elsewhere)
+        if spread is not None:
+            for unit in units:
+                unit.take_in_what_is_elsewhere(spread)
+        return [unit for unit in units if unit.present], spread
+
+    def _raise_unless_known(self, optimizer: Optimizer, norm: Tensor, overflow: Tensor | None) -> None:
+        """FloatingPointError, unless a GradScaler has seen it and leaves the step out."""
+        if overflow is not None and bool(overflow):
+            return
+        self._factor.release(optimizer)
+        raise FloatingPointError(
+            f"The gradient's norm is {float(norm)}. Lower the learning rate, or use nonfinite='skip'."
+        )
 
     def _check_groups(self, optimizer: Optimizer) -> None:
         """ValueError for a misspelt key, a level that is none, or what cannot be differentiated."""
@@ -369,8 +374,9 @@ class Clipping:
         spread: ranks.Spread | None,
     ) -> tuple[list[Any], list[Any], list[Factor]]:
         """Of each unit its memory, what its rule makes of that, and the rule's factor."""
-        memory, device = self.memory(optimizer), parts[0][0].device
-        rng = self.rng = randomness.on_device(self.rng, device, memory.rng_state)
+        device = parts[0][0].device
+        saved = self.memory.rng_state if self.rng is None else None
+        rng = self.rng = randomness.on_device(self.rng, device, saved)
         draws = any(unit.rule.draws for unit in units)
         if draws and not self._ranks_agree:
             self._ranks_agree = True
@@ -383,7 +389,7 @@ class Clipping:
                 # one draw per step: every unit sees the same. An exempt unit draws nothing, and after it the
                 # generator would lie where it was
                 rng.set_state(at_start)
-            old.append(memory.recall(unit))
+            old.append(self.memory.recall(unit))
             params = unit.real_params
             if len(unit.present) < len(params):
                 params = [params[i] for i in unit.present]

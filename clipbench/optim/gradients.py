@@ -72,13 +72,15 @@ class Gradients(list[Tensor]):
 
     def rms(self) -> Tensor:
         """‖·‖/√(number of entries) of each tensor, 0 for an empty one. (n,)"""
-        counts = torch.tensor([max(x.numel(), 1) for x in self], dtype=torch.float32)
-        if self.place is None:
-            return self.norms / counts.sqrt().to(self.norms)
-        here = torch.tensor([x.numel() for x in self], dtype=torch.float32, device=self[0].device)
-        self.ask()
-        counts = self.place.sums.ask(here, self.place.splits).value.clamp(min=1)
-        return self.norms / counts.sqrt().to(self.norms)
+        numbers = [float(x.numel()) for x in self]
+        if self.place is not None:
+            self.ask()
+        # numbers of the host go along with a launch; a tensor of them would be a copy, and a wait
+        zeros = list(self._zeros().unbind())
+        counts = torch.stack(torch._foreach_add(zeros, numbers))
+        if self.place is not None:
+            counts = self.place.sums.ask(counts, self.place.splits).value
+        return self.norms / counts.clamp(min=1).sqrt()
 
     def times(self, factor: Factor) -> Gradients:
         """The same tensors, which `factor` is multiplied into: over ranks nothing is summed again."""
@@ -128,14 +130,20 @@ class Gradients(list[Tensor]):
             here = self._largest_here()
             self._asked_largest = self.place.sums.ask(here, self.place.splits, largest=True)
 
+    def _zeros(self) -> Tensor:
+        return torch.zeros(len(self), dtype=wide_dtype(self), device=self[0].device)
+
     def _norms_here(self) -> Tensor:
         return torch.stack(torch._foreach_norm(self, 2.0, dtype=wide_dtype(self)))
 
     def _largest_here(self) -> Tensor:
-        wide = wide_dtype(self)
-        full = [g for g in self if g.numel()]
-        found = iter(torch._foreach_norm(full, math.inf, dtype=wide) if full else [])
-        return torch.stack([next(found) if g.numel() else self.one * 0 for g in self])
+        largest = list(self._zeros().unbind())
+        full = [i for i, g in enumerate(self) if g.numel()]  # of an empty one torch knows no largest
+        if full:
+            found = torch._foreach_norm([self[i] for i in full], math.inf, dtype=wide_dtype(self))
+            for i, value in zip(full, found, strict=True):
+                largest[i] = value
+        return torch.stack(largest)
 
 
 class Place:
@@ -153,8 +161,8 @@ class Place:
         """The sums of `squares` (n,) over each parameter group, on all ranks of other parameters. (count,)"""
         sums = []
         for group in range(self.count):
-            own = [i for i, number in enumerate(self.groups) if number == group]
-            sums.append(squares[own].sum() if own else squares.new_zeros(()))
+            own = [square for square, number in zip(squares, self.groups, strict=True) if number == group]
+            sums.append(torch.stack(own).sum() if own else squares.new_zeros(()))
         by_group = torch.stack(sums)
         return self.sums.ask(by_group, [Split((self.spread.elsewhere,))] * self.count)
 

@@ -26,6 +26,9 @@ LASTING = (SKIPPED, RNG_STATE, OWN_LEVEL)
 
 
 Names = tuple[tuple[str, ...], tuple[str, ...]]
+"""Of what a rule remembers: of the whole gradient, and of each parameter."""
+Entries = dict[str, Tensor]
+"""By key, as in a group or a state."""
 
 
 class Memory:
@@ -37,9 +40,10 @@ class Memory:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        # of the step that is being made, until `settle`
-        self._late: dict[Tensor, dict[str, Tensor]] = {}
-        self._late_whole: dict[int, tuple[Group, dict[str, Tensor]]] = {}
+        # what the step that is being made will leave: of parameters, and of groups by id; see `settle`
+        self._late: dict[Tensor, Entries] = {}
+        self._late_whole: dict[int, tuple[Group, Entries]] = {}
+        # of rules, what they remember, so that `init` is called once
         self._known: list[tuple[Rule, Names]] = []
         self._latest: tuple[Rule | None, Names] = None, ((), ())
 

@@ -83,9 +83,7 @@ def like(part: Tensor, p: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
-    return DTensor.from_local(
-        part, mesh, placements, run_check=False, shape=p.shape, stride=torch.empty_like(p).stride()
-    )
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=p.shape, stride=p.stride())
 
 
 def processes() -> int:
@@ -236,7 +234,9 @@ def _over(group: ProcessGroup, asked: Sequence[Asked]) -> None:
             chosen.append((one, places))
     sent = []
     for one, places in chosen:
-        sent.append(one.values if len(places) == len(one.splits) else one.values[places])
+        whole = len(places) == len(one.splits)
+        # a list as an index would be copied to the device, and waited for
+        sent.append(one.values if whole else torch.stack([one.values[i] for i in places]))
     parts = torch.cat(sent)
     if any(one.largest for one, _ in chosen):
         each = [torch.empty_like(parts) for _ in range(dist.get_world_size(group))]
@@ -253,5 +253,7 @@ def _over(group: ProcessGroup, asked: Sequence[Asked]) -> None:
         if len(places) == len(one.splits):
             one.values = result
         else:
-            one.values = one.values.clone()
-            one.values[places] = result
+            values = list(one.values.unbind())
+            for place, value in zip(places, result.unbind(), strict=True):
+                values[place] = value
+            one.values = torch.stack(values)

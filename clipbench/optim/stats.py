@@ -93,7 +93,7 @@ def clip_stats(optimizer: Optimizer) -> ClipStats:
     `optimizer` may be a wrapper of one that clips. RuntimeError for one that does not.
     """
     inner, clipping = _clipping(optimizer)
-    return ClipStats(tuple(clipping.latest), clipping.level(inner), clipping.memory(inner).skipped)
+    return ClipStats(tuple(clipping.latest), clipping.level(inner), clipping.memory.skipped)
 
 
 def set_clipping_level(optimizer: Optimizer, level: float) -> None:

@@ -6,6 +6,7 @@ yaml_files.py   configuration files, read with care
 identity.py     settings → the run's id
 sources.py      the modules that a user wrote, with what they import of theirs
 plan.py         a run before it is made
+remarks.py      what runs leave aside of what was asked for
 build.py        settings → device, task, model, optimizer
 patterns.py     which parameters get a level of their own, by name
 lockstep.py     trains a group, with checkpoints, and records each run

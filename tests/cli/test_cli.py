@@ -255,6 +255,20 @@ def test_help_lists_every_key_and_the_users_own_tasks(own, capsys):
     assert "α = min(1, η/‖g‖)" in shown
 
 
+def test_what_is_left_aside_is_said_and_no_scale_is_advised_that_a_task_has_not(own, capsys):
+    assert clipbench("run", "optim.clipping_type=auto", "optim.clipping_level=3") == 0
+    said = capsys.readouterr()
+    assert "note: optim.clipping_level changes nothing for auto" in said.err
+    assert "scale=full" not in said.out
+    grid = ("optim.clipping_type=none,norm", "optim.clipping_level=1,2", "seed=choice(0)")
+    assert clipbench("sweep", "--dry-run", *grid) == 0
+    assert "note: the grid has 4 points and 3 runs" in capsys.readouterr().err
+    (own / "task_scale").mkdir()
+    (own / "task_scale" / "line_full.yaml").write_text("# @package _global_\nsteps: 30\n")
+    assert clipbench("run", "optim.clipping_type=auto", "optim.clipping_level=3") == 0
+    assert "clipbench prepare task=line scale=full" in capsys.readouterr().out
+
+
 def help_of(capsys, *words):
     with pytest.raises(SystemExit):
         main([*words, "--help"])

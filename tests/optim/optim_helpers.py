@@ -7,7 +7,7 @@ from conftest import set_gradients, weights
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipbench.optim import SPAM, TIED, ClippedAdam, ClippedAdamW, ClippedSGD, StableSPAM
+from clipbench.optim import SPAM, TIED, ClippedAdam, ClippedAdamW, ClippedSGD, Norm, StableSPAM
 
 CLASSES = {
     "sgd": (ClippedSGD, {"lr": 0.1, "momentum": 0.9}),
@@ -82,3 +82,21 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func.name())
         return func(*args, **(kwargs or {}))
+
+
+def groups_of(model, count):
+    """The parameters of `model`, in one group or two."""
+    params = list(model.parameters())
+    return [{"params": params}] if count == 1 else [{"params": params[:2]}, {"params": params[2:]}]
+
+
+MANY = [
+    {"clipping_type": "norm", "clipping_level": 0.1, "nonfinite": "raise"},
+    {"clipping_type": "auto", "p_autoclip": 0.1, "window": 5},
+    {"clipping_type": "zclip", "z_threshold": 1.0, "warmup_steps": 2, "max_norm": None},
+    {"clipping_type": "adagc", "lambda_abs": 0.2, "warmup_steps": 3},
+    {"clipping_type": "uclip", "clipping_level": 0.2},
+    {"clipping_type": "linear_rand_norm", "clipping_level": 0.2, "beta": 0.5},
+    {"clipping_type": Norm(0.2)},
+]
+"""Settings of ClippedSGD, of all sorts."""

@@ -5,7 +5,7 @@ import torch
 from conftest import set_gradients, small_model
 from optim_helpers import Operators
 
-from clipbench.optim import RULES, ClippedSGD, clip_gradients, make_rule
+from clipbench.optim import RULES, TIED, ClippedAdam, clip_gradients, make_rule
 from clipbench.optim.laws import Waits
 
 OPTIMIZERS = {
@@ -77,10 +77,10 @@ def test_the_counter_sees_a_wait():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [*RULES, *TIED])
 def test_a_gpu_is_never_waited_for(name):
     model = small_model().cuda()
-    optimizer = ClippedSGD(model.parameters(), lr=0.1, momentum=0.9, clipping_type=name)
+    optimizer = ClippedAdam(model.parameters(), lr=0.1, clipping_type=name)
     torch.cuda.set_sync_debug_mode("default")
     for step in range(3):
         for p in model.parameters():

@@ -255,6 +255,17 @@ def test_a_signal_stops_a_job_and_the_engine_hears_it_too(tmp_path):
         signal.signal(signal.SIGUSR2, before)
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_hangup_stops_a_job_unless_it_is_ignored(tmp_path, ignored):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with stop_requests(LaunchFolder(tmp_path / "none")) as stopped:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stopped() is not ignored
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

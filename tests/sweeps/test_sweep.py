@@ -235,6 +235,21 @@ def test_when_the_sweep_is_killed_its_workers_keep_what_they_have_and_leave(own)
     assert list(Path("cut/.work").glob("*/checkpoint-*.pt"))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_worker_that_is_asked_to_end_keeps_what_it_has_and_the_sweep_goes_on(own, number):
+    overrides = ("optim.clipping_type=deadly:Slow", "seed=choice(0)", "steps=200", "checkpoint_every=1h")
+    process = start(*overrides, "results=cut")
+    wait_for(Path("stepping").exists)
+    [lease] = Path("cut/.work").glob("*/lease.*")
+    os.kill(json.loads(lease.read_text())["pid"], number)
+    wait_for(lambda: list(Path("cut/.work").glob("*/checkpoint-*.pt")))
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert len(table("steps", "cut")) == 200
+
+
 def test_a_run_that_another_process_makes_is_left_to_it_and_made_once_that_is_gone(own, monkeypatch):
     monkeypatch.setattr(scheduler, "LOOK_AGAIN", 0.1)
     plans = make_plans([*OVERRIDES, "optim.clipping_type=none", "seed=0,1"], Path("."))
