@@ -8,11 +8,11 @@ from typing import Any
 
 from clipbench.errors import UserError
 from clipbench.optim.checks import SHARED
+from clipbench.record.rows import REFERENCE
 from clipbench.runs import config
 from clipbench.runs.plan import Plan, make_plan
 from clipbench.runs.settings import MACHINE
 
-REFERENCE = "none"  # has no settings, and stands beside types that have some
 FEWEST = 3  # validations that make a curve
 MOST = 100  # plans that are looked at for a setting that none of them uses; of more, nothing is said
 
