@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from clipbench.cli.messages import console as messages_console
 from clipbench.cli.messages import duration
 from clipbench.cli.result import outcome
 from clipbench.runs.plan import Plan
@@ -27,7 +28,7 @@ AROUND_THE_TABLE = 5  # lines of the terminal that are not a run's
 @contextmanager
 def live_table() -> Iterator[Listener]:
     """A function to be told the state now and then, and each run that ends with its row."""
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = messages_console(stderr=True)
     pace = Pace()
     if not console.is_terminal:
         yield _Lines(pace)

@@ -15,7 +15,7 @@ from typing import Any
 from clipbench import __version__
 from clipbench.cli.arguments import parse
 from clipbench.cli.commands import command_named, help_text
-from clipbench.cli.messages import DONE, INTERRUPTED, MISTAKE, say, say_loading
+from clipbench.cli.messages import DONE, INTERRUPTED, MISTAKE, say, say_loading, visible_streams
 from clipbench.errors import Unreadable, UserError
 
 
@@ -23,7 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 a run failed or something is missing, 2 the user's mistake or data out of reach,
     130 interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    with visible_streams():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return DONE

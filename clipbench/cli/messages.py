@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from clipbench.escape import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,6 +15,44 @@ if TYPE_CHECKING:
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 WIDTH_OF_FILES = 140  # of a table that goes to a file or a pipe
+
+
+class VisibleStream:
+    """A stream of text that obeys nothing: control characters, of names in files, are written as Python
+    writes them. `stream` is the one behind it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(visible(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def visible_streams() -> Iterator[None]:
+    """All that is printed inside passes a VisibleStream, on stdout and on stderr. Rich, which writes control
+    characters of its own, writes to `behind` them what `console` has made visible.
+    """
+    out, err = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = VisibleStream(out), VisibleStream(err)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = out, err
+
+
+def behind(stream: TextIO) -> TextIO:
+    """The stream itself, of a VisibleStream."""
+    return stream.stream if isinstance(stream, VisibleStream) else stream
 
 
 def say(message: str, code: int) -> int:
@@ -23,7 +64,7 @@ def say(message: str, code: int) -> int:
 def say_loading() -> None:
     """Seconds of imports are coming: say so on a terminal, on a line that the next one overwrites."""
     if sys.stderr.isatty():
-        print("loading torch …", end="\r", file=sys.stderr, flush=True)
+        print("loading torch …", end="\r", file=behind(sys.stderr), flush=True)
 
 
 def say_interrupt(message: str) -> Callable[[], None]:
@@ -35,12 +76,20 @@ def say_interrupt(message: str) -> Callable[[], None]:
     return say_it
 
 
-def console() -> Console:
-    """For tables on stdout: as wide as the terminal, 140 columns elsewhere; text is printed as it is."""
+def console(stderr: bool = False) -> Console:
+    """For tables: as wide as the terminal, on stdout 140 columns elsewhere. Text is printed as it is, but for
+    control characters, which are made visible.
+    """
     from rich.console import Console
+    from rich.text import Text
 
-    width = None if sys.stdout.isatty() else WIDTH_OF_FILES
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    class VisibleConsole(Console):
+        def render_str(self, text: str, **more: Any) -> Text:  # type: ignore[override]
+            return super().render_str(visible(text), **more)
+
+    file = behind(sys.stderr if stderr else sys.stdout)
+    width = None if stderr or file.isatty() else WIDTH_OF_FILES
+    return VisibleConsole(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def runs(count: int) -> str:

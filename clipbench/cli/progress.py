@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clipbench.cli.messages import console as messages_console
 from clipbench.record.rows import EvalRow, Row, StepRow, is_clipped
 from clipbench.runs.plan import Plan
 
@@ -20,7 +20,7 @@ Tick = Callable[[str, int, int | None], None]
 @contextmanager
 def progress(plan: Plan) -> Iterator[Watch]:
     """A function that is given each run's rows as they become readable."""
-    console = Console(stderr=True)
+    console = messages_console(stderr=True)
     print(plan.label, file=sys.stderr)
     latest = Latest()
     steps = plan.settings.steps
@@ -55,7 +55,7 @@ def counting(label: str) -> Iterator[Tick]:
     """A function (what is being done, how much of it is done, of how much) that moves a bar on a terminal and
     says nothing elsewhere.
     """
-    console = Console(stderr=True)
+    console = messages_console(stderr=True)
     print(label, file=sys.stderr)
     columns = (
         TextColumn("{task.description}"),

@@ -35,7 +35,11 @@ def test_a_plan_is_written_once(tmp_path):
 def test_a_plan_that_cannot_be_read_is_no_plan(tmp_path, text):
     folder = unfinished(tmp_path)
     (folder.path / "plan.json").write_text(text)
-    assert folder.plan() == {}
+    with pytest.warns(Unreadable, match=r"plan\.json is damaged"):
+        assert folder.plan() == {}
+    with pytest.warns(Unreadable, match="lies in .*set-aside"):
+        assert folder.write_plan(PLAN) == PLAN
+    assert [path.read_text() for path in (tmp_path / "set-aside").iterdir()] == [content]
     _, found = read_folder(tmp_path)
     assert found[RUN].label == "without a plan"
 
@@ -86,7 +90,9 @@ def test_a_folder_without_files_and_folders_of_others_are_no_runs(tmp_path):
 def write_tables(results, run):
     for table in ("steps", "evals"):
         tables.write_rows(results, table, run, [])
-    tables.write_rows(results, "runs", run, [{"task": "toy", "scale": "mini", "status": "done"}])
+    row = {"task": "toy", "scale": "mini", "optimizer": "sgd", "clipping_type": "none", "seed": 0}
+    row |= {"status": "done", "headline": "accuracy", "higher_is_better": True}
+    tables.write_rows(results, "runs", run, [{**row, "steps": 0, "seconds": 0.0, "skipped": 0}])
 
 
 def test_removing_leaves_nothing_of_the_run_and_everything_of_the_others(tmp_path):
