@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,21 @@ def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> It
     for.
 
     `apart`: all optimizers of a task and scale are one group, and each configuration is a method of its own.
-    UserError where no run has finished.
+    UserError where no run has finished, or none that can be read.
     """
+    empty = True
     for runs in parts(folder, run, apart):
-        yield read_group(folder, runs, apart)
+        group = read_group(folder, runs, apart)
+        if group is not None:
+            empty = False
+            yield group
+    if empty:
+        raise nothing_readable(folder)
+
+
+def nothing_readable(folder: Path) -> UserError:
+    """For a folder in which each finished run lacks its steps or evaluations."""
+    return UserError(f"{folder} holds no finished run whose tables can be read.")
 
 
 def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.DataFrame]:
@@ -58,14 +69,24 @@ def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.
     return found
 
 
-def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
-    """One of the `parts`, with its steps and evaluations."""
+def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group | None:
+    """One of the `parts`, with its steps and evaluations. Runs whose steps or evaluations cannot be read are
+    left out, tuning runs apart, of which neither is used; None where no run is left.
+    """
+    drawn = runs.loc[(runs["status"] != "failed") & (runs["role"] != "tune"), "run"]
+    steps = dict(tables.read_parts(folder, "steps", STEPS, drawn))
+    evals = dict(tables.read_parts(folder, "evals", EVALS, drawn))
+    lost = [run for run in drawn if run not in steps or run not in evals]
+    runs = runs[~runs["run"].isin(lost)]
+    if not (runs["status"] != "failed").any():
+        return None
     finished = _numbered(runs[runs["status"] != "failed"].sort_values(["started", "run"]))
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further
     # seed.
     latest = finished.drop_duplicates(["number", "seed"], keep="last").sort_values(["seed", "run"])
     earlier = _of_earlier_choice(latest)
     left_out = {
+        "damaged": len(lost),
         "failed": len(runs) - len(finished),
         "repeated later": len(finished) - len(latest),
         "of what an earlier, smaller tuning chose": int(earlier.sum()),
@@ -85,8 +106,8 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
         optimizer="" if apart else first["optimizer"],
         headline=first["headline"],
         configurations=_best_first(_configurations(shown, apart), higher_is_better),
-        steps=_steps(folder, shown["run"]),
-        evals=tables.read(folder, "evals", EVALS, shown["run"]),
+        steps=_steps({run: steps[run] for run in shown["run"]}),
+        evals=_joined("evals", EVALS, [evals[run] for run in shown["run"]]),
         higher_is_better=higher_is_better,
         notes=tuple(notes),
         study=first["study"],
@@ -135,16 +156,19 @@ def _of_earlier_choice(runs: pd.DataFrame) -> pd.Series:
     return is_final & was_tuned & is_other
 
 
-def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
+def _steps(found: Mapping[str, pa.Table]) -> pd.DataFrame:
     """Only what is drawn, with `run` as a category: as text it would be most of the memory."""
-    found = dict(tables.read_parts(folder, "steps", STEPS, runs))
-    fields = map(tables.SCHEMAS["steps"].field, STEPS)
-    empty = pa.schema(list(fields)).empty_table()
-    steps = pa.concat_tables([empty, *found.values()]).to_pandas()
+    steps = _joined("steps", STEPS, found.values())
     lengths = list(map(len, found.values()))
     codes = np.repeat(np.arange(len(found)), lengths)
     run = pd.Categorical.from_codes(codes, list(found))
     return steps.assign(run=run)
+
+
+def _joined(table: str, names: Iterable[str], found: Iterable[pa.Table]) -> pd.DataFrame:
+    fields = map(tables.SCHEMAS[table].field, names)
+    empty = pa.schema(list(fields)).empty_table()
+    return pa.concat_tables([empty, *found]).to_pandas()
 
 
 def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:

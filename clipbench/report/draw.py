@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from clipbench.analysis.groups import parts, read_groups
+from clipbench.analysis.groups import nothing_readable, parts, read_groups
 from clipbench.errors import Unreadable, UserError, nearest
 from clipbench.processes import start_context
 
@@ -52,6 +52,8 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",), apart: boo
         written += paths
         for ranking, html in found:
             page.add(ranking, html)
+    if not page.rankings:
+        raise nothing_readable(results)
     path, text = out / "report.html", page.html()
     with writing(out):
         path.write_text(text, encoding="utf-8")

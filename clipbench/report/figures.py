@@ -44,6 +44,8 @@ def draw_group(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[s
     """
     with _no_collections():
         group = read_group(results, runs, apart)
+        if group is None:
+            return [], []
         bare = replace(group, steps=group.steps[:0], evals=group.evals[:0])
         found = []
         for ranking in rankings(group):

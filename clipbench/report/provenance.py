@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 
 from clipbench.analysis.ranking import Ranking
+from clipbench.record.rows import from_json
 
 
 def facts(ranking: Ranking) -> dict[str, str]:
@@ -87,7 +86,7 @@ def _device(runs: pd.DataFrame) -> str:
 def _versions(runs: pd.DataFrame) -> str:
     found = set()
     for text in runs["versions"].fillna("{}"):
-        versions = json.loads(text or "{}")
+        versions = from_json(text or "{}", dict)
         parts = [f"{name} {version}" for name, version in versions.items()]
         found.add(", ".join(parts))
     return "; ".join(filter(None, sorted(found)))

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from clipbench.errors import UserError
+from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
 from clipbench.record.folder import LaunchFolder, RunFolder, run_folders, unfinished_runs
 from clipbench.record.state import read_folder
@@ -32,16 +32,15 @@ def test_a_plan_is_written_once(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", "null", "\x00"])
-def test_a_plan_that_cannot_be_read_is_no_plan(tmp_path, text):
+def test_a_plan_that_is_damaged_is_named_set_aside_and_written_anew(tmp_path, text):
     folder = unfinished(tmp_path)
     (folder.path / "plan.json").write_text(text)
     with pytest.warns(Unreadable, match=r"plan\.json is damaged"):
-        assert folder.plan() == {}
-    with pytest.warns(Unreadable, match="lies in .*set-aside"):
-        assert folder.write_plan(PLAN) == PLAN
-    assert [path.read_text() for path in (tmp_path / "set-aside").iterdir()] == [content]
-    _, found = read_folder(tmp_path)
+        _, found = read_folder(tmp_path)
     assert found[RUN].label == "without a plan"
+    with pytest.warns(Unreadable, match=r"lies in .*set-aside"):
+        assert folder.write_plan(PLAN) == PLAN
+    assert [path.read_text() for path in (tmp_path / "set-aside").iterdir()] == [text]
 
 
 def test_the_step_of_a_checkpoint_is_in_its_name(tmp_path):
