@@ -43,7 +43,7 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name in RESOLVED:
         found[name] = None if pd.isna(run[name]) else run[name]
-    config = dict(_flat(from_json(run["config"] or "{}", dict)))
+    config = dict(_flat(from_json(run["config"], dict)))
     idle = IDLE if "restart.first" in config else (*IDLE, "restart.")
     hidden = UNRELATED | {f"optim.{name}" for name in RESOLVED}
     for key, value in config.items():

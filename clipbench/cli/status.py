@@ -99,7 +99,7 @@ def _show_failures(rows: Sequence[Mapping[str, Any]]) -> None:
         alike.setdefault(last_lines(row["error"] or ""), []).append(row)
     for error, group in alike.items():
         for row in group[:LIST_LENGTH]:
-            print("  " + shlex.join(["clipbench", "run", *from_json(row["overrides"] or "[]", list)]))
+            print("  " + shlex.join(["clipbench", "run", *from_json(row["overrides"], list)]))
         _count_the_rest(len(group))
         for line in error.splitlines():
             print(f"      {line}")

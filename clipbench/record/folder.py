@@ -87,7 +87,7 @@ class RunFolder:
             content = read_file(self.path / PLAN)
         except FileNotFoundError:
             return {}, ""
-        found = from_json(content.decode("utf-8", "replace"), dict)
+        found = from_json(content.decode("utf-8", "replace") or "null", dict)
         if found is None:
             return {}, "no mapping as JSON"
         fault = _fault_of_plan(found)

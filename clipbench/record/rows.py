@@ -109,10 +109,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def from_json(text: str, form: type) -> Any:
-    """What a cell or a file holds as JSON: a mapping (`form` dict) or a list of texts (`form` list). None for
-    anything else. Numbers beyond a column's are floats.
+def from_json(text: Any, form: type) -> Any:
+    """What a cell or a file holds as JSON: a mapping (`form` dict) or a list of texts (`form` list); an empty
+    one for a cell that is null or empty. None for anything else. Numbers beyond a column's are floats.
     """
+    if not text or not isinstance(text, str):
+        return form()
     try:
         found = json.loads(text, parse_int=_number)
         too_deep = _depth(found) > DEEPEST
@@ -222,7 +224,10 @@ class RunRow:
     scale: str = column("text", "mini, full, or another that the task has")
     optimizer: str = column("text", "name of the optimizer's file, `optim=`")
     lr: float | None = column(
-        "real", "the learning rate before its schedule; null for the optimizer's default", least=0, default=None
+        "real",
+        "the learning rate before its schedule; null for the optimizer's default",
+        least=0,
+        default=None,
     )
     clipping_type: str = column("text", "canonical name, or module:Class", default="")
     clipping_level: float | None = column(
@@ -284,7 +289,11 @@ class RunRow:
     seconds: float = column("real", "of training, as in `steps`", least=0, finite=True, default=0.0)
     skipped: int = column("int", "steps whose gradient was not finite", least=0, default=0)
     lockstep: int | None = column(
-        "int", "how many runs were trained side by side with it, itself included", new=True, least=1, default=None
+        "int",
+        "how many runs were trained side by side with it, itself included",
+        new=True,
+        least=1,
+        default=None,
     )
     started: str | None = column(
         "text", "UTC; a run that was interrupted keeps its first start", default=None
@@ -292,7 +301,10 @@ class RunRow:
     ended: str | None = column("text", "UTC", default=None)
     data: str | None = column("text", "which data the run saw, with sizes", default=None)
     config: str | None = column(
-        "text", 'every setting, as JSON; a number that is not finite is text there ("inf")', form=dict, default=None
+        "text",
+        'every setting, as JSON; a number that is not finite is text there ("inf")',
+        form=dict,
+        default=None,
     )
     overrides: str | None = column(
         "text",

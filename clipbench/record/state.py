@@ -50,7 +50,8 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
     if not results.is_dir():
         raise UserError(f"There is no folder {results}.")
     rows = {}
-    for row in tables.read(results, "runs").to_dict("records"):
+    table = tables.read(results, "runs").astype(object)
+    for row in table.where(table.notna(), None).to_dict("records"):
         if RUN_ID.fullmatch(row["run"]):
             rows[row["run"]] = row
     unfinished = {}

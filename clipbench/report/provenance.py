@@ -35,7 +35,7 @@ def failures(ranking: Ranking) -> dict[str, str]:
     """{run: the last line of its error}."""
     found = {}
     for run, error in ranking.group.failed["error"].items():
-        lines = (error or "").strip().splitlines()
+        lines = error.strip().splitlines() if isinstance(error, str) else []
         found[str(run)] = lines[-1] if lines else "no reason recorded"
     return found
 
@@ -85,8 +85,8 @@ def _device(runs: pd.DataFrame) -> str:
 
 def _versions(runs: pd.DataFrame) -> str:
     found = set()
-    for text in runs["versions"].fillna("{}"):
-        versions = from_json(text or "{}", dict)
+    for text in runs["versions"].unique():
+        versions = from_json(text, dict)
         parts = [f"{name} {version}" for name, version in versions.items()]
         found.add(", ".join(parts))
     return "; ".join(filter(None, sorted(found)))

@@ -82,8 +82,11 @@ def seconds_per_step(folder: Path) -> dict[Kind, list[float]]:
     ended = table[(table["status"] != "failed") & (table["steps"] > 0)]
     found: dict[Kind, list[float]] = {}
     for row in ended.itertuples():
-        config = from_json(row.config or "{}", dict)
-        sizes = (config.get("batch_size"), config.get("accumulate", 1))  # earlier versions had no accumulation
+        config = from_json(row.config, dict)
+        sizes = (
+            config.get("batch_size"),
+            config.get("accumulate", 1),
+        )  # earlier versions had no accumulation
         if not all(isinstance(size, int) for size in sizes):
             continue
         kind = Kind(row.task, row.scale, row.optimizer, *sizes, row.device)
