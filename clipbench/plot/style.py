@@ -75,10 +75,12 @@ def take_literally(fig: Figure) -> None:
     texts: list[Text] = list(fig.texts)
     legends = list(fig.legends)
     for ax in fig.axes:
-        titles = (ax.title, ax._left_title, ax._right_title)
-        texts += [*ax.texts, *titles, ax.xaxis.label, ax.yaxis.label]
-        if ax.get_legend():
-            legends.append(ax.get_legend())
+        texts += [*ax.texts, ax.xaxis.label, ax.yaxis.label]
+        for name in ("title", "_left_title", "_right_title"):
+            texts.append(getattr(ax, name))
+        legend = ax.get_legend()
+        if legend is not None:
+            legends.append(legend)
     for legend in legends:
         texts += [*legend.get_texts(), legend.get_title()]
     for text in texts:

@@ -70,7 +70,8 @@ class Column:
         types: tuple[type, ...] = (bool,) if self.kind == "flag" else (int,)
         if self.kind in ("real", "single"):
             types = (int, float)
-        if not isinstance(value, types) or (self.kind != "flag" and isinstance(value, bool)):
+        is_right = isinstance(value, types) and isinstance(value, bool) == (self.kind == "flag")
+        if not is_right:
             return f"{self.name} is {_short(value)}, not {WORDS[self.kind]}"
         if self.kind == "flag":
             return ""
@@ -122,7 +123,7 @@ def from_json(text: Any, form: type) -> Any:
         return None
     if too_deep or not isinstance(found, form):
         return None
-    if form is list and not all(isinstance(word, str) for word in found):
+    if isinstance(found, list) and not all(isinstance(word, str) for word in found):
         return None
     return found
 

@@ -20,7 +20,6 @@ from clipbench.escape import on_one_line
 from clipbench.record.rows import CLIP_KEYS
 from clipbench.report.markup import as_latex, as_markdown
 
-
 FORMULA = ("=", "+", "-", "@")
 
 
