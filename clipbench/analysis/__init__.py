@@ -9,6 +9,7 @@ ranking.py         methods, each at its chosen configuration, compared with none
 comparison.py      which configurations may be compared, and the choice among them
 verdict.py         what may be said of that, in a sentence
 notes.py           what limits it
+names.py           names as the field prints them
 amounts.py         differences as text
 sensitivity.py     what was tried, and what is best where
 target.py          when runs reached what none reached in tuning

@@ -4,6 +4,7 @@ the seed.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from clipbench.analysis.settings import Settings
+
+
+LONGEST_STEM = 160  # bytes; a file system takes 255 with what is added
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,13 @@ class Group:
 
     @property
     def stem(self) -> str:
-        """The same as the beginning of a file's name."""
+        """The same as the beginning of a file's name, a hash instead of the end of a long one."""
         parts = [self.task, self.scale, self.optimizer, self.study]
-        return re.sub(r"[^\w.-]+", "-", "_".join(filter(None, parts)))
+        name = "_".join(filter(None, parts))
+        stem = re.sub(r"[^\w.-]+", "-", name)
+        if len(stem.encode()) <= LONGEST_STEM:
+            return stem
+        return f"{stem[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
     def steps_of(self, *configurations: Configuration) -> pd.DataFrame:
         """The rows of `steps` of their runs, one run after the other."""
