@@ -1,47 +1,63 @@
-"""Differences as text: in points or in the metric's own unit, to as many digits as their interval allows."""
+"""Differences as text: in points or in the metric's own unit and direction, to as many digits as their
+interval allows.
+"""
 
 from __future__ import annotations
 
 import math
 
+from clipbench.analysis.names import method_name, metric_name
 from clipbench.analysis.ranking import Ranking
 from clipbench.record.rows import REFERENCE
 from clipbench.stats import Comparison, Interval
 
 
 def comparison_in_words(ranking: Ranking, name: str, comparison: Comparison) -> str:
-    """ "auto +3.1 points of mcc over none, 95 % interval 1.2 to 5.0, n=5"."""
+    """ "auto +3.1 points of MCC over no clipping (95 % interval 1.2 to 5.0, n=5)"."""
     found = comparison.difference
-    ends = "without bounds"
-    if math.isfinite(found.low):
-        ends = interval(ranking, found)
-    return f"{name} {difference(ranking, found)}, 95 % interval {ends}, n={found.n}"
+    text = f"{name} {difference(ranking, found)}"
+    if not math.isfinite(found.low):
+        return f"{text} (n={found.n})"
+    return f"{text} (95 % interval {interval(ranking, found)}, n={found.n})"
 
 
 def interval(ranking: Ranking, found: Interval) -> str:
-    """ "1.2 to 5.0"."""
-    low = amount(ranking, found.low, found)
-    high = amount(ranking, found.high, found)
-    return f"{low} to {high}"
+    """ "1.2 to 5.0", in the metric's own direction."""
+    own = in_own_direction(ranking, found)
+    return f"{amount(ranking, own.low, own)} to {amount(ranking, own.high, own)}"
 
 
 def difference(ranking: Ranking, found: Interval, short: bool = False) -> str:
-    """ "+3.1 points of mcc over none", or "0.210 perplexity worse than none" where less is better."""
-    headline = ranking.group.headline
-    unit = f"points of {headline}" if ranking.in_points else headline
-    if ranking.sign < 0:
-        size = amount(ranking, abs(found.estimate), found)
-        side = "better" if found.estimate >= 0 else "worse"
-        return f"{size} {unit} {side} than {reference_name(ranking)}"
-    gain = amount(ranking, found.estimate, found, signed=True)
+    """ "+3.1 points of MCC over no clipping", or "−0.210 perplexity from no clipping (lower is better)"."""
+    own = in_own_direction(ranking, found)
+    size = amount(ranking, own.estimate, own, signed=True)
     if short:
-        return gain
-    return f"{gain} {unit} over {reference_name(ranking)}"
+        return size
+    name = metric_name(ranking.group.headline)
+    unit = f"points of {name}" if ranking.in_points else name
+    if ranking.sign < 0:
+        return f"{size} {unit} from {reference_name(ranking)} (lower is better)"
+    return f"{size} {unit} over {reference_name(ranking)}"
+
+
+def in_own_direction(ranking: Ranking, found: Interval) -> Interval:
+    """A difference in which positive is better, as one of the metric itself."""
+    if ranking.sign > 0:
+        return found
+    return Interval(-found.estimate, -found.high, -found.low, found.n)
 
 
 def reference_name(ranking: Ranking) -> str:
     """The name of what the methods are compared with."""
-    return ranking.reference.name if ranking.reference else REFERENCE
+    return method_name(ranking.reference.name if ranking.reference else REFERENCE)
+
+
+def worth(ranking: Ranking) -> str:
+    """The smallest difference worth telling, with its unit: "0.1 points of MCC"."""
+    name = metric_name(ranking.group.headline)
+    if ranking.in_points:
+        return f"{100 * ranking.worth:.2g} points of {name}"
+    return f"{ranking.worth:.2g} {name}"
 
 
 def amount(ranking: Ranking, value: float, found: Interval, signed: bool = False) -> str:

@@ -8,15 +8,15 @@ import pandas as pd
 
 from clipbench.analysis.amounts import amount, interval, listed
 from clipbench.analysis.ranking import Method, Ranking
-from clipbench.stats import paired_interval, sign_flip_floor
+from clipbench.stats import FEWEST, paired_interval
 
-FEWEST = 3  # pairs of seeds: an interval from two is wider than anything one would call a result
 PASSED = "Check at ∞ passed: no method that could choose no clipping, level ∞ or p=1, lost to none."
 
 
 def notes_on(ranking: Ranking) -> list[str]:
     """A sentence or two each."""
     notes = _choice(ranking)
+    notes += _likeness(ranking)
     notes += _runs(ranking)
     notes += _tests(ranking)
     return notes
@@ -37,6 +37,10 @@ def divergences(ranking: Ranking) -> list[str]:
 
 def _choice(ranking: Ranking) -> list[str]:
     """How the configurations were chosen, and what that allows."""
+    if ranking.equal_budget and ranking.tuned_once:
+        words = "Tuned once: what is told holds at the settings that were chosen; another tuning may choose"
+        repeat = "others, and identical methods then differ. A study with study.repetitions tells more."
+        return [f"{words} {repeat}", *_infinity(ranking), *_tuning(ranking)]
     if ranking.equal_budget:
         return [*_infinity(ranking), *_tuning(ranking)]
     tried = ranking.budgets or {0}
@@ -82,7 +86,7 @@ def _infinity(ranking: Ranking) -> list[str]:
     if lost:
         which = "its 95 % interval leaves out 0, or more of its runs diverged"
         if len(lost) > 1:
-            which = "their 95 % intervals, each by itself, leave out 0, or more of their runs diverged"
+            which = "their 95 % intervals leave out 0, or more of their runs diverged"
         failed = f"Check at ∞ failed: {listed(lost)} lost to none ({which})"
         why = "though among the trials was no clipping, level ∞ or p=1. The search was too small."
         return [f"{failed}, {why}{aside}"]
@@ -118,17 +122,23 @@ def _runs(ranking: Ranking) -> list[str]:
     notes = []
     if ranking.split == "val" and ranking.methods:
         notes.append("These runs have no test value: validation stands in for it.")
-    diverged = listed(divergences(ranking))
-    if ranking.usable and diverged:
-        notes.append(f"{diverged[0].upper()}{diverged[1:]}: no mean difference exists there, and no p.")
+    if ranking.usable and divergences(ranking):
+        pairs = f"{ranking.unit}s in which both came to an end"
+        notes.append(
+            f"Differences are means over the {pairs}; Fisher's test of divergence takes runs for "
+            "independent, and errs on the safe side where pairs diverge together."
+        )
+    untested = [f"{method.name} {method.untested}" for method in ranking.judged if method.untested]
+    if untested:
+        notes.append(f"Runs that ended without a {ranking.split} value, left out: {', '.join(untested)}.")
     if ranking.missing:
         names = listed(list(ranking.missing))
-        notes.append(f"Not compared: {names}, without a final run so far; Holm's correction counts them.")
+        notes.append(f"Not compared: {names}, without a final run so far; the correction counts them.")
     skipped = _skipped(ranking)
     if skipped:
         notes.append(f"Steps skipped for a gradient that was not finite: {', '.join(skipped)}.")
     if len({method.n for method in ranking.judged}) > 1:
-        start = "The methods have unequal numbers of seeds"
+        start = f"The methods have unequal numbers of {ranking.unit}s"
         notes.append(f"{start}; each is compared with none on those they share.")
     failed = len(ranking.group.failed)
     if failed:
@@ -159,16 +169,30 @@ def _edges(ranking: Ranking) -> list[str]:
 
 
 def _tests(ranking: Ranking) -> list[str]:
-    """The floor of the exact test, where no number of wins could reach .05; and that the largest of several
-    was picked for being it.
-    """
-    notes = []
+    """What the intervals are; and that the largest of several was picked for being it."""
     comparisons = ranking.comparisons.values()
+    if ranking.most_pairs < FEWEST:
+        return []
+    notes = []
+    tests = max((comparison.tests for comparison in comparisons), default=0)
+    start = "Intervals and p are of paired t-tests, which take the differences for normal"
+    if tests > 1:
+        start = f"{start}, and hold for all {tests} tests together (Bonferroni)"
+    notes.append(f"{start}.")
     if len(comparisons) > 1 and any(comparison.different for comparison in comparisons):
         notes.append(f"The largest of {len(comparisons)} differences is on average larger seen than it is.")
-    n = ranking.most_pairs
-    floor = sign_flip_floor(n)
-    if n >= FEWEST and floor > 0.05:
-        start = "p is of the paired t-test and takes the differences for normal"
-        notes.append(f"{start}; the exact sign-flip test cannot go below {floor:g} at n={n}.")
+    return notes
+
+
+def _likeness(ranking: Ranking) -> list[str]:
+    """What was not alike among the runs that are compared, and pairs that are left out for it."""
+    notes = []
+    for name, count in ranking.unlike.items():
+        pairs = "1 pair is" if count == 1 else f"{count} pairs are"
+        notes.append(f"{name}: {pairs} left out, whose runs saw other data or another version than none's.")
+    for column, words in (("device", "devices"), ("versions", "library versions")):
+        if column in ranking.group.runs and ranking.differing(column):
+            notes.append(f"Compared across different {words}: see where the runs come from.")
+    if ranking.spaces_differ:
+        notes.append("Learning rates were drawn from different spaces: the methods are not like with like.")
     return notes

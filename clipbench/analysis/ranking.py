@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clipbench import stats
 from clipbench.analysis.group import Configuration, Group
+from clipbench.analysis.names import optimizer_name, task_name
 from clipbench.analysis.settings import in_words
 from clipbench.record.rows import REFERENCE
 from clipbench.stats import Comparison, Interval
+
+MUST_AGREE = ("data", "git")
+"""Columns of `runs`: two runs are compared only where these are equal."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Method:
     without: bool  # among what was tried is no clipping: a level of ∞, or p = 1
     ms_per_step: float
     skipped: int  # steps whose gradient was not finite
+    untested: int = 0  # runs that are done but have no value of the split that is judged
 
     @property
     def name(self) -> str:
@@ -63,10 +69,13 @@ class Method:
 
     @property
     def score(self) -> Interval:
-        """Over the seeds that came to an end; their number is its n, 0 where all diverged."""
+        """Over the runs that came to an end; their number is its n, 0 where all diverged. Without bounds for
+        fewer than three.
+        """
         ended = self.scores.dropna()
-        if ended.empty:
-            return Interval(np.nan, -np.inf, np.inf, 0)
+        if len(ended) < stats.FEWEST:
+            mean = float(ended.mean()) if len(ended) else np.nan
+            return Interval(mean, -np.inf, np.inf, len(ended))
         return stats.t_interval(ended)
 
 
@@ -90,7 +99,8 @@ class Ranking:
     @property
     def title(self) -> str:
         group = self.group
-        parts = [group.task, group.scale, group.optimizer, group.study, self.context]
+        optimizer = optimizer_name(group.optimizer)
+        parts = [task_name(group.task), group.scale, optimizer, group.study, self.context]
         return " · ".join(filter(None, parts))
 
     @cached_property
@@ -117,30 +127,131 @@ class Ranking:
             return None
         return max(references, key=lambda method: methods[method.optimizer])
 
+    @property
+    def unit(self) -> str:
+        """What pairs the methods' runs: "repetition" of the tuning in a study, else "seed"."""
+        repetitions = self.group.runs.get("repetition")
+        is_repeated = repetitions is not None and repetitions.notna().any()
+        return "repetition" if is_repeated else "seed"
+
+    @property
+    def tuned_once(self) -> bool:
+        """A study whose one choice of settings ran at several seeds: they say nothing of another choice."""
+        return bool(self.group.study) and self.unit == "seed"
+
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
-        """Each method against none on the seeds they share; positive is better.
+        """Each method against none on the seeds or repetitions that they share, like with like; positive is
+        better.
 
-        The family of Holm's correction is all of them and, in a study, the methods that were tuned but cannot
-        be compared yet.
+        The family is all of them and, in a study, the methods that were tuned but cannot be compared yet.
         """
+        pairs = {name: (ours, theirs) for name, (_, ours, theirs) in self._pairs.items()}
+        more = len(self.missing)
+        return stats.compare_pairs(pairs, resolution=self.resolution, worth=self.worth, more=more)
+
+    def paired_differences(self, name: str) -> pd.Series:
+        """Of a method that is compared: its value less none's in each pair, positive is better, NaN where a
+        side diverged.
+        """
+        places, ours, theirs = self._pairs[name]
+        return pd.Series(ours - theirs, places)
+
+    @cached_property
+    def _pairs(self) -> dict[str, tuple[pd.Index, np.ndarray, np.ndarray]]:
+        """{method: (what pairs them, its values, none's)}, positive is better."""
         reference = self.reference
         if reference is None:
             return {}
         found = {}
         for method in self.judged:
-            seeds = method.scores.index.intersection(reference.scores.index)
-            if method is reference or seeds.empty:
-                continue
-            ours = self.sign * method.scores.loc[seeds].to_numpy()
-            theirs = self.sign * reference.scores.loc[seeds].to_numpy()
-            found[method.name] = stats.compare(theirs, {method.name: ours})[method.name]
-        p_values = [comparison.p for comparison in found.values()]
-        p_values += [1.0] * len(self.missing)
-        adjusted = stats.holm(p_values).tolist()
-        for name, p in zip(found, adjusted, strict=False):  # the missing come last
-            found[name] = replace(found[name], adjusted=p)
+            places = self._alike(method, reference)
+            if method is not reference and len(places):
+                ours = self.sign * method.scores.loc[places].to_numpy()
+                theirs = self.sign * reference.scores.loc[places].to_numpy()
+                found[method.name] = (places, ours, theirs)
         return found
+
+    def _alike(self, method: Method, reference: Method) -> pd.Index:
+        """The seeds or repetitions at which both ran on the same data and the same version."""
+        shared = method.scores.index.intersection(reference.scores.index)
+        ours, theirs = self._origins(method), self._origins(reference)
+        return pd.Index([place for place in shared if ours.get(place) == theirs.get(place)])
+
+    def _origins(self, method: Method) -> dict[Any, tuple[str, ...]]:
+        """By seed or repetition, what must be equal of two runs that are compared."""
+        found: dict[Any, tuple[str, ...]] = {}
+        for column in MUST_AGREE:
+            for place, value in self._values(method, column).items():
+                found[place] = (*found.get(place, ()), value)
+        return found
+
+    def _values(self, method: Method, column: str) -> dict[Any, str]:
+        """A text column of a method's runs, by seed or repetition; empty where there is none."""
+        runs = self.group.runs
+        if column not in runs:
+            return {}
+        rows = runs.loc[list(method.configuration.runs)]
+        return dict(zip(rows[self.unit], rows[column].fillna(""), strict=True))
+
+    @cached_property
+    def unlike(self) -> dict[str, int]:
+        """Of each method, pairs that are left out for another data set or version."""
+        found = {}
+        for method in self.judged:
+            if self.reference is None or method is self.reference:
+                continue
+            shared = method.scores.index.intersection(self.reference.scores.index)
+            left_out = len(shared) - len(self._alike(method, self.reference))
+            if left_out:
+                found[method.name] = left_out
+        return found
+
+    def differing(self, column: str) -> bool:
+        """Whether the two sides of a pair that is compared differ in this column of `runs`."""
+        if self.reference is None:
+            return False
+        theirs = self._values(self.reference, column)
+        for method in self.judged:
+            ours = self._values(method, column)
+            for place in self._alike(method, self.reference):
+                if ours.get(place) != theirs.get(place):
+                    return True
+        return False
+
+    @property
+    def spaces_differ(self) -> bool:
+        """Whether in a study a trial had another learning rate for one method than for another."""
+        tuning = self.group.tuning
+        if not len(tuning) or "trial" not in tuning or "lr" not in tuning:
+            return False
+        keys = [name for name in ("repetition", "trial") if name in tuning]
+        return bool((tuning.groupby(keys, dropna=False)["lr"].nunique() > 1).any())
+
+    @property
+    def resolution(self) -> float:
+        """The change of the metric from one prediction; NaN where no run says it."""
+        return self._of_reference("resolution")
+
+    @property
+    def worth(self) -> float:
+        """The smallest difference worth telling; NaN where no run says it."""
+        return self._of_reference("worth")
+
+    def _of_reference(self, column: str) -> float:
+        runs = self.group.runs
+        if column not in runs or self.reference is None:
+            return float("nan")
+        rows = runs.loc[list(self.reference.configuration.runs)]
+        return float(rows[column].astype(float).max())
+
+    @property
+    def baseline(self) -> float:
+        """What anyone gets without learning, on test; NaN where no run says it."""
+        runs = self.group.runs
+        if "baseline_test" not in runs or self.split != "test":
+            return float("nan")
+        return float(runs["baseline_test"].astype(float).median())
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -170,7 +281,7 @@ class Ranking:
 
     @property
     def usable(self) -> dict[str, Comparison]:
-        """The comparisons that have a mean difference: neither side diverged."""
+        """The comparisons that have a mean difference: both sides came to an end in a pair at least."""
         found = {}
         for name, comparison in self.comparisons.items():
             if np.isfinite(comparison.difference.estimate):
@@ -179,5 +290,5 @@ class Ranking:
 
     @property
     def most_pairs(self) -> int:
-        """Of seeds, behind one of the usable comparisons; 0 where there is none."""
+        """Behind one of the usable comparisons; 0 where there is none."""
         return max((comparison.difference.n for comparison in self.usable.values()), default=0)

@@ -1,23 +1,25 @@
-"""What the numbers of a ranking allow one to say, in words. Nothing is called a difference that its seeds
-could not show.
+"""What the numbers of a ranking allow one to say, in words. Nothing is called a difference that its seeds or
+repetitions could not show; divergence is told before any mean.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from clipbench.analysis.amounts import comparison_in_words, difference, listed, p_value
-from clipbench.analysis.notes import FEWEST, divergences, notes_on, runs_diverged
-from clipbench.analysis.ranking import Method, Ranking
-from clipbench.stats import Comparison
+from clipbench.analysis.amounts import comparison_in_words, difference, listed, p_value, reference_name, worth
+from clipbench.analysis.notes import divergences, notes_on, runs_diverged
+from clipbench.analysis.ranking import Ranking
+from clipbench.stats import DIFFERENT, EQUIVALENT, FEWEST, UNDECIDED
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind`: helps, hurts, mixed, same, short, few, diverged or open; of methods set side by side ahead or
-    behind; `notes` limit `sentence`.
+    """`kind`: helps, hurts, mixed, equivalent, undecided, unlearned, short, few, diverged or open; of methods
+    set side by side ahead or behind; `notes` limit `sentence`.
 
-    `descriptive`: the methods had no equal chance to be tuned, as they have in a study.
+    `descriptive`: the methods had no equal chance to be tuned again and again, as they have in a study.
     """
 
     kind: str
@@ -26,41 +28,63 @@ class Verdict:
     descriptive: bool
 
 
+@dataclass
+class Found:
+    """What is sure, by method: of divergence and of means. Each list has its clearest case first."""
+
+    fewer: list[str] = field(default_factory=list)  # runs that diverge
+    more: list[str] = field(default_factory=list)
+    up: list[str] = field(default_factory=list)
+    down: list[str] = field(default_factory=list)
+    equivalent: list[str] = field(default_factory=list)
+    undecided: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)  # differs, but clipped no step
+    unlearned: list[str] = field(default_factory=list)  # differs below the baseline
+
+    @property
+    def kind(self) -> str:
+        """helps, hurts or mixed; "" where nothing is sure."""
+        better, worse = self.fewer + self.up, self.more + self.down
+        if better and worse:
+            return "mixed"
+        if better or worse:
+            return "helps" if better else "hurts"
+        return ""
+
+
 def judge(ranking: Ranking) -> Verdict:
     """The verdict on a ranking's methods, from their final runs alone."""
     kind, sentence = _impossible(ranking) or _compared(ranking)
-    notes = tuple(notes_on(ranking))
-    return Verdict(kind, sentence, notes, descriptive=not ranking.equal_budget)
+    descriptive = not ranking.equal_budget or ranking.tuned_once
+    return Verdict(kind, sentence, tuple(notes_on(ranking)), descriptive)
 
 
 def _impossible(ranking: Ranking) -> tuple[str, str] | None:
     """Kind and sentence where there is nothing to compare; None where there is."""
-    reference, judged = ranking.reference, ranking.judged
+    judged = ranking.judged
     if not judged:
         start = "No verdict yet: only tuning runs are there."
         return "open", f"{start} The same `clipbench study` resumes with the final ones."
     if all(method.diverged == method.n for method in judged):
         every = "every run" if len(judged) > 1 else "each run"
         return "diverged", f"No verdict: {every} diverged. {_advice(ranking)}"
-    if reference is None:
+    if ranking.reference is None:
         start = "No verdict: there is no run without clipping to compare with."
         return "open", f"{start} Add optim.clipping_type=none."
-    if reference.diverged == reference.n:
-        return "diverged", _without_reference(reference, judged)
     if not ranking.comparisons:
-        alone = "No clipped run has a seed in common with none"
+        if ranking.unlike:
+            names = listed(sorted(ranking.unlike))
+            return "open", f"No verdict: {names} ran on other data or another version than none. {_ANEW}"
+        alone = f"No clipped run has a {ranking.unit} in common with none"
         if len(judged) == 1:
             alone = "There is no clipped run"
         return "open", f"No verdict: {alone} to compare with none."
-    if not ranking.usable:
-        diverged = divergences(ranking)
-        if not diverged:
-            return "open", f"No verdict: the runs have no {ranking.group.headline} that is a number."
-        return (
-            "diverged",
-            f"No verdict: {listed(diverged)}, so no mean difference exists. {_advice(ranking)}",
-        )
+    if not ranking.usable and not divergences(ranking):
+        return "open", f"No verdict: the runs have no {ranking.group.headline} that is a number."
     return None
+
+
+_ANEW = "Run them anew into one folder."
 
 
 def _advice(ranking: Ranking) -> str:
@@ -69,106 +93,214 @@ def _advice(ranking: Ranking) -> str:
     return "Lower the learning rate."
 
 
-def _without_reference(reference: Method, judged: tuple[Method, ...]) -> str:
-    ended = []
-    for method in judged:
-        if method is not reference:
-            ended.append(f"{method.name} finished {method.n - method.diverged} of {method.n}")
-    lost = f"Without clipping {runs_diverged(reference)} diverged, so there is no mean to compare with"
-    return f"{lost}; {listed(ended)}."
-
-
 def _compared(ranking: Ranking) -> tuple[str, str]:
-    """Kind and sentence where at least one method has a mean difference to none."""
-    n = ranking.most_pairs
-    if n < FEWEST:
-        return "few", _too_few(ranking, n)
-    sure = {}
-    for name, comparison in ranking.usable.items():
-        gain = comparison.difference
-        if comparison.different and gain.n >= FEWEST:
-            sure[name] = gain.estimate
+    """Kind and sentence where at least one method can be compared with none."""
+    found = _found(ranking)
+    divergence = _divergence(ranking, found)
+    most_runs = max(method.n for method in ranking.judged)
+    if ranking.most_pairs < FEWEST and not (found.fewer or found.more):
+        kind = "few" if most_runs < FEWEST or ranking.usable else "diverged"
+        return kind, " ".join(filter(None, [divergence, _too_few(ranking)]))
+    means = _means(ranking, found)
+    if found.unlearned and not found.kind:
+        return "unlearned", " ".join(filter(None, [_nothing_learned(ranking), divergence, means]))
+    short = _too_short(ranking, found)
+    if short:
+        return "short", short
+    sentence = " ".join(filter(None, [divergence, means]))
+    kind = found.kind or (UNDECIDED if found.undecided or found.idle or not found.equivalent else EQUIVALENT)
+    if ranking.group.apart:
+        return _side_by_side(ranking, kind, sentence)
+    if kind == "mixed":
+        return kind, f"It depends on how one clips: {sentence}"
+    if found.kind:
+        return kind, f"{_start(ranking)} {kind}: {sentence}"
+    return kind, sentence
+
+
+def _found(ranking: Ranking) -> Found:
+    found = Found()
     idle = _idle(ranking)
-    up, down = [], []
-    for name in sorted(sure, key=lambda name: -abs(sure[name])):
-        if sure[name] < 0:
-            down.append(name)
-        elif sure[name] > 0 and name not in idle:
-            up.append(name)
-    if up or down:
-        return _difference(ranking, up, down)
-    without_a_step = [name for name in sure if name in idle]
-    return "same", _no_difference(ranking, without_a_step)
+    names = sorted(ranking.comparisons, key=lambda name: -_size(ranking, name))
+    for name in names:
+        comparison = ranking.comparisons[name]
+        divergence, gain = comparison.divergence, comparison.difference.estimate
+        if divergence.different:
+            fewer = divergence.count < divergence.reference_count
+            (found.fewer if fewer else found.more).append(name)
+        if comparison.outcome == EQUIVALENT:
+            found.equivalent.append(name)
+        elif comparison.outcome == UNDECIDED:
+            found.undecided.append(name)
+        elif comparison.outcome == DIFFERENT and name in idle:
+            found.idle.append(name)
+        elif comparison.outcome == DIFFERENT and not _learned(ranking, name):
+            found.unlearned.append(name)
+        elif comparison.outcome == DIFFERENT:
+            (found.up if gain > 0 else found.down).append(name)
+    return found
 
 
-def _too_few(ranking: Ranking, n: int) -> str:
-    """What the best method's few seeds show."""
-    usable = ranking.usable
-    best = max(usable, key=lambda name: usable[name].difference.estimate)
-    found = difference(ranking, usable[best].difference)
-    seeds = "One seed shows" if n == 1 else f"{n} seeds show"
-    return f"Too few seeds for a verdict. {seeds} {best} at {found} (n={n})."
+def _size(ranking: Ranking, name: str) -> float:
+    gain = abs(ranking.comparisons[name].difference.estimate)
+    return -1.0 if math.isnan(gain) else gain
 
 
 def _idle(ranking: Ranking) -> set[str]:
-    """Methods that clipped no step: what they gain is no help of clipping."""
+    """Methods that clipped no step: what they gain or lose is not clipping's."""
     if ranking.group.apart:
         return set()
     return {method.name for method in ranking.judged if method.clipped == 0}
 
 
-def _difference(ranking: Ranking, up: list[str], down: list[str]) -> tuple[str, str]:
+def _learned(ranking: Ranking, name: str) -> bool:
+    """Whether the method or none is better than what anyone gets without learning; True where that is not
+    known.
+    """
+    if math.isnan(ranking.baseline):
+        return True
+    arms = [method for method in ranking.judged if method.name == name or method is ranking.reference]
+    floor = ranking.sign * ranking.baseline
+    return any(ranking.sign * arm.score.estimate > floor for arm in arms)
+
+
+def _nothing_learned(ranking: Ranking) -> str:
+    name = _baseline_name(ranking)
+    return f"Nothing was learned: neither {reference_name(ranking)} nor a method beats the baseline ({name})."
+
+
+def _baseline_name(ranking: Ranking) -> str:
+    runs = ranking.group.runs
+    names = list(runs["baseline"].dropna()) if "baseline" in runs else []
+    value = f"{ranking.baseline:.3g}"
+    return f"{names[0]}, {value}" if names else value
+
+
+def _divergence(ranking: Ranking, found: Found) -> str:
+    """Told before any mean; "" where no run diverged."""
+    reference = ranking.reference
+    assert reference
+    sure = []
+    for name in found.fewer + found.more:
+        case = ranking.comparisons[name].divergence
+        text = f"{name} diverged in {case.count} of {case.n} runs, {reference_name(ranking)} in "
+        text += (
+            f"{case.reference_count} of {case.reference_n} (Fisher's exact test, p={p_value(case.adjusted)}"
+        )
+        if not math.isnan(case.mcnemar):
+            text += f"; McNemar's, uncorrected, {p_value(case.mcnemar)}"
+        sure.append(text + ")")
+    if sure:
+        return f"{'; '.join(sure)}."
+    every = divergences(ranking)
+    if not every:
+        return ""
+    start = listed(every)
+    return f"{start[0].upper()}{start[1:]}: no more than chance can make."
+
+
+def _too_few(ranking: Ranking) -> str:
+    """What the best method's few pairs show."""
+    usable, unit = ranking.usable, ranking.unit
+    start = f"Too few {unit}s for a verdict."
+    if not usable:
+        lost = f"No {unit} came to an end both with and without clipping"
+        return f"{start} {lost}: {_ended(ranking)}."
+    best = max(usable, key=lambda name: usable[name].difference.estimate)
+    found = usable[best].difference
+    seeds = f"One {unit} shows" if found.n == 1 else f"{found.n} {unit}s show"
+    return f"{start} {seeds} {best} at {difference(ranking, found)} (n={found.n})."
+
+
+def _ended(ranking: Ranking) -> str:
+    """ "none diverged in 3 of 3 runs, auto in 0 of 3"."""
+    parts = []
+    for method in ranking.judged:
+        parts.append(f"{method.name} diverged in {runs_diverged(method)}")
+    return listed(parts)
+
+
+def _means(ranking: Ranking, found: Found) -> str:
+    """Of the pairs in which both came to an end: what differs, what is equivalent, what is open."""
+    parts = []
+    if found.up or found.down:
+        parts.append(_differences(ranking, found))
+    elif found.undecided:
+        parts.append(_undecided(ranking, found.undecided))
+    elif found.equivalent:
+        parts.append(_equivalent(ranking, found.equivalent))
+    for name in found.idle:
+        gain = comparison_in_words(ranking, name, ranking.comparisons[name])
+        parts.append(f"No difference that clipping made: {gain}, without clipping a step.")
+    if found.unlearned and found.kind:
+        parts.append(f"Below the baseline, as none is: {listed(found.unlearned)}.")
+    elif found.unlearned:
+        name = found.unlearned[0]
+        parts.append(f"Below it, {comparison_in_words(ranking, name, ranking.comparisons[name])}.")
+    if found.equivalent and (found.up or found.down or found.undecided):
+        parts.append(f"Equivalent within ±{worth(ranking)}: {listed(found.equivalent)}.")
+    if found.undecided and (found.up or found.down):
+        parts.append(f"Undecided: {listed(found.undecided)}.")
+    return " ".join(parts)
+
+
+def _differences(ranking: Ranking, found: Found) -> str:
     """The first of each side in full, the others in short."""
-    usable = ranking.usable
     full = []
-    for names in (up, down):
+    for names in (found.up, found.down):
         if names:
-            full.append(comparison_in_words(ranking, names[0], usable[names[0]]))
+            full.append(comparison_in_words(ranking, names[0], ranking.comparisons[names[0]]))
     rest = []
-    for name in up[1:] + down[1:]:
-        found = difference(ranking, usable[name].difference, short=True)
-        rest.append(f"{name} {found}")
+    for name in found.up[1:] + found.down[1:]:
+        rest.append(f"{name} {difference(ranking, ranking.comparisons[name].difference, short=True)}")
     also = f" Also: {', '.join(rest)}." if rest else ""
-    every = f"{'; '.join(full)}.{also}"
-    if ranking.group.apart:
-        return _side_by_side(ranking, up, down, every)
-    if up and down:
-        return "mixed", f"It depends on how one clips: {every}"
+    return f"{'; '.join(full)}.{also}"
+
+
+def _undecided(ranking: Ranking, names: Sequence[str]) -> str:
+    name = names[0]
+    comparison = ranking.comparisons[name]
+    largest = comparison_in_words(ranking, name, comparison)
+    unit = ranking.unit
+    text = f"Undecided: {comparison.difference.n} {unit}s cannot tell whether clipping matters. "
+    text += f"The largest difference is {largest}"
+    if comparison.needed is None:
+        return f"{text}; more than 1000 {unit}s would be needed at this spread."
+    return f"{text}; at this spread about {comparison.needed} {unit}s would decide it."
+
+
+def _equivalent(ranking: Ranking, names: Sequence[str]) -> str:
+    largest = comparison_in_words(ranking, names[0], ranking.comparisons[names[0]])
+    every = "Each method lies" if len(names) > 1 else f"{names[0]} lies"
+    where = f"within ±{worth(ranking)} of {reference_name(ranking)}"
+    return f"No difference worth telling. {every} {where}: at most {largest}."
+
+
+def _too_short(ranking: Ranking, found: Found) -> str:
+    """What is said where a tuned method lost to none although it could choose no clipping."""
+    lost = found.more + found.down
     free = {method.name for method in ranking.judged if method.without}
-    if down and ranking.equal_budget and free.issuperset(down):
-        why = "but no clipping was among its choices, so the search was too small."
-        return "short", f"No verdict on clipping: {full[0]}, {why}{also}"
-    clipping = "Clipping" if ranking.equal_budget else "In these runs clipping"
-    kind = "helps" if up else "hurts"
-    return kind, f"{clipping} {kind}: {every}"
+    if found.kind != "hurts" or not ranking.equal_budget or not free.issuperset(lost):
+        return ""
+    sentence = " ".join(filter(None, [_divergence(ranking, found), _means(ranking, found)]))
+    why = "No clipping was among the choices, so the search was too small."
+    return f"No verdict on clipping: {sentence} {why}"
 
 
-def _side_by_side(ranking: Ranking, up: list[str], down: list[str], found: str) -> tuple[str, str]:
+def _start(ranking: Ranking) -> str:
+    if not ranking.equal_budget:
+        return "In these runs clipping"
+    return "At these settings clipping" if ranking.tuned_once else "Clipping"
+
+
+def _side_by_side(ranking: Ranking, kind: str, sentence: str) -> tuple[str, str]:
     """Of methods that stand as they are, those of several optimizers."""
-    assert ranking.reference
-    kind, where = "mixed", "Ahead of and behind"
-    if not down:
-        kind, where = "ahead", "Ahead of"
-    elif not up:
-        kind, where = "behind", "Behind"
-    return kind, f"{where} {ranking.reference.name}: {found}"
-
-
-def _no_difference(ranking: Ranking, idle: list[str]) -> str:
-    """`idle`: what differs surely, but did not clip."""
-    usable: dict[str, Comparison] = ranking.usable
-    if idle:
-        gain = comparison_in_words(ranking, idle[0], usable[idle[0]])
-        return f"No difference that clipping made: {gain}, without clipping a step."
-    name = max(usable, key=lambda name: abs(usable[name].difference.estimate))
-    largest, found = usable[name], usable[name].difference
-    sentence = f"No difference that {found.n} seeds could show."
-    if found.estimate == 0:
-        return sentence
-    sentence += f" The largest is {comparison_in_words(ranking, name, largest)}"
-    if 0 not in found:
-        sentence += f"; p={p_value(largest.adjusted)}"
-        count = len(ranking.comparisons) + len(ranking.missing)
-        if count > 1:
-            sentence += f" after Holm's correction for {count} comparisons"
-    return sentence + "."
+    words = {
+        "helps": ("ahead", "Ahead of"),
+        "hurts": ("behind", "Behind"),
+        "mixed": ("mixed", "Both sides of"),
+    }
+    if kind not in words:
+        return kind, sentence
+    kind, where = words[kind]
+    return kind, f"{where} {reference_name(ranking)}: {sentence}"

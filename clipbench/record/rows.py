@@ -187,6 +187,20 @@ class EvalRow:
     )
     metric: str = column("text", "one of the task's metrics, or loss")
     value: float = column("real", "its value")
+    resolution: float | None = column(
+        "real",
+        "the change of the value from one prediction; null where the metric does not say it",
+        least=0,
+        new=True,
+        default=None,
+    )
+    worth: float | None = column(
+        "real",
+        "the smallest difference of the value worth telling; likewise",
+        least=0,
+        new=True,
+        default=None,
+    )
 
 
 @dataclass(frozen=True)
@@ -282,6 +296,14 @@ class RunRow:
         "leave it alone)",
         default=None,
     )
+    resolution: float | None = column(
+        "real",
+        "of `final_test`, or of `final` where there is no test, as in `evals`",
+        least=0,
+        new=True,
+        default=None,
+    )
+    worth: float | None = column("real", "likewise", least=0, new=True, default=None)
     baseline: str | None = column(
         "text", "what anyone gets without learning, as majority class", default=None
     )

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipbench.analysis.amounts import amount, interval, minus, p_value, reference_name
+from clipbench.analysis.amounts import amount, in_own_direction, interval, minus, p_value, reference_name
+from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
 from clipbench.report.text import milliseconds, short, split
-from clipbench.stats import Comparison, Interval, sign_flip_floor
+from clipbench.stats import FEWEST, Comparison, Interval
 
 WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
 FLAGS = {"clipping_level": "level", "p_autoclip": "p", "beta": "β"}
@@ -48,27 +49,28 @@ class Cell:
 
 
 EMPTY = Cell(math.nan)
+ORDER = ("different", "equivalent", "undecided")
 
 
 def columns(ranking: Ranking) -> dict[str, str]:
     """Heading → what it means."""
-    headline = ranking.group.headline
-    gain, meaning = (
-        f"gain over {reference_name(ranking)}",
-        "paired by seed, positive is better; 95 % t-interval",
-    )
+    headline, unit = metric_name(ranking.group.headline), ranking.unit
+    gain = f"difference to {reference_name(ranking)}"
+    meaning = f"paired by {unit}, with the simultaneous 95 % interval; "
+    meaning += "higher is better" if ranking.sign > 0 else "lower is better"
     if ranking.in_points:
         gain, meaning = f"{gain}, points", f"{meaning}; a point is 0.01"
     found = {
         "method": "with its chosen settings",
-        "n": "seeds",
-        f"{split(ranking)} {headline}": "mean over seeds ± 95 % t-interval",
+        "n": f"{unit}s",
+        f"{split(ranking)} {headline}": f"mean over {unit}s ± 95 % t-interval",
         gain: meaning,
         "": "the same, drawn: 0 is the line",
-        "p": "paired t-test after Holm's correction",
-        "exact p": "sign-flip test, uncorrected; it cannot go below 2/2ⁿ",
-        "P(better)": "chance that a run of the method beats a run of none",
-        "r": "correlation of the paired seeds",
+        "outcome": "different: the interval leaves out 0; equivalent: it lies within the smallest difference "
+        "worth telling; else undecided",
+        "p": "of the same paired t-test, times the number of tests",
+        "P(better)": f"chance that a run of the method beats a run of {reference_name(ranking)}",
+        "r": f"correlation of the paired {unit}s",
     }
     goal = target(ranking)
     if goal is not None:
@@ -117,7 +119,7 @@ def _mean(method: Method) -> Cell:
 
 
 def _compared(ranking: Ranking, method: Method) -> list[Cell]:
-    """Gain, the same drawn, p, exact p, P(better), r: empty for what is not compared."""
+    """Difference, the same drawn, outcome, p, P(better), r: empty for what is not compared."""
     comparison = ranking.comparisons.get(method.name)
     if comparison is None:
         return [EMPTY] * 6
@@ -132,26 +134,24 @@ def _compared(ranking: Ranking, method: Method) -> list[Cell]:
 
 
 def _difference(ranking: Ranking, comparison: Comparison) -> list[Cell]:
-    """Gain, the same drawn, p, exact p."""
+    """Difference, the same drawn, outcome, p."""
     found = comparison.difference
     if not math.isfinite(found.estimate):
         return [Cell(math.nan, "diverged"), EMPTY, EMPTY, EMPTY]
-    gain = amount(ranking, found.estimate, found, signed=True)
-    small: tuple[str, ...] = ()
-    p = Cell(math.nan, "–")
-    if math.isfinite(found.low):
-        ends = interval(ranking, found)
-        if found.n < max(method.n for method in ranking.judged):
-            ends += f", n={found.n}"
-        small = (ends,)
-        p = Cell(comparison.adjusted, p_value(comparison.adjusted), bold=comparison.different)
-    exact = comparison.sign_p
-    at_floor = exact <= sign_flip_floor(found.n) * 1.001
+    own = in_own_direction(ranking, found)
+    gain = amount(ranking, own.estimate, own, signed=True)
+    most = max(method.n for method in ranking.judged)
+    pairs = (f"n={found.n}",) if found.n < most else ()
+    drawn = Cell(own.estimate, forest=forest(ranking, own))
+    if found.n < FEWEST:
+        return [Cell(own.estimate, gain, pairs), drawn, EMPTY, EMPTY]
+    ends = ", ".join([interval(ranking, found), *pairs])
+    place = ORDER.index(comparison.outcome)
     return [
-        Cell(found.estimate, gain, small),
-        Cell(found.estimate, forest=forest(ranking, found)),
-        p,
-        Cell(exact, p_value(exact), ("floor",) if at_floor else ()),
+        Cell(own.estimate, gain, (ends,)),
+        drawn,
+        Cell(float(place), comparison.outcome, bold=comparison.different),
+        Cell(comparison.adjusted, p_value(comparison.adjusted), bold=comparison.different),
     ]
 
 

@@ -6,14 +6,15 @@ import math
 import re
 from collections.abc import Iterable
 
-from clipbench.analysis.amounts import amount, interval, minus, p_value, reference_name
+from clipbench.analysis.amounts import amount, in_own_direction, interval, minus, p_value, reference_name
+from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.escape import on_one_line
 from clipbench.report.text import milliseconds, split
 
 CAPTION = (
-    r"Mean $\pm$ 95\,\% $t$-interval over the seeds that came to an end; "
-    "gain paired by seed; $p$ after Holm's correction."
+    r"Mean $\pm$ 95\,\% $t$-interval over the runs that came to an end; "
+    r"paired differences with simultaneous 95\,\% intervals; $p$ times the number of tests (Bonferroni)."
 )
 MARKS = {
     "\\": r"\textbackslash{}",
@@ -100,12 +101,14 @@ def _tex(text: str) -> str:
 def _texts(ranking: Ranking) -> list[list[str]]:
     """The heading and a row for each method."""
     unit = " (points)" if ranking.in_points else ""
+    direction = " (lower is better)" if ranking.sign < 0 else ""
     head = [
         "method",
         "settings",
         "n",
-        f"{split(ranking)} {ranking.group.headline}",
-        f"gain over {reference_name(ranking)}{unit}",
+        f"{split(ranking)} {metric_name(ranking.group.headline)}{direction}",
+        f"difference to {reference_name(ranking)}{unit}",
+        "outcome",
         "p",
         "diverged",
         "clipped",
@@ -120,14 +123,12 @@ def _row(ranking: Ranking, method: Method) -> list[str]:
     if method.edges:
         edges = ", ".join(method.edges).replace("clipping_level", "level")
         settings += f" (at the edge: {edges})"
-    gain, p = _gain_and_p(ranking, method)
     return [
         method.name,
         settings,
         str(method.n),
         minus(_mean(method)),
-        gain,
-        p,
+        *_compared(ranking, method),
         f"{method.diverged} of {method.n}" if method.diverged else "0",
         f"{100 * method.clipped:.3g} %" if math.isfinite(method.clipped) else "–",
         milliseconds(method.ms_per_step) if math.isfinite(method.ms_per_step) else "–",
@@ -146,13 +147,14 @@ def _mean(method: Method) -> str:
     return text
 
 
-def _gain_and_p(ranking: Ranking, method: Method) -> tuple[str, str]:
+def _compared(ranking: Ranking, method: Method) -> tuple[str, str, str]:
+    """Difference with its simultaneous interval, outcome, p; no more than the first below three pairs."""
     comparison = ranking.usable.get(method.name)
     if comparison is None:
-        return "–", "–"
-    found = comparison.difference
-    gain = amount(ranking, found.estimate, found, signed=True)
-    if not math.isfinite(found.low):
-        return gain, "–"
-    ends = interval(ranking, found)
-    return f"{gain} ({ends})", p_value(comparison.adjusted)
+        return "–", "–", "–"
+    own = in_own_direction(ranking, comparison.difference)
+    gain = amount(ranking, own.estimate, own, signed=True)
+    if not comparison.outcome:
+        return gain, "–", "–"
+    ends = interval(ranking, comparison.difference)
+    return f"{gain} ({ends})", comparison.outcome, p_value(comparison.adjusted)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from clipbench.analysis.amounts import in_own_direction
 from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.analysis.ranking import Method, Ranking
@@ -79,15 +80,19 @@ def _gain(ranking: Ranking, method: Method) -> dict[str, Any]:
     comparison = ranking.comparisons.get(method.name)
     if comparison is None:
         return {}
-    found = comparison.difference
+    found = in_own_direction(ranking, comparison.difference)
     return {
         "pairs": found.n,
-        "gain": found.estimate,
-        "gain_low": found.low,
-        "gain_high": found.high,
-        "p": comparison.p,
-        "p_holm": comparison.adjusted,
-        "p_sign_flip": comparison.sign_p,
+        "difference": found.estimate,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "outcome": comparison.outcome,
+        "p": comparison.adjusted if comparison.outcome else None,
+        "tests": comparison.tests,
+        "worth_telling": comparison.worth,
+        "resolution": comparison.resolution,
+        "needed": comparison.needed,
+        "p_divergence": comparison.divergence.adjusted,
         "p_better": comparison.improvement.estimate,
         "correlation": comparison.correlation.estimate,
     }
@@ -107,7 +112,7 @@ def _to_target(ranking: Ranking, method: Method) -> dict[str, Any]:
 
 
 def as_csv(found: list[Ranking]) -> str:
-    """One table of all; gains are in the metric's own unit, positive is better."""
+    """One table of all; differences, intervals simultaneous, are in the metric's own unit and direction."""
     rows, names = [], {}
     for ranking in found:
         for method in ranking.methods:

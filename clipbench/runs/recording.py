@@ -43,14 +43,17 @@ def outcome(end: RunEnd, rows: RecordedRows, facts: Mapping[str, Any]) -> dict[s
     the run came so far. `facts`: what `describe` says.
     """
     headline = [row for row in rows.evals if row.metric == facts["headline"]]
-    val = [row.value for row in headline if row.split == "val"]
-    test = [row.value for row in headline if row.split == "test"]
+    val = [row for row in headline if row.split == "val"]
+    test = [row for row in headline if row.split == "test"]
     best = max if facts["higher_is_better"] else min
+    judged = (val + test)[-1:]
     return {
         **asdict(end),
-        "final": val[-1] if val else None,
-        "best": best(val) if val else None,
-        "final_test": test[-1] if test else None,
+        "final": val[-1].value if val else None,
+        "best": best(row.value for row in val) if val else None,
+        "final_test": test[-1].value if test else None,
+        "resolution": judged[0].resolution if judged else None,
+        "worth": judged[0].worth if judged else None,
     }
 
 

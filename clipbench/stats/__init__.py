@@ -9,11 +9,11 @@ tails.py       is a sample heavy-tailed: skewness, ρ_mR, Hill, fits
 pareto.py      where its tail starts, the index of the tail, and whether any tail law fits
 
 A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks
-and shares count it so, and a mean that it takes part in does not exist, so its interval is infinite and its p
-is 1.
+and shares count it so. A comparison has a test of its own for divergence, and tells a mean over the pairs in
+which both sides ended.
 
-No spread can be learned from one value, nor from values that are all equal: the interval is infinite and p is
-1 there too.
+No spread can be learned from one value, nor from values that are all equal: an interval is infinite there,
+and that of a comparison as wide as the resolution of the metric allows.
 """
 
 from clipbench.stats.aggregate import (
@@ -29,32 +29,43 @@ from clipbench.stats.aggregate import (
 from clipbench.stats.curves import best_so_far, expected_best, time_to_target
 from clipbench.stats.interval import Interval, mean_and_half, median_interval, share_interval, t_interval
 from clipbench.stats.paired import (
+    DIFFERENT,
+    EQUIVALENT,
+    FEWEST,
+    UNDECIDED,
     Comparison,
+    Divergence,
     compare,
-    holm,
+    compare_pairs,
+    least_gap,
     paired_interval,
     paired_t,
     probability_of_improvement,
     seed_correlation,
-    sign_flip,
-    sign_flip_floor,
+    without_ties,
 )
 from clipbench.stats.pareto import tail_fit, tail_index
 from clipbench.stats.smoothing import smoothed
 from clipbench.stats.tails import Tail, hill, rho_mr, skewness, tail
 
 __all__ = [
+    "DIFFERENT",
+    "EQUIVALENT",
+    "FEWEST",
+    "UNDECIDED",
     "Band",
     "Comparison",
+    "Divergence",
     "Interval",
     "Tail",
     "best_so_far",
     "bootstrap_probability",
     "compare",
+    "compare_pairs",
     "expected_best",
     "hill",
-    "holm",
     "interquartile_mean",
+    "least_gap",
     "mean_and_half",
     "median",
     "median_interval",
@@ -67,8 +78,6 @@ __all__ = [
     "scaled",
     "seed_correlation",
     "share_interval",
-    "sign_flip",
-    "sign_flip_floor",
     "skewness",
     "smoothed",
     "stratified_bootstrap",
@@ -77,4 +86,5 @@ __all__ = [
     "tail_fit",
     "tail_index",
     "time_to_target",
+    "without_ties",
 ]

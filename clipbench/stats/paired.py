@@ -1,66 +1,235 @@
 """Two methods at the same seeds, and a family of methods against one. Greater is better: negate a metric
 where lower is.
+
+One procedure stands behind every verdict: m tests are made, each at level α/m (single-step Bonferroni), and
+the interval at 1 − α/m leaves out 0 exactly where p·m < α.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
-from clipbench.stats.interval import SAME, Interval, check_level, mean_interval, standard_error, vector
+from clipbench.stats.interval import Interval, check_level, mean_interval, standard_error, vector
 
-EXACT = 16  # differences whose signs are all tried: 2^15 sums
-REPEATS = 20_000  # random flips beyond that
+FEWEST = 3  # pairs: an interval from two is wider than anything one would call a result
+MOST_NEEDED = 1000  # pairs that are looked ahead
+FEWEST_DISCORDANT = 6  # pairs in which one side alone diverged: with five McNemar's p cannot go below .0625
+ROUNDING = (
+    2.0**-20
+)  # relative to a value: eight units in the last place of float32, in which metrics are kept
+
+DIFFERENT, EQUIVALENT, UNDECIDED = "different", "equivalent", "undecided"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Runs that diverged, of a method and of the reference, which stand in pairs.
+
+    `p`: two-sided, of Fisher's exact test; `adjusted`: p·m, at most 1. Conservative too where the divergences
+    of a pair are not negatively correlated. `discordant`: pairs in which one side alone diverged; `mcnemar`:
+    the exact test over these, NaN for fewer than six.
+
+    Source: Fisher 1935, The Design of Experiments; McNemar 1947, Psychometrika 12.
+    """
+
+    count: int
+    n: int
+    reference_count: int
+    reference_n: int
+    p: float
+    adjusted: float
+    discordant: int
+    mcnemar: float
+    level: float
+
+    @property
+    def different(self) -> bool:
+        return self.adjusted <= 1 - self.level
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against the reference. `adjusted` is `p` of the paired t-test after Holm over the whole
-    family; `sign_p` is not adjusted.
+    """A method less the reference, over the pairs in which both came to an end.
+
+    `difference`: the mean and its simultaneous interval, at 1 − α/m; without bounds below three pairs. `p`:
+    of the paired t-test; `adjusted`: p·m, at most 1. `outcome`: "equivalent" where the interval lies within
+    ±worth, else "different" where it leaves out 0, else "undecided"; "" below three pairs. `needed`: pairs
+    that would decide it at this mean and spread, None for more than 1000. `resolution`: the least difference
+    of two values; a spread below it is not believed.
     """
 
     difference: Interval
     p: float
     adjusted: float
-    sign_p: float
+    outcome: str
+    worth: float
+    resolution: float
+    needed: int | None
+    divergence: Divergence
     improvement: Interval
     correlation: Interval
-    level: float = 0.95
+    level: float
+    tests: int  # m
 
     @property
     def different(self) -> bool:
-        """The verdict. At most 1 − level of families in which nothing differs have one that is called so."""
-        return self.adjusted <= 1 - self.level + 1e-12
+        return self.outcome == DIFFERENT
+
+    @property
+    def equivalent(self) -> bool:
+        return self.outcome == EQUIVALENT
 
 
 def compare(
-    reference: ArrayLike, methods: Mapping[str, ArrayLike], level: float = 0.95
+    reference: ArrayLike,
+    methods: Mapping[str, ArrayLike],
+    level: float = 0.95,
+    resolution: float | None = None,
+    worth: float = math.nan,
+    more: int = 0,
 ) -> dict[str, Comparison]:
-    """Each method − the reference; the i-th values of all are from the same seed. The family is `methods`: to
-    be named before it is run.
+    """Each method − the reference; the i-th values of all are from the same seed, NaN where the run diverged.
 
-    Source: paired t-tests under Holm 1979; calibrated by scripts/calibrate.py.
+    The family is `methods` and `more` that cannot be compared yet: to be named before it is run. It counts a
+    test of means for each, and one of divergences for each in which a run diverged. `resolution`: of the
+    metric, by default the least gap between two of these values; `worth`: the smallest difference worth
+    telling, NaN for none.
+
+    Of families in which nothing differs at most 1 − level have a method that is called different; equivalent
+    is false where the true difference is `worth` or more. Calibrated, tuning included, by
+    scripts/calibrate.py.
     """
-    p_values = [paired_t(values, reference) for values in methods.values()]
-    adjusted = holm(p_values)
+    pairs = {}
+    for name, values in methods.items():
+        pairs[name] = _pair(values, reference)
+    return compare_pairs(pairs, level, resolution, worth, more)
+
+
+def compare_pairs(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    level: float = 0.95,
+    resolution: float | None = None,
+    worth: float = math.nan,
+    more: int = 0,
+) -> dict[str, Comparison]:
+    """`compare`, for methods that share other seeds with the reference each: {method: (its values, the
+    reference's)}.
+    """
+    check_level(level)
+    pairs = {name: _pair(*both) for name, both in pairs.items()}
+    if resolution is None or math.isnan(resolution):
+        every = [side for both in pairs.values() for side in both]
+        resolution = least_gap(np.concatenate(every)) if every else 0.0
+    tests = len(pairs) + more
+    for ours, theirs in pairs.values():
+        tests += bool(np.isnan(ours).any() or np.isnan(theirs).any())
     found = {}
-    for i, (name, values) in enumerate(methods.items()):
-        ours, theirs = _pair(values, reference)
-        found[name] = Comparison(
-            difference=paired_interval(values, reference, level),
-            p=p_values[i],
-            adjusted=float(adjusted[i]),
-            sign_p=sign_flip(ours - theirs),
-            improvement=probability_of_improvement(values, reference, level),
-            correlation=seed_correlation(values, reference, level),
-            level=level,
-        )
+    for name, (ours, theirs) in pairs.items():
+        found[name] = _comparison(ours, theirs, level, resolution, worth, tests)
     return found
+
+
+def _comparison(
+    ours: np.ndarray, theirs: np.ndarray, level: float, resolution: float, worth: float, tests: int
+) -> Comparison:
+    ended = np.isfinite(ours) & np.isfinite(theirs)
+    x, y = ours[ended], theirs[ended]
+    each = 1 - (1 - level) / tests
+    difference, p = _difference(x - y, _size(x, y), resolution, each)
+    return Comparison(
+        difference=difference,
+        p=p,
+        adjusted=min(1.0, tests * p),
+        outcome=_outcome(difference, worth),
+        worth=worth,
+        resolution=resolution,
+        needed=_needed(x - y, difference, resolution, worth, each),
+        divergence=_divergence(ours, theirs, level, tests),
+        improvement=probability_of_improvement(ours, theirs, level),
+        correlation=seed_correlation(x, y, level) if len(x) else Interval(math.nan, -1.0, 1.0, 0),
+        level=level,
+        tests=tests,
+    )
+
+
+def _difference(d: np.ndarray, size: float, resolution: float, level: float) -> tuple[Interval, float]:
+    """Mean of the paired differences with its t-interval, and p; without bounds and 1 below three pairs."""
+    n = len(d)
+    if n == 0:
+        return Interval(math.nan, -math.inf, math.inf, 0), 1.0
+    d = without_ties(d, size, resolution)
+    mean = float(d.mean())
+    error = _error(d, resolution)
+    if n < FEWEST:
+        return Interval(mean, -math.inf, math.inf, n), 1.0
+    if error == 0:  # all are equal to the last digit
+        return Interval(mean, mean, mean, n), 1.0 if mean == 0 else 0.0
+    half = float(special.stdtrit(n - 1, (1 + level) / 2)) * error
+    p = float(2 * special.stdtr(n - 1, -abs(mean) / error))
+    return Interval(mean, mean - half, mean + half, n), p
+
+
+def without_ties(d: np.ndarray, size: float, resolution: float) -> np.ndarray:
+    """The differences, 0 where they are rounding or below half the resolution."""
+    return np.where(np.abs(d) <= max(ROUNDING * size, resolution / 2), 0.0, d)
+
+
+def _error(d: np.ndarray, resolution: float) -> float:
+    """s/√n; s is at least the resolution: a spread that a metric cannot show is not known to be smaller."""
+    spread = float(d.std(ddof=1)) if len(d) > 1 else 0.0
+    return max(spread, resolution) / math.sqrt(len(d))
+
+
+def least_gap(values: np.ndarray) -> float:
+    """The least difference between two of the values that is no rounding: no less than the resolution of the
+    metric. 0 where all are equal.
+    """
+    values = np.sort(values[np.isfinite(values)])
+    if not len(values):
+        return 0.0
+    gaps = np.diff(values)
+    gaps = gaps[gaps > ROUNDING * np.abs(values).max()]
+    return float(gaps.min()) if len(gaps) else 0.0
+
+
+def _outcome(found: Interval, worth: float) -> str:
+    if found.n < FEWEST:
+        return ""
+    if -worth < found.low and found.high < worth:
+        return EQUIVALENT
+    return UNDECIDED if 0 in found else DIFFERENT
+
+
+def _needed(d: np.ndarray, found: Interval, resolution: float, worth: float, level: float) -> int | None:
+    if len(d) < 2:
+        return None
+    gap = abs(found.estimate)
+    if worth > gap:  # False for NaN
+        gap = max(gap, worth - gap)
+    spread = _error(d, resolution) * math.sqrt(len(d))
+    for n in range(FEWEST, MOST_NEEDED + 1):
+        if float(special.stdtrit(n - 1, (1 + level) / 2)) * spread / math.sqrt(n) < gap:
+            return n
+    return None
+
+
+def _divergence(ours: np.ndarray, theirs: np.ndarray, level: float, tests: int) -> Divergence:
+    """Of two sides that stand in pairs."""
+    here, there = np.isnan(ours), np.isnan(theirs)
+    count, other, n = int(here.sum()), int(there.sum()), len(ours)
+    p = float(stats.fisher_exact([[count, n - count], [other, n - other]]).pvalue) if count or other else 1.0
+    alone = int((here & ~there).sum())
+    discordant = int((here != there).sum())
+    mcnemar = math.nan
+    if discordant >= FEWEST_DISCORDANT:
+        mcnemar = float(stats.binomtest(alone, discordant).pvalue)
+    return Divergence(count, n, other, n, p, min(1.0, tests * p), discordant, mcnemar, level)
 
 
 def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
@@ -83,56 +252,6 @@ def paired_t(a: ArrayLike, b: ArrayLike) -> float:
         return 1.0
     t = difference.mean() / error
     return float(2 * special.stdtr(len(x) - 1, -abs(t)))
-
-
-def sign_flip(differences: ArrayLike, rng: np.random.Generator | None = None) -> float:
-    """Two-sided p: the share of all 2ⁿ choices of signs whose |sum| is at least the one seen. Exact for
-    differences symmetric about 0.
-
-    All choices up to n = 16; beyond, 20 000 drawn from `rng` (seed 0), the one seen among them. 1 where a
-    difference is not finite.
-    Source: Fisher, The Design of Experiments, 1935, section 21; Phipson and Smyth 2010 for the + 1.
-    """
-    x = vector(differences)
-    if not np.isfinite(x).all():
-        return 1.0
-    # Sums that are equal but for rounding are equal.
-    seen = abs(x.sum()) * (1 - 1e-9) - SAME * np.abs(x).max()
-    n = len(x)
-    if n <= EXACT:  # the last sign may stay: flipping all changes no |sum|
-        bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
-        sums = (1 - 2 * bits) @ x
-        return float(np.mean(np.abs(sums) >= seen))
-    rng = np.random.default_rng(0) if rng is None else rng
-    signs = rng.choice([-1.0, 1.0], size=(REPEATS, n))
-    as_far = np.sum(np.abs(signs @ x) >= seen)
-    return float((1 + as_far) / (1 + REPEATS))
-
-
-def sign_flip_floor(n: int) -> float:
-    """2/2ⁿ: the least p that n differences can have. 0.25 for n = 3, 0.0625 for n = 5, so below 0.05 from n =
-    6 on.
-    """
-    return 2.0 ** (1 - n)
-
-
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Adjusted p, in the order given: with p_(1) ≤ … ≤ p_(m), max over j ≤ i of (m − j + 1)·p_(j), at most 1.
-    NaN counts as 1. (m,)
-
-    The chance of any false call in the family is at most α when p ≤ α is called. Source: Holm 1979, Scand. J.
-    Statist. 6.
-    """
-    p = np.asarray(p_values, float)
-    if ((p < 0) | (p > 1)).any():
-        raise ValueError(f"p-values lie between 0 and 1, got {p.tolist()}.")
-    p = np.where(np.isnan(p), 1.0, p)
-    order = np.argsort(p, kind="stable")
-    factors = np.arange(len(p), 0, -1)
-    increasing = np.maximum.accumulate(p[order] * factors)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, increasing)
-    return adjusted
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:

@@ -15,7 +15,7 @@ probe.py       what the laws look at: batches, examples, losses of parts
 """
 
 from clipbench.task.metric_set import MetricSet, majority
-from clipbench.task.metrics import Metric
+from clipbench.task.metrics import Metric, Resolution
 from clipbench.task.order import holdout, shuffled
 from clipbench.task.task import Batch, Batches, Task, prepare_on_device
 
@@ -24,6 +24,7 @@ __all__ = [
     "Batches",
     "Metric",
     "MetricSet",
+    "Resolution",
     "Task",
     "holdout",
     "majority",

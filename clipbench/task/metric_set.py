@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipbench.errors import UserError
-from clipbench.task.metrics import ConfusionMetric, Metric
+from clipbench.task.metrics import ConfusionMetric, Metric, Resolution
 from clipbench.task.tree import Tree, on_device
 
 SETTINGS = (types.FunctionType, types.BuiltinFunctionType, type, torch.device, torch.dtype)
@@ -47,6 +48,15 @@ class MetricSet:
             computed = {name: metric.compute() for name, metric in self.parts.items()}
         return {str(name): float(value) for name, value in computed.items()}
 
+    def resolutions(self) -> dict[str, Resolution]:
+        """Of what was counted since the last reset, of each metric that says it. Waits for the device."""
+        found = {}
+        for name, metric in self.parts.items():
+            if hasattr(metric, "resolution"):
+                resolution, worth = metric.resolution()
+                found[name] = Resolution(_finite(resolution), _finite(worth))
+        return found
+
     def reset(self) -> None:
         for metric in self.parts.values():
             metric.reset()
@@ -80,6 +90,10 @@ class MetricSet:
                 for attribute, value in state[name].items():
                     setattr(metric, attribute, value)
         self._place()
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _attributes(metric: Any) -> dict[str, Any]:

@@ -6,12 +6,26 @@ MetricCollection, do as well.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from clipbench.task.tree import Tree
+
+POINT = 0.01
+WORTH_OF_SHARES = 0.1 * POINT  # the smallest difference worth telling, or two predictions if that is more
+WORTH_OF_ERRORS = 0.02  # of the value
+
+
+class Resolution(NamedTuple):
+    """`resolution`: the change of a metric's value from one prediction, or the rounding of a continuous one;
+    `worth`: the smallest difference of two values that is worth telling, in the metric's unit. None: not
+    known.
+    """
+
+    resolution: float | None
+    worth: float | None
 
 
 class Metric(Protocol):
@@ -75,6 +89,12 @@ class MetricExtras(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any:
         """Resume from what `state_dict` gave."""
 
+    def resolution(self) -> Resolution | tuple[float | None, float | None]:
+        """(resolution, worth) of the value that `compute` gives now: what the verdict takes for a tie, and
+        for a difference too small to matter. Without it the least gap between two runs is the resolution, and
+        no difference is called too small.
+        """
+
     def persistent(self, mode: bool) -> None:
         """Of torchmetrics: whether `state_dict` holds the counts. It is called with True at the start."""
 
@@ -126,6 +146,34 @@ class ConfusionMetric(SummedMetric):
     def matrix(self) -> Tensor:
         return self.sums["matrix"] if self.counted_by is None else self.counted_by.matrix
 
+    def score(self, matrices: Tensor) -> Tensor:
+        """The metric of each matrix. (…, classes, classes) → (…)"""
+        raise NotImplementedError
+
+    def compute(self) -> Tensor:
+        return self.score(self.matrix)
+
+    def resolution(self) -> Resolution:
+        """The mean change of the metric when one answer becomes another, over all targets and answers."""
+        matrix = self.matrix.double().cpu()
+        total = float(matrix.sum())
+        if not total:
+            return Resolution(None, None)
+        n = self.classes
+        change = torch.zeros((), dtype=torch.double)
+        here = self.score(matrix)
+        for target in range(n):
+            for answer in range(n):
+                count = matrix[target, answer]
+                if not count or n == 1:
+                    continue
+                flipped = matrix.repeat(n, 1, 1)
+                flipped[:, target, answer] -= 1
+                flipped[range(n), target, range(n)] += 1
+                changes = (self.score(flipped) - here).abs()
+                change += count / total * changes.sum() / (n - 1)  # its own answer is no change
+        return _of_predictions(float(change))
+
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         if self.counted_by is not None:
             return
@@ -145,8 +193,11 @@ class ConfusionMetric(SummedMetric):
 class Accuracy(ConfusionMetric):
     """Σ_i C_ii / Σ_ij C_ij: the share of the targets that get their class."""
 
-    def compute(self) -> Tensor:
-        return self.matrix.diagonal().sum() / self.matrix.sum()
+    def score(self, matrices: Tensor) -> Tensor:
+        return matrices.diagonal(dim1=-2, dim2=-1).sum(-1) / matrices.sum((-2, -1))
+
+    def resolution(self) -> Resolution:
+        return _of_predictions(1 / max(1, int(self.matrix.sum())))
 
 
 class MatthewsCorrelation(ConfusionMetric):
@@ -158,13 +209,13 @@ class MatthewsCorrelation(ConfusionMetric):
     Gorodkin 2004, Computational Biology and Chemistry 28.
     """
 
-    def compute(self) -> Tensor:
-        matrix = self.matrix.float()
-        targets, answers = matrix.sum(1), matrix.sum(0)
-        correct, total = matrix.trace(), matrix.sum()
-        covariance = correct * total - (targets * answers).sum()
-        spread_of_answers = total**2 - (answers * answers).sum()
-        spread_of_targets = total**2 - (targets * targets).sum()
+    def score(self, matrices: Tensor) -> Tensor:
+        counts = matrices if matrices.is_floating_point() else matrices.float()
+        targets, answers = counts.sum(-1), counts.sum(-2)
+        correct, total = counts.diagonal(dim1=-2, dim2=-1).sum(-1), targets.sum(-1)
+        covariance = correct * total - (targets * answers).sum(-1)
+        spread_of_answers = total**2 - (answers * answers).sum(-1)
+        spread_of_targets = total**2 - (targets * targets).sum(-1)
         product = spread_of_answers * spread_of_targets
         return torch.where(product > 0, covariance / product.sqrt(), 0.0)
 
@@ -176,13 +227,13 @@ class MeanIoU(ConfusionMetric):
     t_k targets and p_k answers are of class k. Everingham et al. 2010, IJCV 88, section 4.2.
     """
 
-    def compute(self) -> Tensor:
-        matrix = self.matrix.float()
-        intersection = matrix.diagonal()
-        union = matrix.sum(0) + matrix.sum(1) - intersection
+    def score(self, matrices: Tensor) -> Tensor:
+        counts = matrices if matrices.is_floating_point() else matrices.float()
+        intersection = counts.diagonal(dim1=-2, dim2=-1)
+        union = counts.sum(-2) + counts.sum(-1) - intersection
         occurs = union > 0
         shares = torch.where(occurs, intersection / union, 0.0)
-        return (shares / occurs.sum()).sum()
+        return (shares / occurs.sum(-1, keepdim=True)).sum(-1)
 
 
 class TopKAccuracy(SummedMetric):
@@ -212,6 +263,9 @@ class TopKAccuracy(SummedMetric):
     def compute(self) -> Tensor:
         return self.sums["correct"] / self.sums["total"]
 
+    def resolution(self) -> Resolution:
+        return _of_predictions(1 / max(1, int(self.sums["total"])))
+
 
 class MeanSquaredError(SummedMetric):
     """mean (output − target)² over all their numbers; the two are of one shape."""
@@ -233,3 +287,14 @@ class MeanSquaredError(SummedMetric):
 
     def compute(self) -> Tensor:
         return self.sums["squares"] / self.sums["total"]
+
+    def resolution(self) -> Resolution:
+        value = float(self.compute())
+        return Resolution(torch.finfo(torch.float32).eps * value, WORTH_OF_ERRORS * value)
+
+
+def _of_predictions(change: float) -> Resolution:
+    """Of a metric that one prediction changes by so much: worth telling is a tenth of a point, or two
+    predictions if that is more.
+    """
+    return Resolution(change, max(WORTH_OF_SHARES, 2 * change))

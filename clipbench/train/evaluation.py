@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clipbench.optim import evaluation_weights
-from clipbench.task import Batch, MetricSet, prepare_on_device
+from clipbench.task import Batch, MetricSet, Resolution, prepare_on_device
 from clipbench.train.learner import Learner
 from clipbench.train.step import as_tensor, forward, weighted
 
@@ -51,3 +51,7 @@ class Evaluation:
         count = float(self.count)
         loss = float(self.loss) / count if count else float("nan")
         return {"loss": loss, **self.metrics.values()}
+
+    def resolutions(self) -> dict[str, Resolution]:
+        """{metric: its resolution and the smallest difference worth telling}, of those that say it. Waits."""
+        return self.metrics.resolutions()

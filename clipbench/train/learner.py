@@ -6,7 +6,7 @@ It prints nothing, opens no file and draws nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from clipbench.optim import Restarter, clip_stats
 from clipbench.record.rows import EvalRow, RunEnd, StepRow
-from clipbench.task import MetricSet, Task
+from clipbench.task import MetricSet, Resolution, Task
 from clipbench.task.seeds import RandomState, generator
 from clipbench.train.batches import BatchTiming, DeviceBatch, Stopwatch, waiting_time
 from clipbench.train.metrics import BufferedMetrics
@@ -126,9 +126,15 @@ class Learner:
         """Over the training batches since the last call."""
         return self.eval_rows("train", self.metrics.take_values())
 
-    def eval_rows(self, split: str, values: dict[str, float]) -> list[EvalRow]:
+    def eval_rows(
+        self, split: str, values: Mapping[str, float], resolutions: Mapping[str, Resolution] | None = None
+    ) -> list[EvalRow]:
         """A row for each value, at this step."""
-        return [EvalRow(self.step, self.seconds, split, *item) for item in values.items()]
+        rows = []
+        for name, value in values.items():
+            known = (resolutions or {}).get(name, (None, None))
+            rows.append(EvalRow(self.step, self.seconds, split, name, value, *known))
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint: what `load_state_dict` needs to resume bit for bit. Read the steps first."""

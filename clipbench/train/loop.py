@@ -122,7 +122,8 @@ def _evaluate(active: ActiveLearners, learners: Sequence[Learner], split: str) -
                     evaluations[learner].update(prepared)
     for learner in active.among(evaluations):
         with active.turn(learner):
-            active.add(learner, learner.eval_rows(split, evaluations[learner].values()))
+            evaluation = evaluations[learner]
+            active.add(learner, learner.eval_rows(split, evaluation.values(), evaluation.resolutions()))
 
 
 class ActiveLearners:
