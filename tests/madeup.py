@@ -16,6 +16,7 @@ STEPS = 12
 NONE = [0.500, 0.520, 0.510, 0.490, 0.505]
 BETTER = [0.530, 0.553, 0.545, 0.519, 0.534]
 OTHERS = {"role": None, "trial": None, "higher": True, "optim": "sgd", "skipped": 0}
+FACTS = ("resolution", "worth", "baseline", "baseline_test", "data", "git", "device", "versions")
 
 
 def write_table(folder, table, run, rows):
@@ -30,6 +31,7 @@ def write_table(folder, table, run, rows):
 
 def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy", **more):
     role, trial, higher, optim, skipped = (more.pop(key, default) for key, default in OTHERS.items())
+    known = {key: more.pop(key) for key in FACTS if key in more}
     run = f"r{abs(hash((task, name, seed, level, lr, role, trial, optim, str(more)))):x}"
     factor = 1.0 if name == "none" or level == np.inf else 0.5
     norms = {"grad_norm": 2.0, "clipped_norm": 2 * factor, "clip_factor": factor}
@@ -80,6 +82,7 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
         "method": name if role else None,
         "trial": trial,
     }
+    row |= known
     if status == "done":
         row |= {"final": test - 0.01, "final_test": test}
     write_table(folder, "steps", run, steps)
@@ -106,8 +109,9 @@ def told(folder, methods, **more):
     return verdict.kind, verdict.sentence, " ".join(verdict.notes)
 
 
-def interval(method, none=NONE):
-    return stats.ttest_rel(method, none).confidence_interval(0.95)
+def interval(method, none=NONE, tests=1):
+    """Paired, simultaneous for so many tests."""
+    return stats.ttest_rel(method, none).confidence_interval(1 - 0.05 / tests)
 
 
 def study(folder):

@@ -13,12 +13,15 @@ from clipbench.stats import Comparison, Interval
 
 
 def comparison_in_words(ranking: Ranking, name: str, comparison: Comparison) -> str:
-    """ "auto +3.1 points of MCC over no clipping (95 % interval 1.2 to 5.0, n=5)"."""
+    """ "auto +3.1 points of MCC against no clipping (95 % interval 1.2 to 5.0, n=5)"."""
     found = comparison.difference
-    text = f"{name} {difference(ranking, found)}"
-    if not math.isfinite(found.low):
-        return f"{text} (n={found.n})"
-    return f"{text} (95 % interval {interval(ranking, found)}, n={found.n})"
+    about = []
+    if ranking.sign < 0:
+        about.append("lower is better")
+    if math.isfinite(found.low):
+        about.append(f"95 % interval {interval(ranking, found)}")
+    about.append(f"n={found.n}")
+    return f"{name} {difference(ranking, found)} ({', '.join(about)})"
 
 
 def interval(ranking: Ranking, found: Interval) -> str:
@@ -28,16 +31,14 @@ def interval(ranking: Ranking, found: Interval) -> str:
 
 
 def difference(ranking: Ranking, found: Interval, short: bool = False) -> str:
-    """ "+3.1 points of MCC over no clipping", or "−0.210 perplexity from no clipping (lower is better)"."""
+    """ "+3.1 points of MCC against no clipping", in the metric's own direction; `short`: the number alone."""
     own = in_own_direction(ranking, found)
     size = amount(ranking, own.estimate, own, signed=True)
     if short:
         return size
     name = metric_name(ranking.group.headline)
     unit = f"points of {name}" if ranking.in_points else name
-    if ranking.sign < 0:
-        return f"{size} {unit} from {reference_name(ranking)} (lower is better)"
-    return f"{size} {unit} over {reference_name(ranking)}"
+    return f"{size} {unit} against {reference_name(ranking)}"
 
 
 def in_own_direction(ranking: Ranking, found: Interval) -> Interval:

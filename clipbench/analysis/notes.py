@@ -7,7 +7,8 @@ from __future__ import annotations
 import pandas as pd
 
 from clipbench.analysis.amounts import amount, interval, listed
-from clipbench.analysis.ranking import Method, Ranking
+from clipbench.analysis.names import method_name
+from clipbench.analysis.ranking import Ranking
 from clipbench.stats import FEWEST, paired_interval
 
 PASSED = "Check at ∞ passed: no method that could choose no clipping, level ∞ or p=1, lost to none."
@@ -22,16 +23,19 @@ def notes_on(ranking: Ranking) -> list[str]:
     return notes
 
 
-def runs_diverged(method: Method) -> str:
-    return f"{method.diverged} of {method.n} runs"
-
-
 def divergences(ranking: Ranking) -> list[str]:
-    """ "auto diverged in 1 of 5 runs", of each method that did."""
+    """ "auto 1 of 5 runs", "no clipping 0 of 5", of the methods that diverged and of none; empty where no run
+    did.
+    """
+    if not any(method.diverged for method in ranking.judged):
+        return []
     found = []
     for method in ranking.judged:
-        if method.diverged:
-            found.append(f"{method.name} diverged in {runs_diverged(method)}")
+        if method.diverged or method is ranking.reference:
+            of = f"{method.diverged} of {method.n}"
+            found.append(
+                f"{method_name(method.name)} {of}" if found else f"{method_name(method.name)} {of} runs"
+            )
     return found
 
 

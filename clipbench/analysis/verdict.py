@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clipbench.analysis.amounts import comparison_in_words, difference, listed, p_value, reference_name, worth
-from clipbench.analysis.notes import divergences, notes_on, runs_diverged
+from clipbench.analysis.notes import divergences, notes_on
 from clipbench.analysis.ranking import Ranking
 from clipbench.stats import DIFFERENT, EQUIVALENT, FEWEST, UNDECIDED
 
@@ -79,7 +79,7 @@ def _impossible(ranking: Ranking) -> tuple[str, str] | None:
         if len(judged) == 1:
             alone = "There is no clipped run"
         return "open", f"No verdict: {alone} to compare with none."
-    if not ranking.usable and not divergences(ranking):
+    if not ranking.usable and not any(method.diverged for method in judged):
         return "open", f"No verdict: the runs have no {ranking.group.headline} that is a number."
     return None
 
@@ -96,26 +96,34 @@ def _advice(ranking: Ranking) -> str:
 def _compared(ranking: Ranking) -> tuple[str, str]:
     """Kind and sentence where at least one method can be compared with none."""
     found = _found(ranking)
-    divergence = _divergence(ranking, found)
-    most_runs = max(method.n for method in ranking.judged)
-    if ranking.most_pairs < FEWEST and not (found.fewer or found.more):
-        kind = "few" if most_runs < FEWEST or ranking.usable else "diverged"
-        return kind, " ".join(filter(None, [divergence, _too_few(ranking)]))
     means = _means(ranking, found)
+    if ranking.most_pairs < FEWEST:
+        means = _too_few(ranking)
+    chance = "" if found.fewer or found.more else _chance(ranking)
+    sure = _joined(_divergence(ranking, found), means)
     if found.unlearned and not found.kind:
-        return "unlearned", " ".join(filter(None, [_nothing_learned(ranking), divergence, means]))
-    short = _too_short(ranking, found)
-    if short:
-        return "short", short
-    sentence = " ".join(filter(None, [divergence, means]))
-    kind = found.kind or (UNDECIDED if found.undecided or found.idle or not found.equivalent else EQUIVALENT)
+        return "unlearned", _joined(_nothing_learned(ranking), chance, means)
+    if _is_too_short(ranking, found):
+        why = "No clipping was among the choices, so the search was too small."
+        return "short", _joined(chance, f"No verdict on clipping: {sure}", why)
     if ranking.group.apart:
-        return _side_by_side(ranking, kind, sentence)
-    if kind == "mixed":
-        return kind, f"It depends on how one clips: {sentence}"
+        return _side_by_side(ranking, found, chance, sure)
+    if found.kind == "mixed":
+        return "mixed", _joined(chance, f"It depends on how one clips: {sure}")
     if found.kind:
-        return kind, f"{_start(ranking)} {kind}: {sentence}"
-    return kind, sentence
+        return found.kind, _joined(chance, f"{_start(ranking)} {found.kind}: {sure}")
+    return _unsure_kind(ranking, found), _joined(chance, means)
+
+
+def _joined(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
+
+
+def _unsure_kind(ranking: Ranking, found: Found) -> str:
+    if ranking.most_pairs < FEWEST:
+        return "few"
+    only_equivalent = found.equivalent and not found.undecided and not found.idle
+    return EQUIVALENT if only_equivalent else UNDECIDED
 
 
 def _found(ranking: Ranking) -> Found:
@@ -177,47 +185,38 @@ def _baseline_name(ranking: Ranking) -> str:
 
 
 def _divergence(ranking: Ranking, found: Found) -> str:
-    """Told before any mean; "" where no run diverged."""
-    reference = ranking.reference
-    assert reference
+    """Of the methods whose runs surely diverge more or less often than none's."""
     sure = []
     for name in found.fewer + found.more:
         case = ranking.comparisons[name].divergence
-        text = f"{name} diverged in {case.count} of {case.n} runs, {reference_name(ranking)} in "
-        text += (
-            f"{case.reference_count} of {case.reference_n} (Fisher's exact test, p={p_value(case.adjusted)}"
-        )
+        other = f"{reference_name(ranking)} in {case.reference_count} of {case.reference_n}"
+        text = f"{name} diverged in {case.count} of {case.n} runs, {other}"
+        text += f" (Fisher's exact test, p={p_value(case.adjusted)}"
         if not math.isnan(case.mcnemar):
             text += f"; McNemar's, uncorrected, {p_value(case.mcnemar)}"
         sure.append(text + ")")
-    if sure:
-        return f"{'; '.join(sure)}."
+    return f"{'; '.join(sure)}." if sure else ""
+
+
+def _chance(ranking: Ranking) -> str:
+    """That runs diverged, where none of it is sure; "" where no run did."""
     every = divergences(ranking)
     if not every:
         return ""
-    start = listed(every)
-    return f"{start[0].upper()}{start[1:]}: no more than chance can make."
+    least = min(comparison.divergence.adjusted for comparison in ranking.comparisons.values())
+    return f"Diverged: {', '.join(every)}; that could be chance (p={p_value(least)})."
 
 
 def _too_few(ranking: Ranking) -> str:
     """What the best method's few pairs show."""
     usable, unit = ranking.usable, ranking.unit
-    start = f"Too few {unit}s for a verdict."
     if not usable:
-        lost = f"No {unit} came to an end both with and without clipping"
-        return f"{start} {lost}: {_ended(ranking)}."
+        return f"No {unit} came to an end both with and without clipping, so there is no mean to compare."
     best = max(usable, key=lambda name: usable[name].difference.estimate)
     found = usable[best].difference
     seeds = f"One {unit} shows" if found.n == 1 else f"{found.n} {unit}s show"
-    return f"{start} {seeds} {best} at {difference(ranking, found)} (n={found.n})."
-
-
-def _ended(ranking: Ranking) -> str:
-    """ "none diverged in 3 of 3 runs, auto in 0 of 3"."""
-    parts = []
-    for method in ranking.judged:
-        parts.append(f"{method.name} diverged in {runs_diverged(method)}")
-    return listed(parts)
+    shown = f"{seeds} {best} at {difference(ranking, found)} (n={found.n})"
+    return f"Too few {unit}s for a verdict on means. {shown}."
 
 
 def _means(ranking: Ranking, found: Found) -> str:
@@ -276,15 +275,11 @@ def _equivalent(ranking: Ranking, names: Sequence[str]) -> str:
     return f"No difference worth telling. {every} {where}: at most {largest}."
 
 
-def _too_short(ranking: Ranking, found: Found) -> str:
-    """What is said where a tuned method lost to none although it could choose no clipping."""
+def _is_too_short(ranking: Ranking, found: Found) -> bool:
+    """Whether every tuned method that lost to none could have chosen no clipping."""
     lost = found.more + found.down
     free = {method.name for method in ranking.judged if method.without}
-    if found.kind != "hurts" or not ranking.equal_budget or not free.issuperset(lost):
-        return ""
-    sentence = " ".join(filter(None, [_divergence(ranking, found), _means(ranking, found)]))
-    why = "No clipping was among the choices, so the search was too small."
-    return f"No verdict on clipping: {sentence} {why}"
+    return found.kind == "hurts" and ranking.equal_budget and free.issuperset(lost)
 
 
 def _start(ranking: Ranking) -> str:
@@ -293,14 +288,16 @@ def _start(ranking: Ranking) -> str:
     return "At these settings clipping" if ranking.tuned_once else "Clipping"
 
 
-def _side_by_side(ranking: Ranking, kind: str, sentence: str) -> tuple[str, str]:
+SIDES = {
+    "helps": ("ahead", "Ahead of"),
+    "hurts": ("behind", "Behind"),
+    "mixed": ("mixed", "Ahead of and behind"),
+}
+
+
+def _side_by_side(ranking: Ranking, found: Found, chance: str, sure: str) -> tuple[str, str]:
     """Of methods that stand as they are, those of several optimizers."""
-    words = {
-        "helps": ("ahead", "Ahead of"),
-        "hurts": ("behind", "Behind"),
-        "mixed": ("mixed", "Both sides of"),
-    }
-    if kind not in words:
-        return kind, sentence
-    kind, where = words[kind]
-    return kind, f"{where} {reference_name(ranking)}: {sentence}"
+    if found.kind not in SIDES:
+        return _unsure_kind(ranking, found), _joined(chance, sure)
+    kind, where = SIDES[found.kind]
+    return kind, _joined(chance, f"{where} {reference_name(ranking)}: {sure}")

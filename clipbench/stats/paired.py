@@ -97,9 +97,9 @@ def compare(
     """Each method − the reference; the i-th values of all are from the same seed, NaN where the run diverged.
 
     The family is `methods` and `more` that cannot be compared yet: to be named before it is run. It counts a
-    test of means for each, and one of divergences for each in which a run diverged. `resolution`: of the
-    metric, by default the least gap between two of these values; `worth`: the smallest difference worth
-    telling, NaN for none.
+    test of means for each that has three pairs, and one of divergence for each in which a run diverged.
+    `resolution`: of the metric, by default the least gap between two of these values; `worth`: the smallest
+    difference worth telling, NaN for none.
 
     Of families in which nothing differs at most 1 − level have a method that is called different; equivalent
     is false where the true difference is `worth` or more. Calibrated, tuning included, by
@@ -126,13 +126,17 @@ def compare_pairs(
     if resolution is None or math.isnan(resolution):
         every = [side for both in pairs.values() for side in both]
         resolution = least_gap(np.concatenate(every)) if every else 0.0
-    tests = len(pairs) + more
-    for ours, theirs in pairs.values():
-        tests += bool(np.isnan(ours).any() or np.isnan(theirs).any())
+    tests = more + sum(_tests_made(*both) for both in pairs.values())
     found = {}
     for name, (ours, theirs) in pairs.items():
-        found[name] = _comparison(ours, theirs, level, resolution, worth, tests)
+        found[name] = _comparison(ours, theirs, level, resolution, worth, max(1, tests))
     return found
+
+
+def _tests_made(ours: np.ndarray, theirs: np.ndarray) -> int:
+    """One of means, where pairs are enough, and one of divergence, where a run diverged."""
+    ended = np.isfinite(ours) & np.isfinite(theirs)
+    return int(ended.sum() >= FEWEST) + int(np.isnan(ours).any() or np.isnan(theirs).any())
 
 
 def _comparison(
@@ -341,5 +345,4 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _size(x: np.ndarray, y: np.ndarray) -> float:
-    largest = np.abs([x, y]).max()
-    return float(largest)
+    return float(np.abs([x, y]).max(initial=0))

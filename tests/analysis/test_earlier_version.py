@@ -1,7 +1,7 @@
-"""A folder of the version before is read as that version read it: same verdicts, same numbers, same table.
+"""A folder of the version before is read as that version read it: the same methods with the same numbers.
 
-`verdicts.json` and `expected_table.md` were written by that version. The words "a picture" became
-"descriptive only" since: they stand in notes, which are not compared.
+`verdicts.json` was written by that version, which corrected by Holm's procedure and told no mean where a run
+had diverged.
 """
 
 import json
@@ -12,46 +12,46 @@ import pytest
 from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.analysis.verdict import judge
-from clipbench.report.table import tables
 
 FOLDER = Path(__file__).parents[1] / "record" / "earlier_version"
-EXPECTED = {each["title"]: each for each in json.loads((FOLDER / "verdicts.json").read_text())}
+EXPECTED = json.loads((FOLDER / "verdicts.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def found():
-    """{title: ranking}."""
-    every = {}
+    """Rankings, in the order of the file."""
+    every = []
     for group in read_groups(FOLDER / "results"):
-        for ranking in rankings(group):
-            every[ranking.title] = ranking
+        every += rankings(group)
     return every
 
 
 def test_the_same_methods_are_compared(found):
-    assert list(found) == list(EXPECTED)
-    for title, ranking in found.items():
-        assert [method.name for method in ranking.methods] == list(EXPECTED[title]["arms"])
+    for expected, ranking in zip(EXPECTED, found, strict=True):
+        assert ranking.title.lower() == expected["title"]
+        assert [method.name for method in ranking.methods] == list(expected["arms"])
 
 
-@pytest.mark.parametrize("title", EXPECTED)
-def test_the_verdict_is_the_same_to_the_letter(found, title):
-    verdict = judge(found[title])
-    assert (verdict.kind, verdict.sentence) == (EXPECTED[title]["kind"], EXPECTED[title]["sentence"])
+def test_the_numbers_are_the_same(found):
+    compared = 0
+    for expected, ranking in zip(EXPECTED, found, strict=True):
+        for method in ranking.methods:
+            earlier = expected["arms"][method.name]
+            assert method.settings_in_words == earlier["words"]
+            assert (method.n, method.diverged) == (earlier["n"], earlier["diverged"])
+            assert method.score.estimate == pytest.approx(earlier["score"], rel=1e-12, nan_ok=True)
+            comparison = ranking.comparisons.get(method.name)
+            if comparison and comparison.outcome and not comparison.divergence.count:
+                assert comparison.p == pytest.approx(earlier["p"], rel=1e-9)
+                compared += 1
+    assert compared
 
 
-@pytest.mark.parametrize("title", EXPECTED)
-def test_the_numbers_are_the_same(found, title):
-    ranking = found[title]
-    for method in ranking.methods:
-        expected = EXPECTED[title]["arms"][method.name]
-        assert method.settings_in_words == expected["words"]
-        assert (method.n, method.diverged) == (expected["n"], expected["diverged"])
-        assert method.score.estimate == pytest.approx(expected["score"], rel=1e-12, nan_ok=True)
-        comparison = ranking.comparisons.get(method.name)
-        p = comparison.p if comparison else None
-        assert p == (expected["p"] if expected["p"] is None else pytest.approx(expected["p"], rel=1e-9))
-
-
-def test_the_table_for_a_paper_is_the_same():
-    assert tables(FOLDER / "results", ["md"])["md"] == (FOLDER / "expected_table.md").read_text()
+def test_a_study_tuned_once_is_told_as_that(found):
+    studies = [ranking for ranking in found if ranking.group.study]
+    assert studies
+    for ranking in studies:
+        assert ranking.tuned_once
+        verdict = judge(ranking)
+        assert verdict.descriptive
+        assert "Tuned once" in " ".join(verdict.notes)

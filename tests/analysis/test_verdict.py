@@ -1,5 +1,7 @@
 """The report says in words what the numbers allow, and nothing more."""
 
+import math
+
 import numpy as np
 import pytest
 from madeup import BETTER, NONE, interval, ranking_of, study, told, write, write_methods
@@ -9,18 +11,21 @@ from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.analysis.verdict import judge
 from clipbench.report import panels
+from clipbench.report.cells import cells
 from clipbench.report.draw import draw
 from clipbench.report.provenance import facts
+from clipbench.report.table import full_row, tables
 
 
 def test_a_difference_is_told_with_its_interval_and_n(tmp_path):
-    kind, sentence, _ = told(tmp_path, {"none": NONE, "auto": BETTER}, role="final")
+    kind, sentence, notes = told(tmp_path, {"none": NONE, "auto": BETTER}, role="final")
     low, high = interval(BETTER)
     gain = 100 * np.mean(np.subtract(BETTER, NONE))
     assert kind == "helps"
-    difference = f"auto +{gain:.1f} points of accuracy over none"
+    difference = f"auto +{gain:.1f} points of accuracy against no clipping"
     ends = f"{100 * low:.1f} to {100 * high:.1f}"
-    assert sentence == f"Clipping helps: {difference}, 95 % interval {ends}, n=5."
+    assert sentence == f"At these settings clipping helps: {difference} (95 % interval {ends}, n=5)."
+    assert "Tuned once" in notes
 
 
 def test_a_loss_and_a_mixture_are_told(tmp_path):
@@ -32,21 +37,59 @@ def test_a_loss_and_a_mixture_are_told(tmp_path):
     assert "norm −6.9 points" in sentence
 
 
-def test_less_is_better_turns_the_words(tmp_path):
-    kind, sentence, _ = told(tmp_path, {"none": BETTER, "auto": NONE}, role="final", higher=False)
-    assert kind == "helps"
-    assert "accuracy better than none" in sentence
-    assert "points" not in sentence
+@pytest.mark.parametrize(("none", "auto", "kind"), [(BETTER, NONE, "helps"), (NONE, BETTER, "hurts")])
+def test_where_less_is_better_the_sign_stays_the_metrics_own(tmp_path, none, auto, kind):
+    found, sentence, _ = told(tmp_path, {"none": none, "auto": auto}, role="final", higher=False)
+    assert found == kind
+    low, high = interval(auto, none)
+    ends = f"{low:.4f} to {high:.4f}".replace("-", "−")
+    assert f"(lower is better, 95 % interval {ends}, n=5)" in sentence
+    assert f"{np.mean(np.subtract(auto, none)):+.4f} accuracy".replace("-", "−") in sentence
+    row = full_row(ranking_of(tmp_path), ranking_of(tmp_path).judged[-1 if kind == "hurts" else 0])
+    assert (row["method"], row["difference_low"]) == ("auto", pytest.approx(low))
 
 
-def test_no_difference_is_called_where_the_seeds_cannot_show_it(tmp_path):
+def test_undecided_is_told_with_how_many_would_decide_it(tmp_path):
     noise = [0.01, -0.02, 0.015, -0.005, 0.01]
     kind, sentence, _ = told(tmp_path, {"none": NONE, "auto": list(np.add(NONE, noise))}, role="final")
-    assert kind == "same"
-    assert sentence.startswith("No difference that 5 seeds could show. The largest is auto +0.2 points")
+    assert kind == "undecided"
+    assert sentence.startswith("Undecided: 5 seeds cannot tell whether clipping matters. The largest")
+    spread, mean = np.std(noise, ddof=1), np.mean(noise)
+    n = next(n for n in range(3, 999) if stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n) < mean)
+    assert f"about {n} seeds would decide it" in sentence
 
 
-def test_holm_takes_a_difference_back(tmp_path):
+def test_equivalent_is_told_with_what_is_worth_telling(tmp_path):
+    noise = [0.0002, -0.0004, 0.0003, -0.0001, 0.0002]
+    more = {"role": "final", "resolution": 0.0001, "worth": 0.002}
+    kind, sentence, _ = told(tmp_path, {"none": NONE, "auto": list(np.add(NONE, noise))}, **more)
+    assert kind == "equivalent"
+    assert "auto lies within ±0.2 points of accuracy of no clipping" in sentence
+    assert sentence.startswith("No difference worth telling.")
+    together = {"none": NONE, "auto": list(np.add(NONE, noise)), "norm": BETTER}
+    kind, sentence, _ = told(tmp_path / "b", together, **more)
+    assert kind == "helps"
+    assert "Equivalent within ±0.2 points of accuracy: auto." in sentence
+
+
+def test_sentence_table_and_page_tell_one_outcome(tmp_path):
+    for gain, outcome in ((0.03, "different"), (0.0, "equivalent"), (0.004, "undecided")):
+        noise = 0.001 * np.array([1, -1, 2, -2, 1.0])
+        folder = tmp_path / outcome
+        spread = 4 if outcome == "undecided" else 1
+        methods = {"none": NONE, "auto": list(np.array(NONE) + gain + spread * noise)}
+        found = write_methods(folder, methods, role="final", resolution=1e-4, worth=0.003)
+        comparison = found.comparisons["auto"]
+        assert comparison.outcome == outcome
+        assert (comparison.adjusted < 0.05) == (0 not in comparison.difference)
+        auto = next(method for method in found.methods if method.name == "auto")
+        assert full_row(found, auto)["outcome"] == outcome
+        assert outcome in [cell.text for cell in cells(found, auto)]
+        assert f" {outcome} " in tables(folder, ["md"])["md"]
+        assert f" {outcome} " in tables(folder, ["latex"])["latex"]
+
+
+def test_the_correction_takes_a_difference_back(tmp_path):
     """Each of five methods would be called different alone; together none may be."""
     gains = [0.020, 0.002, 0.018, 0.022, 0.012]
     p = stats.ttest_rel(np.add(NONE, gains), NONE).pvalue
@@ -54,44 +97,95 @@ def test_holm_takes_a_difference_back(tmp_path):
     alone = told(tmp_path / "a", {"none": NONE, "m0": list(np.add(NONE, gains))}, role="final")
     assert alone[0] == "helps"
     names = {f"m{i}": list(np.add(NONE, np.roll(gains, i))) for i in range(5)}
-    kind, sentence, _ = told(tmp_path / "b", {"none": NONE, **names}, role="final")
-    assert kind == "same"
-    assert "after Holm's correction for 5 comparisons" in sentence
+    kind, _, notes = told(tmp_path / "b", {"none": NONE, **names}, role="final")
+    assert kind == "undecided"
+    assert "hold for all 5 tests together (Bonferroni)" in notes
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_too_few_seeds_for_a_verdict(tmp_path, n):
     kind, sentence, notes = told(tmp_path, {"none": NONE[:n], "auto": BETTER[:n]})
     assert kind == "few"
-    assert sentence.startswith("Too few seeds for a verdict.")
-    assert f"n={n}" in sentence
-    assert "sign-flip" not in notes
+    assert sentence.startswith("Too few seeds for a verdict on means.")
+    assert f"(n={n})" in sentence
+    assert "ntervals and p" not in notes
+    text = tables(tmp_path, ["md", "latex", "csv"])
+    assert "±" not in text["md"]
+    row = full_row(ranking_of(tmp_path), ranking_of(tmp_path).methods[0])
+    assert (row["low"], row.get("p"), row.get("difference_low")) == (None, None, None)
 
 
-def test_the_floor_of_the_exact_test_is_named_where_it_binds(tmp_path):
-    assert "cannot go below 0.0625 at n=5" in told(tmp_path / "a", {"none": NONE, "auto": BETTER})[2]
-    assert (
-        "sign-flip"
-        not in told(tmp_path / "b", {"none": [*NONE, 0.5, 0.51], "auto": [*BETTER, 0.53, 0.541]})[2]
-    )
-
-
-def test_divergence_is_never_dropped(tmp_path):
+def test_divergence_is_told_before_any_mean(tmp_path):
     none, auto = [0.5, None, 0.51, None, 0.5], [0.53, 0.54, 0.52, 0.53, 0.51]
-    kind, sentence, _ = told(tmp_path / "a", {"none": none, "auto": auto})
-    assert kind == "diverged"
-    assert "none diverged in 2 of 5 runs" in sentence
-    kind, sentence, _ = told(tmp_path / "b", {"none": [None] * 3, "auto": auto[:3]})
-    assert (
-        sentence
-        == "Without clipping 3 of 3 runs diverged, so there is no mean to compare with; auto finished 3 of 3."
-    )
-    kind, sentence, _ = told(tmp_path / "c", {"none": [None] * 3, "auto": [None] * 3})
-    assert (kind, sentence) == ("diverged", "No verdict: every run diverged. Lower the learning rate.")
-    kind, sentence, notes = told(tmp_path / "d", {"none": NONE, "auto": BETTER, "norm": [None, *BETTER[1:]]})
+    kind, sentence, notes = told(tmp_path / "a", {"none": none, "auto": auto})
+    assert kind == "undecided"
+    assert sentence.startswith("Diverged: no clipping 2 of 5 runs; that could be chance (p=.89).")
+    assert "n=3" in sentence
+    assert "means over the seeds in which both came to an end" in notes
+    kind, sentence, _ = told(tmp_path / "b", {"none": [None] * 5, "auto": auto}, role="final")
     assert kind == "helps"
-    assert "Norm" not in sentence
-    assert "norm diverged in 1 of 5 runs: no mean difference exists there" in notes.replace("Norm", "norm")
+    p = f"{2 / math.comb(10, 5):.3f}".lstrip("0")
+    counts = "auto diverged in 0 of 5 runs, no clipping in 5 of 5"
+    start = f"At these settings clipping helps: {counts} (Fisher's exact test, p={p})."
+    assert sentence.startswith(start)
+    kind, sentence, _ = told(tmp_path / "c", {"none": auto, "norm": [None] * 5}, role="final")
+    assert kind == "hurts"
+    kind, sentence, _ = told(tmp_path / "d", {"none": [None] * 3, "auto": [None] * 3})
+    assert (kind, sentence) == ("diverged", "No verdict: every run diverged. Lower the learning rate.")
+    kind, sentence, _ = told(tmp_path / "e", {"none": NONE, "auto": BETTER, "norm": [None, *BETTER[1:]]})
+    assert kind == "helps"
+    assert sentence.startswith("Diverged: no clipping 0 of 5 runs, norm 1 of 5; that could be chance")
+
+
+def test_nothing_is_learned_below_the_baseline(tmp_path):
+    """Two arms that both do worse than the majority class differ surely."""
+    methods = {"none": NONE, "auto": BETTER}
+    kind, sentence, _ = told(
+        tmp_path / "a", methods, role="final", baseline="majority class", baseline_test=0.6
+    )
+    assert kind == "unlearned"
+    assert "Nothing was learned: neither no clipping nor a method beats the baseline (majority" in sentence
+    assert told(tmp_path / "b", methods, role="final", baseline_test=0.52)[0] == "helps"
+    methods = {"none": NONE, "auto": BETTER, "norm": [value + 0.2 for value in BETTER]}
+    kind, sentence, _ = told(tmp_path / "c", methods, role="final", baseline_test=0.6)
+    assert kind == "helps"
+    assert "Below the baseline, as none is: auto." in sentence
+
+
+@pytest.mark.parametrize("column", ["data", "git"])
+def test_runs_on_other_data_or_of_another_version_are_not_compared(tmp_path, column):
+    for seed, value in enumerate(NONE):
+        write(tmp_path, "none", seed, value, **{column: "a"})
+        write(tmp_path, "auto", seed, BETTER[seed], **{column: "a" if seed < 3 else "b"})
+        write(tmp_path, "norm", seed, BETTER[seed], **{column: "b"})
+    found = ranking_of(tmp_path)
+    assert set(found.comparisons) == {"auto"}
+    assert found.comparisons["auto"].difference.n == 3
+    notes = " ".join(judge(found).notes)
+    assert "auto: 2 pairs are left out" in notes
+    assert "norm: 5 pairs are left out" in notes
+
+
+@pytest.mark.parametrize(("column", "words"), [("device", "devices"), ("versions", "library versions")])
+def test_another_device_or_library_is_told(tmp_path, column, words):
+    for seed, value in enumerate(NONE):
+        write(tmp_path, "none", seed, value, **{column: "{}"})
+        write(tmp_path, "auto", seed, BETTER[seed], **{column: "{}" if seed else '{"torch": "2"}'})
+    found = ranking_of(tmp_path)
+    assert found.comparisons["auto"].difference.n == 5
+    assert f"Compared across different {words}" in " ".join(judge(found).notes)
+
+
+def test_other_spaces_of_learning_rates_are_told(tmp_path):
+    for shift, words in ((0.0, False), (0.1, True)):
+        folder = tmp_path / str(shift)
+        for name in ("none", "norm"):
+            for trial in range(2):
+                lr = 0.1 * (trial + 1) + shift * (name == "norm")
+                write(folder, name, 0, 0.5, lr=lr, role="tune", trial=trial)
+            for seed, value in enumerate(NONE):
+                write(folder, name, seed + 1, value, role="final", trial=0)
+        assert ("drawn from different spaces" in " ".join(judge(ranking_of(folder)).notes)) == words
 
 
 def test_nothing_to_compare_with(tmp_path):
@@ -187,7 +281,7 @@ def test_what_an_earlier_smaller_tuning_chose_is_left_out(tmp_path):
     assert "10 of what an earlier, smaller tuning chose" in " ".join(found.group.notes)
 
 
-def test_a_method_whose_final_runs_failed_still_counts_for_holm(tmp_path):
+def test_a_method_whose_final_runs_failed_still_counts(tmp_path):
     for name in ("none", "norm", "auto"):
         write(tmp_path, name, 0, 0.5, role="tune", trial=0)
     gains = [0.020, 0.002, 0.018, 0.022, 0.012]
@@ -246,12 +340,14 @@ def test_the_check_at_infinity_looks_at_what_was_tried(tmp_path, status, level, 
     assert expected in " ".join(judge(ranking_of(tmp_path)).notes)
 
 
-def test_a_method_that_clipped_no_step_is_no_help_of_clipping(tmp_path):
+@pytest.mark.parametrize("shift", [1, -1])
+def test_a_method_that_clipped_no_step_neither_helps_nor_hurts(tmp_path, shift):
     for seed, value in enumerate(NONE):
         write(tmp_path, "none", seed, value, role="final")
-        write(tmp_path, "norm", seed, BETTER[seed], level=np.inf, lr=0.3, role="final")
+        other = value + shift * (BETTER[seed] - value)
+        write(tmp_path, "norm", seed, other, level=np.inf, lr=0.3, role="final")
     verdict = judge(ranking_of(tmp_path))
-    assert verdict.kind == "same"
+    assert verdict.kind == "undecided"
     assert "without clipping a step" in verdict.sentence
 
 
@@ -279,10 +375,12 @@ def test_methods_of_several_optimizers_stand_side_by_side(tmp_path):
     assert found.reference.name == "sgd none"
     verdict = judge(found)
     assert (verdict.kind, verdict.descriptive) == ("ahead", True)
-    assert verdict.sentence.startswith("Ahead of sgd none: adam none +3.1 points of accuracy over sgd none")
+    assert verdict.sentence.startswith(
+        "Ahead of sgd none: adam none +3.1 points of accuracy against sgd none"
+    )
     names = [path.name for path in draw(tmp_path, tmp_path / "out", apart=True)]
     assert "toy_mini_comparison.png" in names
-    assert "gain over sgd none" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "difference to sgd none" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_skipped_steps_are_not_clipped_and_are_told(tmp_path):

@@ -144,8 +144,8 @@ def test_the_cells_of_the_page_are_the_tables_numbers(tmp_path):
         5,
         np.mean(BETTER),
         *[np.mean(BETTER) - np.mean(NONE)] * 2,
+        0,  # different: the first of the outcomes
         p,
-        0.0625,
         better,
         r,
         0,
@@ -161,13 +161,13 @@ def test_csv_has_every_digit(tmp_path):
         row["method"]: row for row in csv.DictReader(io.StringIO(report_tables(tmp_path, ["csv"])["csv"]))
     }
     assert list(rows) == ["auto", "norm", "none"]
-    low, high = interval(BETTER)
-    assert float(rows["auto"]["gain_low"]) == pytest.approx(low)
-    assert float(rows["auto"]["gain_high"]) == pytest.approx(high)
-    assert float(rows["auto"]["p_holm"]) == pytest.approx(2 * stats.ttest_rel(BETTER, NONE).pvalue)
+    low, high = interval(BETTER, tests=2)
+    assert float(rows["auto"]["difference_low"]) == pytest.approx(low)
+    assert float(rows["auto"]["difference_high"]) == pytest.approx(high)
+    assert float(rows["auto"]["p"]) == pytest.approx(2 * stats.ttest_rel(BETTER, NONE).pvalue)
     half = stats.t.ppf(0.975, 4) * stats.sem(NONE)
     assert float(rows["none"]["high"]) == pytest.approx(np.mean(NONE) + half)
-    assert rows["none"]["gain"] == ""
+    assert rows["none"]["difference"] == ""
 
 
 def test_markdown_and_latex_parse_back(tmp_path, capsys):
@@ -178,12 +178,12 @@ def test_markdown_and_latex_parse_back(tmp_path, capsys):
     for line in markdown.splitlines():
         if line.startswith("|"):
             rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    assert {len(row) for row in rows} == {9}
+    assert {len(row) for row in rows} == {10}
     assert rows[2][0].replace("\\", "") == "quadratic_rand_norm"
     assert rows[2][3] == f"{np.mean(BETTER):.3f} ± {stats.t.ppf(0.975, 4) * stats.sem(BETTER):.3f}"
     body = latex.split("\\toprule")[1].split("\\bottomrule")[0]
     lines = [line.strip() for line in body.splitlines() if line.strip() and "rule" not in line]
-    assert all(len(re.split(r"(?<!\\)&", line)) == 9 and line.endswith(r"\\") for line in lines)
+    assert all(len(re.split(r"(?<!\\)&", line)) == 10 and line.endswith(r"\\") for line in lines)
     assert r"quadratic\_rand\_norm" in body
     assert not re.search(r"(?<!\\)[_%#]", body)
 

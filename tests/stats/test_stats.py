@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
@@ -62,56 +63,8 @@ def test_paired_t_is_scipys(rng):
         )
 
 
-def test_sign_flip_of_darwins_maize():
-    assert stats.sign_flip(MAIZE) == 1726 / 2**15  # Fisher 1935, section 21: 1,726 of 32,768
-    assert stats.paired_t(MAIZE, np.zeros(15)) == pytest.approx(0.0497, abs=5e-5)
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 8])
-def test_sign_flip_is_scipys_permutation_test(rng, n):
-    for differences in (rng.normal(0.5, 1, n), rng.integers(-2, 3, n).astype(float)):
-        expected = scipy_stats.permutation_test(
-            (differences,), np.mean, permutation_type="samples", n_resamples=np.inf
-        )
-        assert stats.sign_flip(differences) == pytest.approx(expected.pvalue)
-
-
-def test_many_flips_are_drawn_and_never_give_zero(rng):
-    differences = rng.normal(0.3, 1, 18)
-    signs = np.array(list(itertools.product([-1, 1], repeat=17)))
-    exact = np.mean(np.abs(differences[0] + signs @ differences[1:]) >= abs(differences.sum()) - 1e-12)
-    found = stats.sign_flip(differences, rng)
-    assert found == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))
-    assert stats.sign_flip(differences) == stats.sign_flip(differences)
-    assert 0 < stats.sign_flip(np.ones(40)) < 1e-4
-
-
-def test_the_floor_is_reached_by_differences_of_one_sign(rng):
-    for n, floor in {1: 1.0, 3: 0.25, 5: 0.0625, 6: 0.03125, 12: 2 / 4096}.items():
-        assert stats.sign_flip_floor(n) == floor == stats.sign_flip(rng.uniform(0.1, 1, n))
-
-
-def test_flips_that_tie_in_decimals_tie():
-    assert stats.sign_flip([0.1, 0.2, -0.3]) == 1.0  # the sum in floating point is 5.6e-17
-    assert stats.sign_flip([0.1, 0.2, 0.3]) == stats.sign_flip([1, 2, 3])
-
-
-def test_holms_procedure_on_an_example():
-    found = stats.holm([0.01, 0.04, 0.03, 0.005])  # m = 4: .005·4, .01·3, .03·2, then .04·1 raised to .06
-    assert found == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def test_holm_is_statsmodels(rng):
-    for m in (1, 2, 8, 30):
-        p = rng.uniform(0, 0.3, m)
-        np.testing.assert_allclose(stats.holm(p), multipletests(p, method="holm")[1])
-    assert stats.holm([]).shape == (0,)
-    assert stats.holm([0.01, math.nan]).tolist() == [
-        0.02,
-        1.0,
-    ]  # a comparison that was named stays in the family
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        stats.holm([1.2])
+def test_paired_t_of_darwins_maize():
+    assert stats.paired_t(MAIZE, np.zeros(15)) == pytest.approx(0.0497, abs=5e-5)  # Fisher 1935, section 17
 
 
 def test_probability_of_improvement_is_mann_and_whitneys(rng):
@@ -168,48 +121,157 @@ def test_median_interval_takes_the_order_statistics_of_the_tables():
     assert stats.median_interval([5, 6, math.inf, math.nan]).estimate == math.inf
 
 
+def family(rng, n=10, gain=0.5):
+    seeds = rng.normal(size=n)
+    none = seeds + 0.1 * rng.normal(size=n)
+    better = none + gain + 0.1 * rng.normal(size=n)
+    return none, {"better": better, "same": seeds + 0.1 * rng.normal(size=n), "itself": none}
+
+
 def test_the_family_is_judged_together():
-    rng = np.random.default_rng(3)
-    seeds = rng.normal(size=10)
-    none = seeds + 0.1 * rng.normal(size=10)
-    methods = {
-        "better": none + 0.5 + 0.1 * rng.normal(size=10),
-        "same": seeds + 0.1 * rng.normal(size=10),
-        "itself": none,
-    }
-    found = stats.compare(none, methods)
+    none, methods = family(np.random.default_rng(3))
+    found = stats.compare(none, methods, resolution=0)
     raw = [scipy_stats.ttest_rel(methods[name], none).pvalue for name in ("better", "same")]
-    expected = multipletests([*raw, 1.0], method="holm")[1]
+    expected = multipletests([*raw, 1.0], method="bonferroni")[1]
     assert [found[name].adjusted for name in methods] == pytest.approx(expected)
-    assert {name: each.different for name, each in found.items()} == {
-        "better": True,
-        "same": False,
-        "itself": False,
-    }
-    assert found["better"].difference == stats.paired_interval(methods["better"], none)
-    assert found["better"].sign_p == stats.sign_flip_floor(10)
+    outcomes = {name: each.outcome for name, each in found.items()}
+    assert outcomes == {"better": "different", "same": "undecided", "itself": "undecided"}
+    simultaneous = stats.paired_interval(methods["better"], none, 1 - 0.05 / 3)
+    assert ends(found["better"].difference) == pytest.approx(ends(simultaneous))
     assert found["itself"].improvement.estimate == 0.5
-    assert not stats.compare(none, methods, level=1 - found["better"].adjusted / 2)["better"].different
+
+
+@pytest.mark.parametrize("n", [3, 5, 12])
+@pytest.mark.parametrize("more", [0, 3])
+def test_the_interval_leaves_out_0_exactly_where_p_says_so(n, more):
+    rng = np.random.default_rng(n)
+    different = 0
+    for _ in range(60):
+        none, methods = family(rng, n, gain=rng.uniform(0, 0.4))
+        for found in stats.compare(none, methods, more=more).values():
+            assert found.different == (found.adjusted < 0.05) == (0 not in found.difference)
+            different += found.different
+    assert 5 < different < 100  # of 180: both happen
+
+
+def test_methods_that_cannot_be_compared_yet_count():
+    none, methods = family(np.random.default_rng(3))
+    alone, counted = stats.compare(none, methods), stats.compare(none, methods, more=2)
+    assert counted["better"].adjusted == pytest.approx(5 / 3 * alone["better"].adjusted)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_nothing_is_claimed_below_three_pairs(n):
+    (found,) = stats.compare(np.arange(n), {"a": np.arange(n) + 5.0}, worth=100).values()
+    assert ends(found.difference) == INFINITE
+    assert (found.p, found.adjusted, found.outcome) == (1.0, 1.0, "")
+    assert (found.difference.estimate, found.difference.n) == (5, n)
+
+
+FLOAT32 = np.float32([[0.816, 0.813, 0.819], [0.815, 0.812, 0.818]]).astype(float)
+
+
+@pytest.mark.parametrize("resolution", [None, 0.001])
+def test_one_more_right_answer_of_a_thousand_is_no_difference(resolution):
+    """Their differences are equal but for the rounding of float32."""
+    (found,) = stats.compare(FLOAT32[1], {"a": FLOAT32[0]}, resolution=resolution, worth=0.002).values()
+    assert found.outcome == "undecided"
+    half = scipy_stats.t.ppf(0.975, 2) * 0.001 / math.sqrt(3)
+    assert ends(found.difference) == pytest.approx((0.001 - half, 0.001 + half), rel=1e-3)
+
+
+def test_a_constant_difference_is_judged_by_its_size():
+    none = np.array([0.50, 0.52, 0.51])
+    for resolution in (None, 0.001):
+        (found,) = stats.compare(none, {"a": none - 0.1}, resolution=resolution).values()
+        assert found.different
+        assert found.difference.estimate == pytest.approx(-0.1)
+    (found,) = stats.compare(none, {"a": none}, resolution=0.001, worth=0.003).values()
+    assert found.outcome == "equivalent"
+
+
+def test_a_spread_below_the_resolution_is_not_believed():
+    """Counts of 500 examples: spreads that are 0, or near it, by chance."""
+    none = np.array([490, 491, 489]) / 500
+    (found,) = stats.compare(none, {"a": none + np.array([2, 2, 3]) / 500}, resolution=1 / 500).values()
+    expected = scipy_stats.t.ppf(0.975, 2) / 500 / math.sqrt(3)
+    assert found.difference.half == pytest.approx(expected)
+    assert found.outcome == "undecided"
+
+
+def test_differences_below_half_the_resolution_are_ties():
+    none = np.array([0.5, 0.6, 0.7])
+    nudged = none + np.array([4e-4, 4e-4, 4e-4])
+    assert stats.compare(none, {"a": nudged}, resolution=1e-3)["a"].difference.estimate == 0
+    assert stats.compare(none, {"a": nudged}, resolution=1e-5)["a"].difference.estimate > 0
 
 
 @pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ([0.7], [0.5]),
-        ([0.9, 0.9, 0.9], [0.8, 0.8, 0.8]),
-        ([0.9, 0.8, 0.7], [0.8, 0.7, 0.6]),  # the differences are equal but for rounding
-        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
-        ([0.9, math.nan, 0.8], [0.1, 0.2, 0.3]),
-        ([0.9, -math.inf, 0.8], [0.1, -math.inf, 0.3]),
-    ],
+    ("gain", "worth", "outcome"),
+    [(0.0, 0.2, "equivalent"), (0.0, 0.05, "undecided"), (0.5, 0.2, "different"), (0.5, 1.0, "equivalent")],
 )
-def test_no_claim_where_no_spread_is_known_or_a_seed_diverged(a, b):
-    (found,) = stats.compare(b, {"a": a}).values()
-    assert ends(found.difference) == INFINITE
-    assert (found.p, found.adjusted, found.different) == (1.0, 1.0, False)
-    assert found.difference.n == len(a)
-    assert math.isfinite(found.difference.estimate) == np.isfinite([*a, *b]).all()
-    assert found.sign_p >= stats.sign_flip_floor(len(a))
+def test_three_outcomes(gain, worth, outcome):
+    """The half of the interval is near 0.1. Within ±worth comes first: what differs surely by less than is
+    worth telling is equivalent.
+    """
+    none = np.linspace(0, 1, 6)
+    noise = 0.1 * np.array([1, -1, 1, -1, 1, -1])
+    (found,) = stats.compare(none, {"a": none + gain + noise}, resolution=0, worth=worth).values()
+    half = scipy_stats.t.ppf(0.975, 5) * noise.std(ddof=1) / math.sqrt(6)
+    assert ends(found.difference) == pytest.approx((gain - half, gain + half))
+    assert found.outcome == outcome
+
+
+@pytest.mark.parametrize(("gain", "worth"), [(0.05, math.nan), (0.02, 0.08), (0.3, 0.01)])
+def test_the_pairs_that_would_decide_it(gain, worth):
+    none = np.linspace(0, 1, 6)
+    noise = 0.1 * np.array([1, -1, 1, -1, 1, -1])
+    (found,) = stats.compare(none, {"a": none + gain + noise}, resolution=0, worth=worth).values()
+
+    def decides(n):
+        half = scipy_stats.t.ppf(0.975, n - 1) * noise.std(ddof=1) / math.sqrt(n)
+        return half < gain or half < worth - gain
+
+    assert decides(found.needed)
+    assert found.needed == 3 or not decides(found.needed - 1)
+    identical = stats.compare(none, {"a": none}, resolution=0.01)["a"]
+    assert identical.needed is None
+
+
+@pytest.mark.parametrize("ours", [0, 1, 3, 5])
+@pytest.mark.parametrize("theirs", [0, 2, 5])
+def test_divergence_has_fishers_exact_test(ours, theirs):
+    values = np.arange(5.0)
+    none, method = values.copy(), values + 1
+    none[:theirs], method[:ours] = math.nan, math.nan
+    found = stats.compare(none, {"a": method})["a"]
+    table = [[ours, 5 - ours], [theirs, 5 - theirs]]
+    assert found.divergence.p == pytest.approx(scipy_stats.fisher_exact(table).pvalue)
+    both = 5 - max(ours, theirs)
+    assert found.difference.n == both
+    tests = (both >= 3) + (ours + theirs > 0)
+    assert found.divergence.adjusted == pytest.approx(min(1, tests * found.divergence.p))
+
+
+def test_five_of_five_against_none_is_a_difference():
+    found = stats.compare([math.nan] * 5, {"a": np.arange(5.0)})["a"]
+    assert found.divergence.adjusted == pytest.approx(2 / math.comb(10, 5))
+    assert found.divergence.different
+    assert found.outcome == ""
+
+
+def test_mcnemars_test_from_six_discordant_pairs():
+    values = np.arange(10.0)
+    for lost in (5, 6, 9):
+        none = values.copy()
+        none[:lost] = math.nan
+        found = stats.compare(none, {"a": values})["a"].divergence
+        assert found.discordant == lost
+        if lost < 6:
+            assert math.isnan(found.mcnemar)
+        else:
+            table = [[0, lost], [0, 10 - lost]]
+            assert found.mcnemar == pytest.approx(mcnemar(table, exact=True).pvalue)
 
 
 def test_one_value_and_equal_values_have_no_width_to_claim():
