@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 from clipbench.errors import UserError
 from clipbench.task.images import decode, header
 from clipbench.task.prepared import one_at_a_time
-from clipbench.tasks.pixels import drawn_flip
 from clipbench.tasks.scenes import VOID
 
 LAYOUT = (
@@ -32,19 +31,17 @@ LAYOUT = (
 
 
 class Scenes(Dataset):
-    """(bytes of the image (3, size, size), classes of its pixels (size, size), whether to mirror both) of two
-    files, transformed alike.
+    """(bytes of the image (3, size, size), classes of its pixels (size, size)) of two files, transformed
+    alike.
     """
 
-    def __init__(
-        self, files: list[tuple[str, str]], transform: Callable[..., Any], flip: bool = False
-    ) -> None:
-        self.files, self.transform, self.flip = files, transform, flip
+    def __init__(self, files: list[tuple[str, str]], transform: Callable[..., Any]) -> None:
+        self.files, self.transform = files, transform
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """One image with its mask. UserError names a file that does not decode."""
         from torchvision.tv_tensors import Mask
 
@@ -52,8 +49,7 @@ class Scenes(Dataset):
         image = decode(path, "RGB")
         mask = read_mask(mask_path)
         pixels, labels = self.transform(image, Mask(mask))
-        flip = drawn_flip() if self.flip else torch.tensor(False)
-        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor), flip
+        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor)
 
 
 class Histograms(Dataset):
@@ -193,15 +189,15 @@ def download(folder: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def training_transform(size: int) -> Callable[..., Any]:
-    """A random part of the image, resized to size × size."""
-    from torchvision.transforms import v2
+def random_part(size: int) -> Callable[..., Any]:
+    """At least a quarter of the image, resized to size × size; half of them mirrored."""
+    from clipbench.tasks import crops
 
-    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1.0)), v2.ToImage()])
+    return crops.random_part(size, least=0.25)
 
 
-def resizing(size: int) -> Callable[..., Any]:
+def whole(size: int) -> Callable[..., Any]:
     """The whole image, resized to size × size."""
-    from torchvision.transforms import v2
+    from clipbench.tasks import crops
 
-    return v2.Compose([v2.Resize((size, size)), v2.ToImage()])
+    return crops.whole(size)
