@@ -28,8 +28,8 @@ from torchvision.datasets import ImageFolder
 
 from clipbench.tasks.imagenet import ImageNet
 
-WIDTH, HEIGHT, SIZE, BATCH = 512, 384, 224, 64
-WARM = 8  # batches: more than two workers fetch ahead
+WIDTH, HEIGHT, SIZE, BATCH = 512, 384, 224, 32
+WARM = 6  # batches: more than two workers fetch ahead
 
 
 def picture(rng: np.random.Generator) -> Image.Image:
@@ -114,7 +114,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--blocks", type=int, default=12, metavar="N", help="12 by default")
-    parser.add_argument("--images", type=int, default=1024, metavar="N", help="in a block; 1024 by default")
+    parser.add_argument("--images", type=int, default=512, metavar="N", help="in a block; 512 by default")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="2 by default")
     options = parser.parse_args()
     main(options.blocks, options.images, options.workers)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import Dataset
 from torchvision.models import resnet18
-from torchvision.transforms.v2 import Transform
 
 from clipbench.errors import UserError
 from clipbench.task import Batch, Metric, Task, holdout, majority, shuffled
@@ -80,7 +80,8 @@ class ImageNet(Classification):
         self.batch_size = batch_size
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
         whole_number("task.size", size)
-        self.random_part, self.centre = random_part(size, least=0.08), centre(size)
+        self.random_part = partial(random_part, size=size, least=0.08)
+        self.centre = partial(centre, size=size)
 
     @classmethod
     def data_files(cls, key: str, path: Path) -> Iterable[Path]:
@@ -159,17 +160,17 @@ class ImageNet(Classification):
 
 
 class Images(Dataset):
-    """(bytes of the transformed image (3, size, size), label) of each file."""
+    """(what `look` sees of the image, label) of each file."""
 
-    def __init__(self, samples: list[tuple[str, int]], transform: Transform) -> None:
-        self.samples, self.transform = samples, transform
+    def __init__(self, samples: list[tuple[str, int]], look: Callable[[Image.Image], Tensor]) -> None:
+        self.samples, self.look = samples, look
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
-        return self.transform(decode(path, "RGB")).as_subclass(Tensor), label
+        return self.look(decode(path, "RGB")), label
 
 
 class Digits(Classification):
