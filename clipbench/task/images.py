@@ -61,8 +61,10 @@ def decode(path: str, mode: str | None = None) -> Image.Image:
         image.load()
         pixels = _in_eight_bits(image) if mode else image
         turn = TURNED.get(_orientation(image))  # not before: a TIFF turns itself while it is decoded
+        if mode:
+            pixels = _on_paper(pixels)
         if mode and pixels.mode != mode:
-            pixels = _on_paper(pixels).convert(mode)
+            pixels = pixels.convert(mode)
         return pixels.transpose(turn) if turn is not None else pixels
 
 
