@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
         except OSError as error:
             message = f"Skipped run {run}: {error.filename} cannot be read now ({reason(error)})."
             warnings.warn(message, Unreadable, stacklevel=2)
-    if not rows and not unfinished:
+    if not rows and not unfinished and not damaged_runs(results, rows):
         raise UserError(
             f"{results} holds no runs. A results folder has runs/*.parquet, and {WORK}/ while runs are being "
             "made."
@@ -88,3 +89,12 @@ def _unfinished(folder: RunFolder) -> UnfinishedRun:
     label = plan.get("label") or ("loading" if owner else "without a plan")
     facts = {**plan.get("facts", {}), "run": folder.run, "status": "unfinished"}
     return UnfinishedRun(folder.run, folder.checkpoint_step(), plan.get("steps"), label, owner, facts)
+
+
+def damaged_runs(results: Path, known: Container[str]) -> list[str]:
+    """Ids of runs that have a file in `runs` but are not `known`: nothing can be read there."""
+    found = []
+    for path in sorted((results / "runs").glob("*.parquet")):
+        if RUN_ID.fullmatch(path.stem) and path.stem not in known:
+            found.append(path.stem)
+    return found
