@@ -89,7 +89,7 @@ class Group:
     def in_repetitions(self) -> bool:
         """Whether its runs are told apart by the repetition of a study; by their seed where not."""
         own = self.tuning if self.runs.empty else self.runs
-        return not own.empty and bool(own["repetition"].notna().any())
+        return not own.empty and bool(own["repetition"].notna().all())
 
     @property
     def unit(self) -> str:

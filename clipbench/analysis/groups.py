@@ -65,7 +65,9 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     of_now = finished[~earlier]
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further
     # seed.
-    latest = of_now.drop_duplicates(["number", "seed"], keep="last").sort_values(["seed", "run"])
+    latest = of_now.drop_duplicates(["number", "seed"], keep="last")
+    again = latest["repetition"].notna() & latest.duplicated(["number", "repetition"], keep="last")
+    latest = latest[~again].sort_values(["seed", "run"])
     tuned = latest["role"] == "tune"
     stopped = ~tuned & (latest["status"] == "stopped")
     shown = latest[~tuned & ~stopped]
