@@ -165,7 +165,7 @@ def _method(name: str, values: np.ndarray, runs: tuple[str, ...]) -> Method:
     return Method(
         configuration=configuration,
         tried=1,
-        edges=(),
+        edges={},
         scores=pd.Series(values),
         clipped=0.0 if is_none else 0.5,
         without=False,

@@ -17,8 +17,8 @@ from clipbench.record.lease import AnyOwner
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """What is known of a run that is unfinished or has failed: `step` of its last checkpoint, the rest as it
-    was planned.
+    """What is known of a run that is unfinished, was stopped or has failed: `step` of its last checkpoint,
+    the rest as it was planned.
 
     `facts`: what plan.json says under the columns' names of `runs`; less where an earlier version wrote it.
     """
@@ -44,7 +44,8 @@ class UnfinishedRun:
 
 
 def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, UnfinishedRun]]:
-    """The rows of `runs` by id, and by id what is known of the runs that are unfinished or have failed.
+    """The rows of `runs` by id, and by id what is known of the runs that are unfinished, were stopped
+    or have failed.
 
     UserError where the folder is not there or holds nothing of ours.
     """
@@ -57,7 +58,7 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
             rows[row["run"]] = row
     unfinished = {}
     for run in sorted(_runs_with_files(results)):
-        known = run in rows and rows[run]["status"] == "failed"
+        known = run in rows and rows[run]["status"] in ("failed", "stopped")
         if not known and table_path(results, "runs", run).exists():  # it has ended, or its row is damaged
             continue
         try:
