@@ -30,10 +30,11 @@ from clipbench.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from clipbench.runs.plan import Plan
+from clipbench.runs.plan import Plan, changed_since
 from clipbench.runs.recording import describe, now, outcome, record
 from clipbench.runs.settings import interval
 from clipbench.task import Task
+from clipbench.task.content import Contents
 from clipbench.task.seeds import generator
 from clipbench.train.batches import device_batches
 from clipbench.train.learner import Learner
@@ -132,10 +133,19 @@ def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[RunEvent]
     settings = plans[0].settings
     device = find_device(settings.device)
     torch.set_num_threads(settings.threads)
-    task = build_task(settings, device)
-    facts = describe(task) | {"lockstep": len(plans)}
+    look = Contents(before=plans[0].seen)
+    try:
+        task = build_task(settings, device)
+        facts = describe(task) | {"lockstep": len(plans)}
+    except Exception as error:
+        if change := changed_since(plans[0], look):  # half of it replaced, perhaps
+            raise UserError(change) from error
+        raise
     members: dict[Learner, GroupMember] = {}
     for plan in plans:
+        if change := changed_since(plan, look):
+            yield RunEvent(plan, mistake=change)
+            continue
         started = _first_start(plan)
         try:
             member = _member(plan, started, task, device)
