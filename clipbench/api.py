@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipbench.errors import EXIT, UserError, own_error
+from clipbench.escape import visible
 from clipbench.output import listening
 from clipbench.processes import check_main_guard
 
@@ -155,7 +156,7 @@ class Results:
             text += f" ({', '.join(ended)}) on {', '.join(tasks)}"
         if unfinished := unfinished_runs(self.folder):
             text += f"; {len(unfinished)} unfinished"
-        return text
+        return visible(text)
 
 
 def results(folder: str | Path = "results") -> Results:
@@ -191,15 +192,12 @@ def plan_run(overrides: Sequence[str], config_dir: Path | None, contents: Conten
 def finished_row(plan: Plan) -> dict[str, Any] | None:
     """The row of a run that need not be repeated: done or diverged, not failed."""
     from clipbench.record import tables
-    from clipbench.record.files import table_path
 
-    if not table_path(plan.results, "runs", plan.run).exists():
-        return None
-    table = tables.read(plan.results, "runs", runs=[plan.run])
-    if table.empty or table["status"][0] == "failed":
+    row = tables.row_of(plan.results, plan.run)
+    if row is None or row["status"] == "failed":
         return None
     plan.run_folder.clear_if_abandoned()
-    return dict(table.iloc[0])
+    return row
 
 
 def make_run(

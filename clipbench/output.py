@@ -1,5 +1,5 @@
 """What is shown cannot fail what is made: a terminal that closes, a pipe whose reader has left, a full disk
-under a log, letters that a terminal lacks, an error of a display.
+under a log, letters that a terminal lacks, an error of a display. Nor does a terminal obey what is in names.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from typing import Any
 
 from clipbench.errors import UserError
+from clipbench.escape import visible
 
 STREAMS = ("stdout", "stderr")
 REFUSALS = (OSError, ValueError, RuntimeError)  # ValueError: closed; RuntimeError: written to by a signal's
@@ -93,10 +94,35 @@ def _reader_has_left(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno == errno.EPIPE
 
 
+class VisibleStream:
+    """A text stream that obeys nothing: control characters, of names in files, are written as Python writes
+    them. `stream`, behind it, takes all as it is.
+    """
+
+    def __init__(self, stream: LastingStream) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(visible(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def behind(stream: Any) -> Any:
+    """For those that write control characters of their own: the stream behind a VisibleStream."""
+    return stream.stream if isinstance(stream, VisibleStream) else stream
+
+
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Within, nothing that is printed can raise, by whomever. sys.stdout and sys.stderr are put back
-    afterwards.
+    """Within, nothing that is printed can raise, by whomever, and no control character is obeyed. sys.stdout
+    and sys.stderr are put back afterwards.
     """
     _hold_the_first_descriptors()
     codecs.register_error(PLAINLY, _plainly)
@@ -105,13 +131,13 @@ def lasting_output() -> Iterator[None]:
         lasting = LastingStream(stream or io.StringIO())
         with suppress(*REFUSALS, AttributeError):  # not a file
             lasting.stream.reconfigure(errors=PLAINLY)
-        setattr(sys, name, lasting)
+        setattr(sys, name, VisibleStream(lasting))
     try:
         yield
     finally:
         for name, stream in before.items():
             now = getattr(sys, name)
-            if isinstance(now, LastingStream):
+            if isinstance(now, VisibleStream):
                 now.let_go()
             setattr(sys, name, stream)
 

@@ -46,14 +46,15 @@ def test_the_version_is_the_projects():
     assert clipbench.__version__ == PROJECT["project"]["version"]
 
 
-BESIDE = {"errors", "record"}  # what every room above may use
+BESIDE = {"errors", "escape", "record"}  # what every room above may use
 
 ARROWS = {
     # the leaves
     "errors": set(),
+    "escape": set(),
     "processes": {"errors"},
     "interrupt": set(),
-    "output": {"errors"},
+    "output": {"errors", "escape"},
     "optim": set(),  # usable alone
     "stats": set(),  # numbers in, numbers out
     "record": {"errors"},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipbench.record.rows import CLIP_KEYS
+from clipbench.record.rows import CLIP_KEYS, from_json
 
 RESOLVED = (*CLIP_KEYS, "lr")
 """Settings that are columns of `runs`: as used, null where the type has no use for them."""
@@ -43,7 +43,7 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name in RESOLVED:
         found[name] = None if pd.isna(run[name]) else run[name]
-    config = dict(_flat(json.loads(run["config"] or "{}")))
+    config = dict(_flat(from_json(run["config"], dict)))
     idle = IDLE if "restart.first" in config else (*IDLE, "restart.")
     hidden = UNRELATED | {f"optim.{name}" for name in RESOLVED}
     for key, value in config.items():
@@ -58,9 +58,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            yield f"{prefix}{name}", tuple(value)
+            yield f"{prefix}{name}", tuple(map(_hashable, value))
         elif value is not None and value is not False:
             yield f"{prefix}{name}", value
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 
 def is_of_the_rule(key: str) -> bool:

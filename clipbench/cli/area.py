@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.segment import ControlType
 from rich.text import Text
 
+from clipbench.escape import visible
+
 GAP = "  "
 
 
@@ -30,6 +32,7 @@ class Area:
     def show(self, lines: Sequence[Text]) -> None:
         """Instead of the lines before."""
         self._take_up_broken_lines()
+        lines = [_visible(line) for line in lines]
         self.live.update(Text("\n").join(lines), refresh=True)
         self.lengths = [line.cell_len for line in lines]
 
@@ -43,6 +46,12 @@ class Area:
         if broken:
             one: list[tuple[ControlType, int]] = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)]
             self.console.control(Control(ControlType.CARRIAGE_RETURN, *one * broken))
+
+
+def _visible(line: Text) -> Text:
+    """`line`, but plain where it holds what a terminal would obey."""
+    shown = visible(line.plain)
+    return line if shown == line.plain else Text(shown)
 
 
 def can_be_written_anew(console: Console) -> bool:

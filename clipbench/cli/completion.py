@@ -12,7 +12,9 @@ from clipbench.cli.candidates import candidates
 from clipbench.cli.commands import SHELLS
 from clipbench.cli.keys import FOLDERS
 from clipbench.errors import UserError, nearest
+from clipbench.escape import on_one_line
 
+PLAIN = re.compile(r"[\w.,:=/@%+-]*")
 BEFORE_THE_PROGRAM = re.compile(r"\w+=|(and|or|not|time|command|env)$")
 BASH = r"""# TAB for clipbench in bash: eval "$(clipbench completion bash)"
 _clipbench() {
@@ -88,6 +90,8 @@ def answer(shell: str, point: str, line: str, text: str = "") -> list[str]:
         after = after[1:]
     found = candidates(before, current, after)
     lines = []
+    # a name of a user's file may hold what a shell would run: only words that need no quotes are offered
+    found = {word: on_one_line(note) for word, note in found.items() if PLAIN.fullmatch(word)}
     for word, note in found.items():
         if word == FOLDERS:
             lines.append(word)

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from clipbench.cli.area import GAP, area, can_be_written_anew, in_lines
+from clipbench.cli.messages import console as messages_console
 from clipbench.cli.messages import duration
 from clipbench.cli.result import outcome
 from clipbench.runs.plan import Plan
@@ -27,7 +27,7 @@ PART = " · "  # between the parts of a run's label, and of the summary
 @contextmanager
 def live_table() -> Iterator[Listener]:
     """A function to be told the state now and then, and each run that ends with its row."""
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = messages_console(stderr=True)
     pace = Pace()
     if not can_be_written_anew(console):
         yield _Lines(pace)

@@ -17,7 +17,7 @@ from clipbench.cli.arguments import parse
 from clipbench.cli.commands import command_named, help_text
 from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, MISTAKE, say, say_loading
 from clipbench.errors import Unreadable, UserError
-from clipbench.output import LastingStream, lasting_output
+from clipbench.output import VisibleStream, lasting_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def _printed(code: int) -> int:
     """`code`, but FAILED where it says DONE and what was to be printed was not: the disk is full, say."""
     sys.stdout.flush()
     out: Any = sys.stdout
-    if code == DONE and isinstance(out, LastingStream) and out.lost_something:
+    if code == DONE and isinstance(out, VisibleStream) and out.lost_something:
         return say(f"Not all could be written: {out.refused}.", FAILED)
     return code
 

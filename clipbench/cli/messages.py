@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from clipbench.output import only_shown
+from clipbench.escape import visible
+from clipbench.output import behind, only_shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,7 @@ def show_remarks(remarks: Sequence[str]) -> None:
 def say_loading() -> None:
     """Seconds of imports are coming: say so on a terminal, on a line that the next one overwrites."""
     if sys.stderr.isatty():
-        print("loading torch …", end="\r", file=sys.stderr, flush=True)
+        print("loading torch …", end="\r", file=behind(sys.stderr), flush=True)
 
 
 def say_interrupt(message: str) -> Callable[[], None]:
@@ -44,12 +45,20 @@ def say_interrupt(message: str) -> Callable[[], None]:
     return say_it
 
 
-def console() -> Console:
-    """For tables on stdout: as wide as the terminal, 140 columns elsewhere; text is printed as it is."""
+def console(stderr: bool = False) -> Console:
+    """For tables: as wide as the terminal, on stdout 140 columns elsewhere. Text is printed as it is, but for
+    control characters, which are made visible.
+    """
     from rich.console import Console
+    from rich.text import Text
 
-    width = None if sys.stdout.isatty() else WIDTH_OF_FILES
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    class VisibleConsole(Console):
+        def render_str(self, text: str, **more: Any) -> Text:  # type: ignore[override]
+            return super().render_str(visible(text), **more)
+
+    file = behind(sys.stderr if stderr else sys.stdout)
+    width = None if stderr or file.isatty() else WIDTH_OF_FILES
+    return VisibleConsole(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def runs(count: int) -> str:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.text import Text
 
 from clipbench.cli.area import Area, area, bar, can_be_written_anew, in_lines
+from clipbench.cli.messages import console as messages_console
 from clipbench.cli.messages import duration
 from clipbench.record.rows import EvalRow, Row
 from clipbench.runs.latest import Latest
@@ -26,7 +26,7 @@ SHOW_EVERY = 0.1  # seconds
 @contextmanager
 def progress(plan: Plan) -> Iterator[Watch]:
     """A function that is given each run's rows as they become readable."""
-    console = Console(stderr=True)
+    console = messages_console(stderr=True)
     print(plan.label, file=sys.stderr)
     latest = Latest()
     steps = plan.settings.steps
@@ -56,7 +56,7 @@ def counting(label: str) -> Iterator[Tick]:
     """A function (what is being done, how much of it is done, of how much) that moves a bar on a terminal and
     says nothing elsewhere.
     """
-    console = Console(stderr=True)
+    console = messages_console(stderr=True)
     print(label, file=sys.stderr)
     if not can_be_written_anew(console):
         yield lambda what, done, total: None

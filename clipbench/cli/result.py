@@ -29,7 +29,7 @@ def outcome(row: Mapping[str, Any]) -> str:
     the end of its traceback.
     """
     if row["status"] == "failed":
-        return f"failed: {last_lines(row['error'], 1)}"
+        return f"failed: {last_lines(row['error'] or '', 1)}"
     column, split = ("final", "validation") if is_trial(row) else ("final_test", "test")
     known = row.get(column)
     value = "no value" if pd.isna(known) else f"{known:.3f}"
@@ -53,18 +53,18 @@ def show_result(plan: Plan, row: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     table.add_row(row["headline"], _headline(row, evals))
     if not is_trial(row):
-        if row["baseline"]:
+        if row["baseline"] and pd.notna(row["baseline_test"]):
             table.add_row("baseline", f"{row['baseline_test']:.3f} ({row['baseline']})")
         for split, values in _other_values(row, evals):
             table.add_row(f"on {split}", values)
     if row["status"] == "diverged":
-        loss = steps["loss"].iloc[-1]
+        loss = steps["loss"].iloc[-1] if len(steps) else float("nan")
         bound = plan.settings.max_loss
         table.add_row("diverged", f"at step {len(steps)}: the loss was {loss:g} (max_loss={bound:g})")
     table.add_row("clipped", f"{_share_clipped(steps)}; {row['skipped']} more skipped")
     where = f"on {row['device']}, {row['threads']} threads"
     table.add_row("time", f"{row['seconds']:.1f} s of training {where}; evaluation left out")
-    table.add_row("data", row["data"] + _full_scale(plan))
+    table.add_row("data", (row["data"] or "") + _full_scale(plan))
     table.add_row("rows", f"{plan.results}/{{steps,evals,runs}}/{plan.run}.parquet")
     with only_shown("The figure is not drawn"):
         table.add_row("figure", str(draw_run(plan.results, plan.run, plan.results / "figures")))
@@ -77,8 +77,11 @@ def _headline(row: Mapping[str, Any], evals: pd.DataFrame) -> str:
     if pd.isna(row[column]):
         return f"no {split} value: {row['status']}"
     val = evals[(evals["split"] == "val") & (evals["metric"] == row["headline"])]
-    best_step = val["step"][val["value"] == row["best"]].iloc[0]
-    validation = f"{row['final']:.3f} on validation (best {row['best']:.3f} at step {best_step})"
+    at = val["step"][val["value"] == row["best"]]
+    if pd.isna(row["final"]) or at.empty:
+        validation = "no validation value"
+    else:
+        validation = f"{row['final']:.3f} on validation (best {row['best']:.3f} at step {at.iloc[0]})"
     return validation if is_trial(row) else f"{row['final_test']:.3f} on test; {validation}"
 
 

@@ -4,7 +4,6 @@ names and `runs`; no checkpoint is opened.
 
 from __future__ import annotations
 
-import json
 import shlex
 from argparse import Namespace
 from collections import Counter
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from clipbench.cli.describe import last_lines, task_label
 from clipbench.cli.messages import DONE, console, runs
-from clipbench.record.rows import ENDED
+from clipbench.record.rows import ENDED, from_json
 from clipbench.record.state import UnfinishedRun, read_folder
 
 LIST_LENGTH = 20  # lines of a list; the rest is counted
@@ -100,7 +99,7 @@ def _show_failures(rows: Sequence[Mapping[str, Any]]) -> None:
         alike.setdefault(last_lines(row["error"] or ""), []).append(row)
     for error, group in alike.items():
         for row in group[:LIST_LENGTH]:
-            print("  " + shlex.join(["clipbench", "run", *json.loads(row["overrides"])]))
+            print("  " + shlex.join(["clipbench", "run", *from_json(row["overrides"], list)]))
         _count_the_rest(len(group))
         for line in error.splitlines():
             print(f"      {line}")

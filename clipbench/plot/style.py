@@ -15,7 +15,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
+
+from clipbench.escape import visible
 
 Margins = tuple[float, float, float, float]
 
@@ -74,6 +77,26 @@ def figure(title: str, height: float, width: float = WIDTH, margins: Margins | N
     else:
         fig.suptitle(title, x=0.005, ha="left")
     return fig
+
+
+def take_literally(fig: Figure) -> None:
+    """Names are no formulas: a $ is a $, and a control character is made visible. To be called before `fig`
+    is saved; ticks are left alone.
+    """
+    texts: list[Text] = list(fig.texts)
+    legends = list(fig.legends)
+    for ax in fig.axes:
+        texts += [*ax.texts, ax.xaxis.label, ax.yaxis.label]
+        for name in ("title", "_left_title", "_right_title"):
+            texts.append(getattr(ax, name))
+        legend = ax.get_legend()
+        if legend is not None:
+            legends.append(legend)
+    for legend in legends:
+        texts += [*legend.get_texts(), legend.get_title()]
+    for text in texts:
+        text.set_parse_math(False)
+        text.set_text(visible(text.get_text()))
 
 
 def grid(fig: Figure, n: int, columns: int, **spacing: Any) -> list[Axes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,11 +17,60 @@ from clipbench.errors import UserError
 RUN_ID = re.compile(r"r[0-9a-f]{12}")
 WORK = ".work"  # what is kept of runs that have not ended
 TABLES_OF_A_RUN = ("steps", "evals", "runs")  # in the order in which they are written
+SET_ASIDE = "set-aside"  # the folder in a results folder for files that are damaged
+TRIES, BETWEEN = 3, 0.5  # readings of a file that a disk refuses, and seconds from one to the next
 
 
 def table_path(folder: Path, table: str, run: str) -> Path:
     """Where the rows of `run` in `table` lie: <folder>/<table>/<run>.parquet."""
     return folder / table / f"{run}.parquet"
+
+
+def read_file(path: Path) -> bytes:
+    """The whole file. A disk that refuses it is asked again: an error may pass, and says nothing of the file.
+
+    OSError of the last try; FileNotFoundError at once, also where a folder of `path` is a file.
+    """
+    for _ in range(TRIES - 1):
+        try:
+            return path.read_bytes()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from error
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(BETWEEN)
+    return path.read_bytes()
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line: "Input/output error"."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def set_aside(results: Path, path: Path) -> Path:
+    """Move a damaged file of a run out of the way, to <results>/set-aside; where it lies now.
+
+    UserError where the disk refuses.
+    """
+    stem = f"{path.parent.name}-{path.name}"
+    folder = results / SET_ASIDE
+    place, number = folder / stem, 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while place.exists():
+            number += 1
+            place = folder / f"{stem}.{number}"
+        os.rename(path, place)
+    except OSError as error:
+        raise UserError(
+            f"{path} is damaged and cannot be moved to {folder}: {reason(error)}. Move it yourself."
+        ) from error
+    return place
 
 
 @contextmanager
@@ -40,9 +90,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         _to_disk(path.parent)
     except OSError as error:
-        reason = error.strerror or error
         raise UserError(
-            f"Cannot write {path}: {reason}. Free the disk or choose another folder with results=DIR."
+            f"Cannot write {path}: {reason(error)}. Free the disk or choose another folder with results=DIR."
         ) from error
     finally:
         with suppress(OSError):
@@ -78,10 +127,8 @@ def check_writable(folder: Path, runs: Iterable[str] = ()) -> None:
             os.replace(probe, moved)
             moved.unlink()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"Cannot write to the results folder {place}: {reason}. Choose another with results=DIR."
-            ) from error
+            why = f"Cannot write to the results folder {place}: {reason(error)}."
+            raise UserError(f"{why} Choose another with results=DIR.") from error
         finally:
             with suppress(OSError, ValueError):
                 probe.unlink(missing_ok=True)

@@ -11,15 +11,35 @@ import json
 import re
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clipbench.record.files import RUN_ID, TABLES_OF_A_RUN, WORK, atomic_write, table_path
+from clipbench.errors import Unreadable, UserError
+from clipbench.record.files import (
+    RUN_ID,
+    TABLES_OF_A_RUN,
+    WORK,
+    atomic_write,
+    read_file,
+    reason,
+    set_aside,
+    table_path,
+)
 from clipbench.record.lease import AnyOwner, Lease, holder
+from clipbench.record.rows import Column, columns, from_json
 
 PLAN = "plan.json"
+OF_A_PLAN = (
+    Column("label", "text", "the run in words"),
+    Column("steps", "int", "steps to make", least=0),
+    Column("started", "text", "UTC"),
+)
+"""What plan.json holds beside `overrides`, a list of texts, and `facts`, cells of `runs`. Earlier versions
+wrote less.
+"""
 
 
 class RunFolder:
@@ -46,18 +66,52 @@ class RunFolder:
         return holder(self.path)
 
     def plan(self) -> dict[str, Any]:
-        """What was written at the run's first start; {} where nothing can be read."""
-        with suppress(OSError, ValueError):
-            found = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
-            if isinstance(found, dict):
-                return found
-        return {}
+        """What was written at the run's first start; {} where there is nothing, and after a warning
+        (Unreadable) where it is damaged or cannot be read now.
+        """
+        path = self.path / PLAN
+        try:
+            found, fault = self._read_plan()
+        except OSError as error:
+            message = f"{path} cannot be read now ({reason(error)}). It is left as it is."
+            warnings.warn(message, Unreadable, stacklevel=2)
+            return {}
+        if fault:
+            message = f"{path} is damaged ({fault}): what run {self.run} is cannot be told."
+            warnings.warn(message, Unreadable, stacklevel=2)
+        return found
+
+    def _read_plan(self) -> tuple[dict[str, Any], str]:
+        """(what it holds, what is wrong with it). OSError where it could not be read."""
+        try:
+            content = read_file(self.path / PLAN)
+        except FileNotFoundError:
+            return {}, ""
+        found = from_json(content.decode("utf-8", "replace") or "null", dict)
+        if found is None:
+            return {}, "no mapping as JSON"
+        fault = _fault_of_plan(found)
+        return ({}, fault) if fault else (found, "")
 
     def write_plan(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep what asked for the run, at its first start; later calls give back what was written then."""
-        if found := self.plan():
-            return found
-        with atomic_write(self.path / PLAN) as partial:
+        """Keep what asked for the run, at its first start; later calls give back what was written then. One
+        that is damaged is set aside, with a warning (Unreadable).
+
+        UserError where it cannot be read now, or not be written.
+        """
+        path = self.path / PLAN
+        try:
+            found, fault = self._read_plan()
+        except OSError as error:
+            raise UserError(
+                f"Cannot read {path}: {reason(error)}. It is left as it is; give the same command again."
+            ) from error
+        if fault:
+            place = set_aside(self.results, path)
+            warnings.warn(f"{path} is damaged ({fault}) and lies in {place} now.", Unreadable, stacklevel=2)
+        if found:
+            return dict(facts) | found
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(facts), encoding="utf-8")
         return dict(facts)
 
@@ -109,8 +163,24 @@ class RunFolder:
                 partial.unlink(missing_ok=True)
 
 
+def _fault_of_plan(plan: Mapping[str, Any]) -> str:
+    """What is wrong with the content of a plan.json, in words; "" for nothing."""
+    for column in OF_A_PLAN:
+        if column.name in plan and (fault := column.fault(plan[column.name])):
+            return fault
+    overrides, facts = plan.get("overrides", []), plan.get("facts", {})
+    if not isinstance(overrides, list) or not all(isinstance(word, str) for word in overrides):
+        return "overrides is not a list of texts"
+    if not isinstance(facts, dict):
+        return "facts is not a mapping"
+    for column in columns("runs"):
+        if column.name in facts and (fault := column.fault(facts[column.name])):
+            return fault
+    return ""
+
+
 def _step_of(checkpoint: Path) -> int | None:
-    found = re.fullmatch(r"checkpoint-(\d+)\.pt", checkpoint.name)
+    found = re.fullmatch(r"checkpoint-([0-9]{1,18})\.pt", checkpoint.name)
     return int(found[1]) if found else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -11,6 +12,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from clipbench.errors import UserError
+from clipbench.record.files import read_file, reason
 
 GIVES_WAY = 1.0  # seconds in which one who took a lease too late gives it back
 HEARTBEAT, EXPIRES = (
@@ -52,6 +57,9 @@ class UnknownOwner:
 AnyOwner = Owner | UnknownOwner
 
 
+LARGEST_PID = 2**32  # of any system's
+
+
 class Lease:
     """The files lease.1, lease.2, … in a folder; the highest number is the lease, its modification time the
     owner's last sign of life.
@@ -65,7 +73,16 @@ class Lease:
         self.path: Path | None = None  # of the lease while it is ours
 
     def acquire(self) -> AnyOwner | None:
-        """None once it is ours, else who holds it."""
+        """None once it is ours, else who holds it. UserError where the folder cannot be written."""
+        try:
+            return self._acquire()
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {self.folder}: {reason(error)}. Free it, or choose another folder with "
+                "results=DIR."
+            ) from error
+
+    def _acquire(self) -> AnyOwner | None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if owner := holder(self.folder):
             return owner
@@ -80,7 +97,8 @@ class Lease:
             mine.unlink()
             return owner
         for path in older.values():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it counts for nothing beside a higher number
+                path.unlink(missing_ok=True)
         self.path = mine
         return None
 
@@ -153,25 +171,53 @@ def living_owner(path: Path) -> AnyOwner | None:
     """The lease's owner; None where the lease has expired, or the owner was a process of this
     machine that has ended.
     """
+    silent: float | None = None
     try:
         silent = _now(path.parent) - path.stat().st_mtime
-        text = path.read_text(encoding="utf-8", errors="replace")
+        content = read_file(path)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if silent is not None and silent > EXPIRES:
+            return None
+        return UnknownOwner(f"a process whose lease {path} cannot be read now ({reason(error)})")
     if silent > EXPIRES:
         return None
-    try:
-        owner = json.loads(text)
-    except ValueError:  # created a moment ago and not yet written, or left so by a crash: then it expires
-        return UnknownOwner(f"a process that has not written {path} yet")
-    if owner["machine"] == _machine() and _started(owner["pid"]) != owner["started"]:
+    # An owner renews its lease by the clock of the file system: none dates it far ahead.
+    ahead = silent < -EXPIRES
+    owner = _identity_in(content)
+    if owner is None:
+        # created a moment ago and not yet written, left so by a crash, or no lease of ours: it expires
+        return None if ahead else UnknownOwner(f"a process that has not written {path} yet")
+    if owner["machine"] != _machine():
+        return None if ahead else Owner(owner["pid"], owner["host"], max(0.0, silent))
+    if _started(owner["pid"]) != owner["started"]:
         return None
     return Owner(owner["pid"], owner["host"], max(0.0, silent))
 
 
+def _identity_in(content: bytes) -> dict[str, Any] | None:
+    """What `_identity` wrote, None for anything else."""
+    try:
+        found = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    pid, started = found.get("pid"), found.get("started")
+    texts = isinstance(found.get("host"), str) and isinstance(found.get("machine"), str)
+    if not texts or isinstance(pid, bool) or not isinstance(pid, int) or not 0 < pid < LARGEST_PID:
+        return None
+    return found if started is None or isinstance(started, str) else None
+
+
 def _leases(folder: Path) -> dict[int, Path]:
     """The lease files of a folder by their numbers; a later number is a later owner's."""
-    return {int(path.suffix[1:]): path for path in folder.glob("lease.*") if path.suffix[1:].isdigit()}
+    found = {}
+    for path in folder.glob("lease.*"):
+        if number := re.fullmatch(r"lease\.([0-9]{1,18})", path.name):
+            found[int(number[1])] = path
+    return found
 
 
 def _now(folder: Path) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipbench.errors import UserError
+from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
-from clipbench.record.files import RUN_ID, WORK
+from clipbench.record.files import RUN_ID, WORK, reason, table_path
 from clipbench.record.folder import RunFolder, run_folders
 from clipbench.record.lease import AnyOwner
 
@@ -49,13 +50,20 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
     if not results.is_dir():
         raise UserError(f"There is no folder {results}.")
     rows = {}
-    for row in tables.read(results, "runs").to_dict("records"):
+    table = tables.read(results, "runs").astype(object)
+    for row in table.where(table.notna(), None).to_dict("records"):
         if RUN_ID.fullmatch(row["run"]):
             rows[row["run"]] = row
     unfinished = {}
     for run in sorted(_runs_with_files(results)):
-        if run not in rows or rows[run]["status"] == "failed":
+        known = run in rows and rows[run]["status"] == "failed"
+        if not known and table_path(results, "runs", run).exists():  # it has ended, or its row is damaged
+            continue
+        try:
             unfinished[run] = _unfinished(RunFolder(results, run))
+        except OSError as error:
+            message = f"Skipped run {run}: {error.filename} cannot be read now ({reason(error)})."
+            warnings.warn(message, Unreadable, stacklevel=2)
     if not rows and not unfinished:
         raise UserError(
             f"{results} holds no runs. A results folder has runs/*.parquet, and {WORK}/ while runs are being "
@@ -78,5 +86,5 @@ def _unfinished(folder: RunFolder) -> UnfinishedRun:
     plan = folder.plan()
     owner = folder.owner
     label = plan.get("label") or ("loading" if owner else "without a plan")
-    facts = {"run": folder.run, "status": "unfinished"} | plan.get("facts", {})
+    facts = {**plan.get("facts", {}), "run": folder.run, "status": "unfinished"}
     return UnfinishedRun(folder.run, folder.checkpoint_step(), plan.get("steps"), label, owner, facts)

@@ -97,6 +97,7 @@ def write(group: Group, name: str, out: Path, formats: Sequence[str] = ("png",))
     paths = [out / f"{group.stem}_{name}.{each}" for each in formats]
     with writing(out), style.drawing():
         figure = FIGURES[name](group)
+        style.take_literally(figure)
         for path in paths:
             options: dict[str, Any] = {}
             if path.suffix == ".png":

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from clipbench.analysis.amounts import amount, interval, minus, p_value, reference_name
 from clipbench.analysis.ranking import Method, Ranking
+from clipbench.escape import on_one_line
 from clipbench.report.text import milliseconds, split
 
 CAPTION = (
@@ -26,6 +27,9 @@ MARKS = {
     "–": "--",
     "<": "$<$",
     ">": "$>$",
+    "|": "$|$",
+    "[": "{[}",  # at the beginning of a row it would be an argument of \\\\, as would a star
+    "*": "{*}",
 }
 """As LaTeX writes them."""
 
@@ -50,7 +54,7 @@ def _line(texts: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\|*_<>`])", r"\\\1", text)
+    return re.sub(r"([\\|*_<>`\[\]~$&])", r"\\\1", on_one_line(text))
 
 
 def as_latex(found: list[Ranking]) -> str:
@@ -85,7 +89,7 @@ def _latex(ranking: Ranking) -> str:
 
 def _tex(text: str) -> str:
     found = ""
-    for mark in text:
+    for mark in on_one_line(text):
         if mark in "&%$#_{}":
             found += f"\\{mark}"
         else:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 
 from clipbench.analysis.ranking import Ranking
+from clipbench.record.rows import from_json
 
 
 def facts(ranking: Ranking) -> dict[str, str]:
@@ -36,7 +35,7 @@ def failures(ranking: Ranking) -> dict[str, str]:
     """{run: the last line of its error}."""
     found = {}
     for run, error in ranking.group.failed["error"].items():
-        lines = (error or "").strip().splitlines()
+        lines = error.strip().splitlines() if isinstance(error, str) else []
         found[str(run)] = lines[-1] if lines else "no reason recorded"
     return found
 
@@ -86,8 +85,8 @@ def _device(runs: pd.DataFrame) -> str:
 
 def _versions(runs: pd.DataFrame) -> str:
     found = set()
-    for text in runs["versions"].fillna("{}"):
-        versions = json.loads(text or "{}")
+    for text in runs["versions"].unique():
+        versions = from_json(text, dict)
         parts = [f"{name} {version}" for name, version in versions.items()]
         found.add(", ".join(parts))
     return "; ".join(filter(None, sorted(found)))

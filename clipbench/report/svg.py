@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
+from clipbench.plot import style
+
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
 
 
@@ -15,7 +17,7 @@ def data_uri(figure: Figure) -> str:
     """For the `src` of an image, between double quotes. Escaped by the character, which is a quarter shorter
     than base64.
     """
-    return "data:image/svg+xml," + quote(text(figure), safe=" =:/,;'()!*-._~@&+?$[]|^`{}")
+    return "data:image/svg+xml," + quote(text(figure), safe=" =:/,;'()!*-._~@+?$[]|^`{}")
 
 
 def text(figure: Figure) -> str:
@@ -23,6 +25,7 @@ def text(figure: Figure) -> str:
     point.
     """
     file = io.StringIO()
+    style.take_literally(figure)
     figure.savefig(
         file,
         format="svg",

@@ -16,8 +16,11 @@ from clipbench.analysis.groups import read_groups
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
 from clipbench.errors import UserError, nearest
+from clipbench.escape import on_one_line
 from clipbench.record.rows import CLIP_KEYS
 from clipbench.report.markup import as_latex, as_markdown
+
+FORMULA = ("=", "+", "-", "@")
 
 
 def tables(results: Path, formats: Iterable[str], apart: bool = False) -> dict[str, str]:
@@ -109,13 +112,21 @@ def as_csv(found: list[Ranking]) -> str:
     for ranking in found:
         for method in ranking.methods:
             row = full_row(ranking, method)
-            rows.append(row)
+            rows.append({name: _csv_cell(value) for name, value in row.items()})
             names.update(row)
     file = io.StringIO()
     writer = csv.DictWriter(file, list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula begins with an apostrophe, as it is written there."""
+    if not isinstance(value, str):
+        return value
+    text = on_one_line(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 FORMATS: dict[str, Callable[[list[Ranking]], str]] = {"md": as_markdown, "latex": as_latex, "csv": as_csv}

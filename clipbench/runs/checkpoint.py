@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipbench.errors import Unreadable
-from clipbench.record.files import atomic_write
+from clipbench.errors import Unreadable, UserError
+from clipbench.record.files import atomic_write, read_file, reason, set_aside
 from clipbench.record.folder import RunFolder
 from clipbench.record.rows import EvalRow, Row, StepRow
 from clipbench.train.learner import Learner
+from clipbench.train.loop import is_memory
 
 COMPACT_AFTER = 4096
 """Step rows as Python objects before they become one tensor: 64 bytes a step from then on."""
@@ -77,32 +80,70 @@ def save_checkpoint(folder: RunFolder, learner: Learner, rows: RecordedRows) -> 
 def load_checkpoint(folder: RunFolder, learner: Learner, rows: RecordedRows) -> None:
     """Go on from the last checkpoint, if there is one.
 
-    One that cannot be read is named in a warning and deleted, and UnusableCheckpoint is raised.
+    One that is damaged or of another version is set aside and named in a warning (Unreadable), and
+    UnusableCheckpoint is raised. UserError where it cannot be read now: an error of the disk, or of memory,
+    says nothing of the checkpoint, which is left as it is.
     """
     for path in reversed(folder.checkpoints()):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _state_in(path)
             learner.load_state_dict(state["learner"])
             rows.load_state_dict(state["rows"])
             return
         except FileNotFoundError:  # another process that has this run too went on or finished it
             continue
-        except Exception as error:  # cut, or of another version
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            message = f"{path} cannot be used ({reason}). The run starts from an earlier state."
+        except Exception as error:
+            if _passes(error):
+                raise UserError(
+                    f"Cannot read {path}: {reason(error)}. It is left as it is; the same command resumes "
+                    "from it."
+                ) from error
+            place = set_aside(folder.results, path)
+            message = (
+                f"{path} cannot be used ({reason(error)}) and lies in {place} now. The run starts from an "
+                "earlier state."
+            )
             warnings.warn(message, Unreadable, stacklevel=2)
-            path.unlink(missing_ok=True)
             raise UnusableCheckpoint(str(path)) from error
 
 
+def _state_in(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds. OSError or an error of memory where it cannot be read, any other where it is
+    damaged.
+    """
+    content = read_file(path)
+    with zipfile.ZipFile(io.BytesIO(content)) as parts:  # torch does not compare the checksums
+        if damaged := parts.testzip():
+            raise ValueError(f"the checksum of {damaged} is another")
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
+def _passes(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is one of the disk or of memory: another try may succeed."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return True
+        if isinstance(error, Exception) and is_memory(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def checkpoint_rows(folder: RunFolder) -> RecordedRows:
-    """Those of the last checkpoint; none where there is none, or one that `load_checkpoint` will name."""
+    """Those of the last checkpoint; none where there is none, and after a warning (Unreadable) where it
+    cannot be read.
+    """
     rows = RecordedRows()
-    with suppress(Exception):
-        state = torch.load(folder.checkpoints()[-1], map_location="cpu", weights_only=True)
-        rows.load_state_dict(state["rows"])
+    for path in folder.checkpoints()[-1:]:
+        try:
+            rows.load_state_dict(_state_in(path)["rows"])
+        except Exception as error:
+            message = f"{path} cannot be read ({reason(error)}): its rows are not recorded."
+            warnings.warn(message, Unreadable, stacklevel=2)
+            return RecordedRows()
     return rows
 
 
 class UnusableCheckpoint(Exception):
-    """It is gone now; the learner may be half loaded, so build it anew."""
+    """It is set aside; the learner may be half loaded, so build it anew."""

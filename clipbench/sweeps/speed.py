@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ import torch
 from clipbench.errors import RAISED, UserError
 from clipbench.optim import evaluation_weights
 from clipbench.record import tables
+from clipbench.record.rows import from_json
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.plan import Plan
 from clipbench.task import prepare_on_device
@@ -82,8 +82,13 @@ def seconds_per_step(folder: Path) -> dict[Kind, list[float]]:
     ended = table[(table["status"] != "failed") & (table["steps"] > 0)]
     found: dict[Kind, list[float]] = {}
     for row in ended.itertuples():
-        config = json.loads(row.config)
-        sizes = (config["batch_size"], config.get("accumulate", 1))  # earlier versions had no accumulation
+        config = from_json(row.config, dict)
+        sizes = (
+            config.get("batch_size"),
+            config.get("accumulate", 1),
+        )  # earlier versions had no accumulation
+        if not all(isinstance(size, int) for size in sizes):
+            continue
         kind = Kind(row.task, row.scale, row.optimizer, *sizes, row.device)
         found.setdefault(kind, []).append(row.seconds / row.steps)
     return found

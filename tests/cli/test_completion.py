@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from clipbench.cli.commands import COMMANDS, SHELLS
-from clipbench.cli.completion import split
+from clipbench.cli.completion import answer, split
 from clipbench.cli.keys import FOLDERS
 from clipbench.cli.main import main
 from clipbench.optim import RULES, TIED
@@ -297,3 +297,16 @@ def test_tab_in_a_real_shell(terminal):
         "r0123456789ab",
     ]
     assert terminal("./clipbench run 'optim.nonfinite=ra\t") == ["run", "optim.nonfinite=raise"]
+
+
+def test_a_name_that_a_shell_would_run_is_not_offered(tmp_path):
+    (tmp_path / "task").mkdir()
+    for name in ("$(touch gone)", "`id`", "a;id", "a b", "fine", "\x1b[2J", "a'b", "!!", "{a,b}", "*"):
+        (tmp_path / "task" / f"{name}.yaml").write_text("# what\x1b[2J it is\nname: a\n")
+    line = f"clipbench run --config-dir {tmp_path} task="
+    for shell in ("bash", "zsh", "fish"):
+        found = answer(shell, str(len(line)), line, "task=")
+        words = {word.partition("\t")[0].strip().partition("=")[2] for word in found}
+        assert "fine" in words
+        assert words == {word for word in words if word.isalnum()}
+        assert "\x1b" not in "".join(found)

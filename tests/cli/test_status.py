@@ -351,9 +351,8 @@ def test_the_estimate_is_the_median_of_runs_of_its_kind(folder, capsys):
     """
     for path, seconds in zip(sorted(Path("results/runs").iterdir()), [20.0, 40.0, 400.0], strict=False):
         (row,) = pq.read_table(path).to_pylist()
-        tables.write_rows(
-            Path("known"), "runs", path.stem, [row | {"seconds": seconds, "steps": 20, "status": "done"}]
-        )
+        row |= {"seconds": seconds, "steps": 20, "status": "done", "headline": "loss"}
+        tables.write_rows(Path("known"), "runs", path.stem, [row | {"higher_is_better": False}])
     words = ("results=known", "optim.clipping_type=norm,none", "seed=7,8", "steps=30")
     shown = dry(capsys, *words, "sweep.workers_per_device=1")
     assert "2 s a step, the median of 3 runs" in shown

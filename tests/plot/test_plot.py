@@ -47,7 +47,8 @@ def write(
         loss[-1] = np.inf
     steps = [
         {
-            "step": i,
+            "step": i + 1,
+            "seconds": (i + 1) / 10,
             "loss": loss[i],
             "grad_norm": norms[i],
             "clipped_norm": clipped[i],
@@ -59,6 +60,7 @@ def write(
     evals = [
         {
             "step": step,
+            "seconds": step / 10,
             "split": split,
             "metric": "accuracy",
             "value": final - 0.1 * (STEPS - step) / STEPS + 0.01 * seed,
@@ -81,6 +83,9 @@ def write(
         "p_autoclip": p,
         "seed": seed,
         "status": status,
+        "steps": STEPS,
+        "seconds": 1.0,
+        "skipped": 0,
         "headline": "accuracy",
         "higher_is_better": True,
         "final": final + 0.01 * seed,

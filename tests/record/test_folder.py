@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from clipbench.errors import UserError
+from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
 from clipbench.record.folder import LaunchFolder, RunFolder, run_folders, unfinished_runs
 from clipbench.record.state import read_folder
@@ -32,12 +32,15 @@ def test_a_plan_is_written_once(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", "null", "\x00"])
-def test_a_plan_that_cannot_be_read_is_no_plan(tmp_path, text):
+def test_a_plan_that_is_damaged_is_named_set_aside_and_written_anew(tmp_path, text):
     folder = unfinished(tmp_path)
     (folder.path / "plan.json").write_text(text)
-    assert folder.plan() == {}
-    _, found = read_folder(tmp_path)
+    with pytest.warns(Unreadable, match=r"plan\.json is damaged"):
+        _, found = read_folder(tmp_path)
     assert found[RUN].label == "without a plan"
+    with pytest.warns(Unreadable, match=r"lies in .*set-aside"):
+        assert folder.write_plan(PLAN) == PLAN
+    assert [path.read_text() for path in (tmp_path / "set-aside").iterdir()] == [text]
 
 
 def test_the_step_of_a_checkpoint_is_in_its_name(tmp_path):
@@ -86,7 +89,9 @@ def test_a_folder_without_files_and_folders_of_others_are_no_runs(tmp_path):
 def write_tables(results, run):
     for table in ("steps", "evals"):
         tables.write_rows(results, table, run, [])
-    tables.write_rows(results, "runs", run, [{"task": "toy", "scale": "mini", "status": "done"}])
+    row = {"task": "toy", "scale": "mini", "optimizer": "sgd", "clipping_type": "none", "seed": 0}
+    row |= {"status": "done", "headline": "accuracy", "higher_is_better": True}
+    tables.write_rows(results, "runs", run, [{**row, "steps": 0, "seconds": 0.0, "skipped": 0}])
 
 
 def test_removing_leaves_nothing_of_the_run_and_everything_of_the_others(tmp_path):

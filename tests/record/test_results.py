@@ -24,7 +24,9 @@ STEP = {
     "clip_factor": 0.5,
     "lr": 0.1,
 }
-RUN = {"task": "cola", "scale": "mini", "clipping_type": "none", "seed": 0, "status": "done", "final": 0.5}
+RUN = {"task": "cola", "scale": "mini", "optimizer": "sgd", "clipping_type": "none", "seed": 0}
+RUN |= {"status": "done", "final": 0.5, "headline": "mcc", "higher_is_better": True, "steps": 2}
+RUN |= {"seconds": 0.2, "skipped": 0}
 
 
 def write(folder, run, status="done"):

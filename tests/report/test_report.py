@@ -209,7 +209,8 @@ def test_unknown_format(tmp_path, capsys, words):
 
 def test_side_by_side_draws_the_same(tmp_path, monkeypatch):
     for task in ("a", "b"):
-        write(tmp_path, "none", 0, 0.5, task=task)
+        for seed in (0, 1):
+            write(tmp_path, "none", seed, 0.5 + seed / 10, task=task)
     (tmp_path / "evals" / next((tmp_path / "steps").iterdir()).name).write_text("not a table")
     with pytest.warns(Unreadable, match="evals"):
         written = draw(tmp_path, tmp_path / "one")

@@ -2,11 +2,13 @@
 message.
 """
 
+import errno
 import os
 import shutil
 import sys
 import time
 import warnings
+import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +58,9 @@ def make(folder, steps=None, *more):
     (plan,) = make_plans(["seed=3", *WORDS, *more], Path())
     plan = replace(plan, settings=replace(plan.settings, results=str(folder)))
     calls = iter(range(10**9))
-    for _ in train_group([plan], lambda: steps is not None and next(calls) >= steps):
-        pass
+    for event in train_group([plan], lambda: steps is not None and next(calls) >= steps):
+        if event.mistake:
+            raise UserError(event.mistake)
     return plan
 
 
@@ -218,3 +221,46 @@ def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(own, capsys):
     assert not list(Path("full").glob("*/*.parquet"))
     make("full")
     assert_same_rows("whole", "full")
+
+
+def test_a_damaged_checkpoint_is_set_aside_not_deleted(own):
+    """One bit of a weight: torch itself does not see that."""
+    make("whole")
+    (path,) = make("cut", 60).run_folder.checkpoints()
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as parts:
+        part = max(parts.infolist(), key=lambda part: part.file_size)
+    content[part.header_offset + 200] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(Unreadable, match=r"cannot be used .* lies in cut/set-aside/"):
+        make("cut")
+    (kept,) = Path("cut/set-aside").iterdir()
+    assert kept.read_bytes() == content
+    assert_same_rows("whole", "cut")
+
+
+PASSING = {
+    "EIO": OSError(errno.EIO, "Input/output error"),
+    "ESTALE": OSError(errno.ESTALE, "Stale file handle"),
+    "memory": MemoryError(),
+    "torch's": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+}
+
+
+@pytest.mark.parametrize("where", ["clipbench.runs.checkpoint.read_file", "torch.load"], ids=["read", "load"])
+@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+def test_an_error_that_passes_leaves_the_checkpoint(own, monkeypatch, error, where):
+    make("whole")
+    (path,) = make("cut", 60).run_folder.checkpoints()
+    content = path.read_bytes()
+
+    def refuse(*_, **more):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, refuse)
+        with pytest.raises(UserError, match=r"Cannot read .*left as it is; the same command resumes"):
+            make("cut")
+    assert path.read_bytes() == content
+    make("cut")
+    assert_same_rows("whole", "cut")

@@ -277,10 +277,14 @@ def test_a_run_that_another_process_makes_is_left_to_it_and_made_once_that_is_go
     assert table("runs")["status"].tolist() == ["done", "done"]
 
 
+ENDED = {"task": "a", "scale": "mini", "optimizer": "sgd", "clipping_type": "none", "seed": 0, "steps": 1}
+ENDED |= {"seconds": 1.0, "skipped": 0, "headline": "loss", "higher_is_better": False}
+
+
 def test_what_is_unfinished_are_new_and_failed_runs_and_finished_ones_leave_nothing(own):
     plans = make_plans([*OVERRIDES, "optim.clipping_type=none", "seed=range(4)"], Path("."))
     for plan, status in zip(plans, ("done", "diverged", "failed"), strict=False):
-        tables.write_rows(plan.results, "runs", plan.run, [{"status": status}])
+        tables.write_rows(plan.results, "runs", plan.run, [ENDED | {"status": status}])
         plan.run_folder.write_plan({"label": "left behind"})
     assert unfinished(plans) == plans[2:]
     assert [plan.run_folder.exists for plan in plans] == [False, False, True, False]
@@ -374,7 +378,7 @@ def test_cores_are_shared_out_among_cpu_slots():
 
 def test_a_full_results_folder_is_read_once_a_run(own):
     """`statuses` reads the files of the sweep's runs, not the folder's thousands."""
-    tables.write_rows(Path("results"), "runs", "rother", [{"status": "done"}])
+    tables.write_rows(Path("results"), "runs", "rother", [ENDED | {"status": "done"}])
     Path("results/runs/torn.parquet").write_text("torn")
     assert tables.statuses(Path("results"), ["rother", "rnone"]) == {"rother": "done"}
 
