@@ -276,15 +276,21 @@ class Sweep:
 
     def end(self) -> None:
         """Nothing stays behind, whatever happened."""
-        for pid in everyone(self.processes()):
-            kill(pid, signal.SIGKILL)
+        while there := everyone(self.processes()):
+            for pid in there:
+                kill(pid, signal.SIGKILL)
+            self.process.poll()
+            time.sleep(0.01)
         self.process.wait()
         self.close_terminal()
         self.temporary.cleanup()
 
 
 def _take_terminal() -> None:
-    """In the new process: its first stream is the terminal of its session."""
+    """In the new process: its first stream is the terminal of its session, whose end it hears even if we run
+    under nohup.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

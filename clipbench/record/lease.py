@@ -89,10 +89,15 @@ class Lease:
         older = _leases(self.folder)
         mine = self.folder / f"lease.{max(older, default=0) + 1}"
         try:
-            with open(mine, "x", encoding="utf-8") as file:
-                json.dump(_identity(), file)
+            file = open(mine, "x", encoding="utf-8")  # noqa: SIM115
         except FileExistsError:
             return UnknownOwner(f"another process, which took {mine} at this moment")
+        try:
+            with file:
+                json.dump(_identity(), file)
+        except OSError:  # an empty one would keep everybody away until it expires
+            mine.unlink(missing_ok=True)
+            raise
         if owner := self._rival(mine):
             mine.unlink()
             return owner
