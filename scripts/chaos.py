@@ -58,6 +58,7 @@ PATIENCE = 0.75  # share of the strikes that wait for something to be gained
 AFTER_GAIN = (0.0, 4.0)  # seconds from then, or none
 RUSH = (0.0, 25.0)  # seconds from one strike to the next of the other strikes, which mostly hit imports
 AGED = 0.75  # share of the stalls whose lease is made old, instead of waiting until it is
+ON_TERMINAL = 0.7  # share of the sweeps that show themselves on a terminal, where one is to be closed
 TAKEN_OVER = EXPIRES + 60.0  # seconds in which runs must be taken over from a worker that is stopped
 FULL = (0.5, 8.0)  # seconds that a disk stays full
 OBEYS = 60.0  # seconds in which a sweep must end that is asked to
@@ -429,7 +430,8 @@ class Chaos:
     def __init__(self, folder: Path, strikes: Sequence[str], rng: random.Random) -> None:
         self.folder, self.left, self.rng = folder, list(strikes), rng
         self.kinds = set(strikes)
-        self.patience, self.after_gain, self.aged = PATIENCE, AFTER_GAIN, AGED
+        self.patience, self.after_gain = PATIENCE, AFTER_GAIN
+        self.aged, self.on_terminal = AGED, ON_TERMINAL
         self.began = self.looked = time.monotonic()
         self.made: Counter[str] = Counter()
         self.restarts, self.taken_over = 0, 0
@@ -495,7 +497,7 @@ class Chaos:
                 self.problems.append(f"{sweep.folder}: the last sweep did not end well, see its log")
 
     def wants_terminal(self) -> bool:
-        return "terminal" in self.kinds and self.rng.random() < 0.7
+        return "terminal" in self.kinds and self.rng.random() < self.on_terminal
 
     def restart(self, sweeps: Sequence[Sweep]) -> None:
         """Those that have stopped before they were done."""

@@ -1,11 +1,10 @@
-"""A sweep whose processes are killed again and again ends with the tables of an untouched one. Many kills:
+"""A sweep that is struck again and again ends with the tables of an untouched one. Many strikes:
 scripts/chaos.py.
 """
 
 import importlib.util
 import random
 import shutil
-from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -25,22 +24,33 @@ def chaos():
     return module
 
 
-def test_three_kills_and_a_sleep_change_nothing(chaos, tmp_path):
+ONE_OF_EACH = [
+    "group",
+    "worker",
+    "data",
+    "sleep",
+    "disk",
+    "everything",
+    "stall",
+    "terminal",
+    "forkserver",
+    "sweep",
+]
+
+
+def test_one_strike_of_each_kind_changes_nothing(chaos, tmp_path):
+    assert set(ONE_OF_EACH) == set(chaos.KINDS)
     chaos.prepare(tmp_path, {"line": 600})
-    untouched = chaos.Sweep(tmp_path / "untouched")  # meanwhile
-    struck = chaos.Chaos(
-        tmp_path, 3, chain(["worker", "sleep", "everything"], repeat("worker")), random.Random(0)
-    )
-    struck.patience, struck.after_gain = 1.0, (0.0, 0.5)
-    try:
-        place = struck.sweep("struck")
-        assert untouched.process.wait(60) == 0, untouched.log.read_text()
-    finally:
-        untouched.end()
-    assert struck.kills_made == 3
-    assert struck.problems == []
-    assert chaos.differences(untouched.place, place) == []
-    notices(chaos, untouched.place, place)
+    struck = chaos.Chaos(tmp_path, ONE_OF_EACH, random.Random(0))
+    struck.patience, struck.after_gain, struck.aged = 1.0, (0.0, 0.5), 1.0
+    struck.on_terminal = 1.0
+    expected = chaos.untouched(tmp_path / "untouched", ONE_OF_EACH)
+    found = []
+    while struck.left:
+        place = struck.sweep(f"struck{len(struck.left)}")
+        found += struck.problems + chaos.differences(expected, place)
+        assert found == []
+    notices(chaos, expected, place)
 
 
 def notices(chaos, expected, got):
