@@ -513,7 +513,10 @@ class Chaos:
             self.restarts += len(sweep.sessions) - before
             if code:
                 lines = sweep.log.read_text(errors="replace").strip().splitlines()
-                self.say(f"exit code {code}: {lines[-1] if lines else ''}")
+                last = lines[-1] if lines else ""
+                self.say(f"exit code {code}: {last}")
+                if code == 1 and any(line.startswith("Traceback") for line in lines[-60:]):
+                    self.problems.append(f"{sweep.log}: a sweep ended in a traceback: {last}")
         self.looked = time.monotonic()
 
     def wake(self, sweeps: Sequence[Sweep]) -> None:
