@@ -753,6 +753,8 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="of kinds and moments (0)")
     parser.add_argument("--two", action="store_true", help="two sweeps at once into one folder")
     options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):  # nothing of ours is to stay
+        signal.signal(number, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as spare:
         place = (options.folder or Path(spare) / "chaos").resolve()
         sys.exit(main(place, options.kinds, options.strikes, options.seed, 2 if options.two else 1))
