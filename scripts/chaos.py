@@ -378,11 +378,14 @@ class Stall:
     leases: dict[str, Path]
     changes: int  # of the data: a sweep of others takes nothing over
     recorded: set[str]
+    until_made: bool  # whether it is to go on when others have finished its runs, not before
     until: float = field(default_factory=lambda: time.monotonic() + TAKEN_OVER)
 
     def is_taken_over(self) -> bool:
-        """Whether a run of its is another's now, or was finished by another."""
+        """Whether a run of its is another's now, or was finished by another; with `until_made`, all were."""
         ended = recorded(self.place) - self.recorded
+        if self.until_made:
+            return ended.issuperset(self.leases)
         for run, lease in self.leases.items():
             later = [path for path in lease.parent.glob("lease.*") if _number(path) > _number(lease)]
             if run in ended or later:
@@ -621,7 +624,10 @@ class Chaos:
             long_ago = time.time() - 2 * EXPIRES
             for lease in held.values():
                 os.utime(lease, (long_ago, long_ago))
-        self.stalls.append(Stall(pid, sweep.place, held, self.data.changes, recorded(sweep.place)))
+        until_made = self.rng.random() < 0.5
+        self.stalls.append(
+            Stall(pid, sweep.place, held, self.data.changes, recorded(sweep.place), until_made)
+        )
         how = "its lease made old" if aged else f"for more than {EXPIRES:.0f} s"
         return f"worker {pid} of {len(held)} runs, {how}"
 

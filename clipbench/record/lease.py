@@ -65,7 +65,8 @@ class Lease:
     owner's last sign of life.
 
     An expired lease is taken over by creating the next number, which only one process can. An owner that
-    stalled for longer than EXPIRES and goes on makes the same rows as its successor.
+    stalled for longer than EXPIRES and goes on finds that it is not `is_ours` before it writes; in the moment
+    between, it writes the same rows as its successor.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -123,6 +124,15 @@ class Lease:
             if min(found) < int(mine.suffix[1:]) or time.monotonic() > deadline:
                 return found[min(found)]
             time.sleep(GIVES_WAY / 50)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we have it and nobody has taken it over, which removes its file. An error of the disk says
+        nothing.
+        """
+        with suppress(OSError):
+            return self.path is not None and self.path.exists()
+        return True
 
     def renew(self) -> None:
         if self.path:
