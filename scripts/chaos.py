@@ -106,7 +106,7 @@ def prepare(folder: Path, steps: Mapping[str, int]) -> None:
     arms = ""
     for task, n in steps.items():
         arms += f"  - [task={task}, steps={n}, 'optim.clipping_type={METHODS[task]}']\n"
-    shared = "all: [eval_every=60, checkpoint_every=20, device=cpu]\narms:\n"
+    shared = "all: [eval_every=60, checkpoint_every=20, device=cpu, sweep.lockstep=2]\narms:\n"
     (own / "experiment" / "chaos.yaml").write_text(shared + arms)
 
 
