@@ -79,8 +79,8 @@ class Lease:
             return self._acquire()
         except OSError as error:
             raise UserError(
-                f"Cannot write to {self.folder}: {reason(error)}. Free it, or choose another folder with "
-                "results=DIR."
+                f"Cannot write to {self.folder.parent}: {reason(error)}. Free it, or choose another folder "
+                "with results=DIR."
             ) from error
 
     def _acquire(self) -> AnyOwner | None:

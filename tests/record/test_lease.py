@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_no_lease_that_nobody_holds(tmp_path):
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # nothing can be written, names can
     try:
-        with pytest.raises(UserError, match="Cannot write to"):
+        with pytest.raises(UserError, match=f"^Cannot write to {tmp_path}: File too large"):
             Lease(tmp_path / "r1").acquire()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
