@@ -180,7 +180,8 @@ class Disk:
             return
         kept = self.folder.with_name(f"{self.folder.name}.kept")
         shutil.copytree(self.folder, kept, symlinks=True)
-        subprocess.run(["umount", str(self.folder)], check=True)
+        # others that look through all disks may be in it at this moment
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
         self.folder.rmdir()
         kept.rename(self.folder)
         self.mounted = False
