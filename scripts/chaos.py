@@ -383,15 +383,18 @@ class Stall:
     until: float = field(default_factory=lambda: time.monotonic() + TAKEN_OVER)
 
     def is_taken_over(self) -> bool:
-        """Whether a run of its is another's now, or was finished by another; with `until_made`, all were."""
+        """Whether a run of its is another's now, or was finished by another."""
         ended = recorded(self.place) - self.recorded
-        if self.until_made:
-            return ended.issuperset(self.leases)
         for run, lease in self.leases.items():
             later = [path for path in lease.parent.glob("lease.*") if _number(path) > _number(lease)]
             if run in ended or later:
                 return True
         return False
+
+    def may_go_on(self) -> bool:
+        if self.until_made:
+            return recorded(self.place).issuperset(self.leases)
+        return self.is_taken_over()
 
 
 def unreadable(place: Path) -> list[str]:
@@ -530,10 +533,11 @@ class Chaos:
                 del self.asleep[pid]
                 kill(pid, signal.SIGCONT)
         for stall in list(self.stalls):
-            over, late = stall.is_taken_over(), time.monotonic() > stall.until
+            late = time.monotonic() > stall.until
             is_void = not state_of(stall.pid) or stall.changes != self.data.changes
-            if not (over or late or is_void):
+            if not (stall.may_go_on() or late or is_void):
                 continue
+            over = stall.is_taken_over()
             self.stalls.remove(stall)
             self.taken_over += over
             self.asleep[stall.pid] = time.monotonic() + self.rng.uniform(0.0, 3.0)
