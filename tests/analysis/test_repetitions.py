@@ -1,4 +1,4 @@
-"""A study that repeats its tuning: what each repetition chose is one method; the repetition is what counts."""
+"""A study that repeats its tuning: what each repetition chose is one method, and repetitions are counted."""
 
 from itertools import combinations
 
