@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from clipbench.analysis.settings import OWN, Settings
 
@@ -14,6 +15,7 @@ FIXED = ("norm", "linear_rand_norm", "quadratic_rand_norm", "normalize")
 MOVING = ("auto", "linear_rand_auto", "quadratic_rand_auto")
 """Types whose level is a quantile of the norms so far."""
 
+MOMENTS = 60  # at which a run is asked for its level
 WINDOW = 10_000  # norms: the default of `optim.clip.window`
 
 
@@ -52,3 +54,18 @@ def _quantiles(norms: np.ndarray, p: float, window: int, at: np.ndarray) -> np.n
         if end:
             found[i] = np.quantile(counted[max(0, end - window) : end], p)
     return found
+
+
+def level_over_steps(steps: pd.DataFrame, settings: Settings) -> pd.Series:
+    """η against step at up to sixty steps of each run, its median over runs; empty where there is none. `steps`: of
+    runs with these settings.
+    """
+    found = [pd.Series(dtype=float)]
+    for _, part in steps.groupby("run", observed=True):
+        norms = part["grad_norm"].to_numpy(float)
+        at = np.unique(np.linspace(1, len(norms), min(MOMENTS, len(norms))).astype(int))
+        level = threshold(settings, norms, at)
+        if level is not None:
+            found.append(pd.Series(level, part["step"].to_numpy()[at - 1]))
+    together = pd.concat(found[1:]) if len(found) > 1 else found[0]
+    return together.groupby(together.index).median()

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from clipbench.analysis.group import Configuration
 from clipbench.analysis.ranking import Ranking
 from clipbench.plot import style, titles
-from clipbench.plot.looks import Line, Look, in_print, shown
+from clipbench.plot.looks import Look, in_print, shown
 from clipbench.stats import mean_and_half
 
 POINTS = 500  # of a line: a panel is 600 pixels wide
@@ -59,8 +59,7 @@ def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
         _limit(ax, table, configurations)
         for configuration, look in lines:
             _draw(ax, table, configuration, look, crowded)
-        if what.startswith("validation"):
-            style.also(ax, *baseline(found), width - 0.6 if not wide else 1.5)
+    style.also(axes[-1], *baseline(found), 1.5)
     for ax in axes if wide else axes[-1:]:
         ax.set_xlabel("step")
     legend.draw(fig)
@@ -151,12 +150,10 @@ def _explanation(
     found: Sequence[Ranking], configurations: Sequence[Configuration], counts: set[int], crowded: bool
 ) -> str:
     """What the lines and numbers are."""
-    parts = [
-        f"Lines are means; numbers the final {titles.headline(found[0].group)}, methods in the table's order"
-    ]
+    parts = [f"Lines are means; numbers are final {titles.headline(found[0].group)}"]
     unit = getattr(found[0], "unit", "seed")
     if counts == {1}:
-        parts = [parts[0].replace("Lines are means", f"One {unit} each")]
+        parts[0] = parts[0].replace("Lines are means", f"One {unit} each")
     elif crowded:
         parts.append(f"single {unit}s of more than {CROWDED} methods are not drawn")
     else:
@@ -166,7 +163,7 @@ def _explanation(
             parts.append("bands: 95 % t-interval of the mean")
     if any(configuration.diverged for configuration in configurations):
         parts.append("✕ diverged, not in the mean")
-    return "; ".join(parts)
-
-
-__all__ = ["Line", "baseline", "comparison", "smooth", "spread", "there", "thinned"]
+    value, name = baseline(found)
+    if np.isfinite(value):
+        parts.append(f"{name} {value:.3g}")
+    return f"{'; '.join(parts)}. {titles.order(found)}."

@@ -40,17 +40,19 @@ def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     left = 0.15 + min(room, max(style.inches(name, 6.5) for name in names))
     right = 1.95 if wide else 0.1
     heights = [ROW * len(compared(ranking)) + 0.1 for ranking in rankings]
-    gap = 0.62  # with a label of the axis and a title
     handles, words = _handles(rankings)
     legend = style.Legend(handles, words, width)
+    label_room = width - left - right + 2 * min(right, 0.3) - 0.05
+    below = 0.28 + style.LINE * max(len(_axis_label(ranking, label_room)) for ranking in rankings)
+    gap = below + 0.24  # the label of the axis and the next title
     fig = style.titled(
         titles.title(rankings[0].group),
         titles.notes(found, len(found[0].group.configurations)),
         sum(heights) + gap * (len(rankings) - 1),
-        (left, right, 0.42 + legend.height, 0.24),
+        (left, right, below + legend.height, 0.24),
         width,
     )
-    total, foot = fig.get_figheight(), 0.42 + legend.height
+    total, foot = fig.get_figheight(), below + legend.height
     bottom = foot + sum(heights) + gap * (len(rankings) - 1)
     for i, (ranking, height) in enumerate(zip(rankings, heights, strict=True)):
         bottom -= height
@@ -58,7 +60,7 @@ def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
         bottom -= gap
         unit = getattr(ranking, "unit", "seed")
         style.letter(ax, i, f"Difference to no clipping, paired by {unit}{_in_brackets(ranking.context)}")
-        draw(ax, ranking, method_looks(ranking), left - 0.12)
+        draw(ax, ranking, method_looks(ranking), left - 0.12, label_room, counts=not wide)
         if wide:
             _numbers(ax, ranking)
     legend.draw(fig)
@@ -76,8 +78,12 @@ def compared(ranking: Ranking) -> dict[str, Comparison]:
     }
 
 
-def draw(ax: Axes, ranking: Ranking, looks: Mapping[str, Look], room: float) -> None:
-    """Into a panel, its axes labelled; `room`: the inches left of it that names may take."""
+def draw(
+    ax: Axes, ranking: Ranking, looks: Mapping[str, Look], room: float, label_room: float, counts: bool
+) -> None:
+    """Into a panel, its axes labelled; `room`: the inches left of it that names may take, `label_room`: those that
+    the label of the axis may. `counts`: whether to say beside a name how many runs diverged.
+    """
     scale = 100 if ranking.in_points else 1
     rows = compared(ranking)
     worth = max((abs(_worth(comparison)) for comparison in rows.values()), default=0.0)
@@ -92,14 +98,15 @@ def draw(ax: Axes, ranking: Ranking, looks: Mapping[str, Look], room: float) -> 
         ends += [*pairs, scale * found.estimate]
         _pairs(ax, row, pairs, looks[name])
         _mean(ax, row, found, scale, looks[name])
-        label = style.shortened(in_print(name), room, 6.5)
+        lost = f" {methods[name].diverged}✕" if counts and methods[name].diverged else ""
+        label = style.shortened(in_print(name), room - style.inches(lost, 6.5), 6.5) + lost
         place = ax.get_yaxis_transform()
         ax.annotate(label, (0, row), (-4, 0), place, "offset points", ha="right", va="center", fontsize=6.5)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     _limits(ax, ends, [scale * end for end in _finite_ends(rows)])
-    ax.set_xlabel(axis_label(ranking))
+    ax.set_xlabel("\n".join(_axis_label(ranking, label_room)))
 
 
 def paired(ranking: Ranking, method: Method) -> np.ndarray:
@@ -110,13 +117,13 @@ def paired(ranking: Ranking, method: Method) -> np.ndarray:
     return differences[np.isfinite(differences)]
 
 
-def axis_label(ranking: Ranking) -> str:
-    """What lies along the axis, with its unit and the better side."""
+def _axis_label(ranking: Ranking, room: float) -> list[str]:
+    """What lies along the axis, with its unit and the better side, in lines of at most `room` inches."""
     split = "test" if ranking.split == "test" else "validation"
     name = titles.headline(ranking.group, split)
     unit = " (points)" if ranking.in_points else ""
     side = "gain in" if ranking.sign > 0 else "reduction of"
-    return f"{side} {name} over no clipping{unit}, right is better"
+    return style.wrapped(f"{side} {name} over no clipping{unit}, right is better", room, 6.5, most=3)
 
 
 def _worth(comparison: Comparison) -> float:

@@ -14,15 +14,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import stats
 
-from clipbench.analysis.group import Configuration, Group
+from clipbench.analysis.group import Configuration
 from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.steps import clipped_share, is_skipped
-from clipbench.analysis.thresholds import MOVING, threshold
+from clipbench.analysis.thresholds import MOVING, level_over_steps
 from clipbench.plot import style, titles
 from clipbench.plot.looks import Look, in_print, shown
 
 POINTS = 500  # of a curve, however many steps there are
-MOMENTS = 60  # at which a level that moves is asked for
 
 
 def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
@@ -35,7 +34,7 @@ def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure
     group, lines = found[0].group, shown(found)
     configurations = [configuration for configuration, _ in lines]
     parts = [group.steps_of(configuration) for configuration in configurations]
-    levels = [level_over_time(group, configuration) for configuration in configurations]
+    levels = [_levels(part, each) for part, each in zip(parts, configurations, strict=True)]
     edges = _edges(pd.concat(parts)["grad_norm"], levels)
     wide = width >= style.WIDE
     names = [in_print(configuration.label) for configuration in configurations]
@@ -74,11 +73,14 @@ def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure
             ax.set_xticks([])
         else:
             ax.set_xlabel("gradient norm before clipping")
+            style.few_ticks(ax.xaxis, right - counts_room - left)
     style.letter(above, 1, "share of steps above")  # no tail: these norms are not identically distributed
     most_steps = max(map(len, parts))
     rarest = 1 / max(1, most_steps)
     above.set(xscale="log", xlim=_limits(edges), xlabel="gradient norm x before clipping")
     above.set(yscale="log", ylim=(0.7 * rarest, 1.4), ylabel="share of steps with norm ≥ x")
+    style.few_ticks(above.xaxis, width - 0.1 - (right + 0.5 if wide else 0.52))
+    style.few_ticks(above.yaxis, tail)
     if legend:
         legend.draw(fig)
     return fig
@@ -90,17 +92,10 @@ def _box(width: float, height: float, *ends: float) -> tuple[float, float, float
     return left / width, bottom / height, (right - left) / width, (top - bottom) / height
 
 
-def level_over_time(group: Group, configuration: Configuration) -> np.ndarray:
-    """η at some steps of all the configuration's runs; empty where its type has none of the norm."""
-    found = [np.zeros(0)]
-    steps = group.steps_of(configuration)
-    for _, part in steps.groupby("run", observed=True):
-        norms = part["grad_norm"].to_numpy(float)
-        at = np.unique(np.linspace(1, len(norms), min(MOMENTS, len(norms))).astype(int))
-        level = threshold(configuration.settings, norms, at)
-        if level is not None:
-            found.append(level[np.isfinite(level) & (level > 0)])
-    return np.concatenate(found)
+def _levels(steps: pd.DataFrame, configuration: Configuration) -> np.ndarray:
+    """η at some steps; empty where the type has none of the norm."""
+    level = level_over_steps(steps, configuration.settings).to_numpy(float)
+    return level[np.isfinite(level) & (level > 0)]
 
 
 def _handles(

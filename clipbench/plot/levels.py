@@ -65,13 +65,15 @@ def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     infinite level stands at the right.
     """
     group, types = found[0].group, varied(found)
-    most = max(1, int((width - 0.45) / 1.5))
-    columns = min(most, len(types))
+    most = max(1, int((width - 0.6) / 1.2))
+    columns = min(4, most, len(types))
     rows = math.ceil(len(types) / columns)
     shown = [configuration for own in types.values() for configuration, _ in own]
     references = [each for each in group.configurations if each.type == REFERENCE and each.role != "default"]
     handles, words = _handles(found, [*shown, *references])
-    legend = style.Legend(handles, words, width)
+    value, word = baseline(found)
+    heading = f"{word}: {value:.3g}" if np.isfinite(value) else ""
+    legend = style.Legend(handles, words, width, "; ".join(filter(None, [titles.order(found), heading])))
     height, gap = 1.15, 0.55
     margins = (0.52, 0.1, 0.4 + legend.height, 0.2)
     notes = titles.notes(found, len(group.configurations))
@@ -88,8 +90,7 @@ def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
         style.also(ax, *baseline(found), room)
         _points(ax, own, group.higher_is_better, room)
     style.outer_labels(panels, columns, x=False)
-    label = style.shortened(titles.headline(group, "final validation"), rows * height + 0.4, 6.5)
-    fig.supylabel(label, x=0.02 / width, ha="left", fontsize=6.5)
+    style.beside(fig, panels, titles.headline(group, "final validation"))
     legend.draw(fig)
     return fig
 

@@ -14,12 +14,13 @@ import matplotlib.style
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from clipbench.escape import visible
 
@@ -81,7 +82,7 @@ def figure(title: str, height: float, width: float = WIDTH, margins: Margins | N
     if margins:
         left, right, bottom, top = margins
         fig.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
-        fig.suptitle(title, x=0.005, ha="left", y=1 - 0.05 / height, va="top")
+        fig.suptitle(title, x=0.05 / width, ha="left", y=1 - 0.05 / height, va="top")
     else:
         fig.suptitle(title, x=0.005, ha="left")
     return fig
@@ -283,6 +284,16 @@ def figure_of(ax: Axes) -> Figure:
     return found
 
 
+def beside(fig: Figure, panels: Sequence[Axes], label: str) -> None:
+    """One label for the y axes of all panels, at their middle."""
+    boxes = [ax.get_position() for ax in panels]
+    top, bottom = max(box.y1 for box in boxes), min(box.y0 for box in boxes)
+    width, height = fig.get_size_inches()
+    text = shortened(label, min(top, 1 - (top + bottom) / 2 + bottom) * height, 6.5)
+    y = (top + bottom) / 2
+    fig.text(0.05 / width, y, text, rotation=90, ha="left", va="center", fontsize=6.5)
+
+
 def letter(ax: Axes, i: int, title: str) -> None:
     """Title a panel "a  title", cut to the panel's width; after z comes aa."""
     name = ascii_lowercase[i % 26]
@@ -358,36 +369,65 @@ def number(value: float, digits: int = 3) -> str:
     return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−").replace("inf", "∞")
 
 
-def also(ax: Axes, value: float, name: str, room: float) -> None:
-    """A dotted line across the panel at a value, as the baseline's, with its name. Out of sight, where it would
-    squeeze the rest into less than half of the axis, it is told at the edge with an arrow. `room`: the panel's
-    inches.
+def also(ax: Axes, value: float, name: str, room: float) -> bool:
+    """A dotted line across the panel at a value, as the baseline's, with its name; `room`: the panel's inches. False,
+    and nothing drawn, where it would squeeze the rest into less than half of the axis.
     """
     if not np.isfinite(value):
-        return
+        return False
     scale = ax.yaxis.get_transform()
     low, high = scale.transform(np.array(ax.get_ylim(), float))
     at = float(scale.transform(np.array([value], float))[0])
-    style: dict[str, Any] = {
-        "color": "#444444",
-        "fontsize": SMALLEST,
-        "ha": "right",
-        "annotation_clip": False,
-    }
-    if not np.isfinite(at) or at < low - (high - low) or at > high + (high - low):
-        below = not at > high
-        arrow = "↓" if below else "↑"
-        text = shortened(f"{arrow} {name} {value:.3g}", room, SMALLEST)
-        y, shift, side = (0, 1.5, "bottom") if below else (1, -1.5, "top")
-        ax.annotate(text, (1, y), (0, shift), "axes fraction", "offset points", va=side, **style)
-        return
+    if not low - (high - low) <= at <= high + (high - low):
+        return False
     margin = 0.08 * (high - low)
     ends = np.array([min(low, at - margin), max(high, at + margin)])
     ax.set_ylim(*scale.inverted().transform(ends))
     ax.axhline(value, color="#444444", linewidth=0.7, linestyle=(0, (1, 2)), zorder=1.5)
     place = ax.get_yaxis_transform()
     text = shortened(name, room, SMALLEST)
-    ax.annotate(text, (1, value), (0, 1), place, "offset points", va="bottom", **style)
+    ax.annotate(
+        text,
+        (1, value),
+        (0, 1),
+        place,
+        "offset points",
+        ha="right",
+        va="bottom",
+        fontsize=SMALLEST,
+        color="#444444",
+    )
+    return True
+
+
+def few_ticks(axis: Axis, room: float) -> None:
+    """Plain numbers on a logarithmic axis of `room` inches: decades where there are two or more, else 1, 2, 5 times
+    them, else what fits.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if not 0 < low < high < math.inf:
+        return
+    most = max(2, int(room / 0.35))
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ticks: list[float] = []
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        finer = [float(f"{factor}e{decade}") for decade in range(first, last + 1) for factor in factors]
+        finer = [tick for tick in finer if low <= tick <= high]
+        if len(ticks) < 2 or len(finer) <= most:
+            ticks = finer
+    if len(ticks) < 2:
+        even = np.asarray(MaxNLocator(3).tick_values(low, high))
+        ticks = even[(low <= even) & (even <= high)].tolist()
+    while len(ticks) > most:
+        ticks = ticks[::2]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def plain(value: float) -> str:
+    """ "0.05", "2000", and "1e−7" of what has more noughts."""
+    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e").replace("-", "−")
 
 
 def fit(ax: Axes, values: Any) -> None:

@@ -33,10 +33,15 @@ def notes(found: Sequence[Ranking], count: int) -> str:
     every = len(group.configurations)
     if count < every:
         chosen = sum(len(ranking.methods) for ranking in found)
-        what = "each method at its best settings" if count == chosen else f"the best {count}"
-        parts.append(f"{what}, of {every} that were run")
+        what = "each method's best" if count == chosen else f"the best {count}"
+        parts.append(f"{what} of {every} settings")
     parts += group.notes
     return "; ".join(filter(None, parts))
+
+
+def order(found: Sequence[Ranking]) -> str:
+    """How the methods stand in every figure and table."""
+    return f"Methods in order of {headline(found[0].group, 'test' if found[0].split == 'test' else 'validation')}"
 
 
 def repetitions(found: Sequence[Ranking], configurations: Sequence[Configuration]) -> str:

@@ -15,12 +15,11 @@ from matplotlib.lines import Line2D
 
 from clipbench.analysis.group import Configuration
 from clipbench.analysis.ranking import Ranking
-from clipbench.analysis.thresholds import threshold
+from clipbench.analysis.thresholds import level_over_steps
 from clipbench.plot import style, titles
 from clipbench.plot.looks import Line, Look, in_print, shown
 
 BINS = 120  # of steps: what a panel of this size can show
-MOMENTS = 60  # at which a level that moves is asked for
 LEVEL = (0, (2, 1))
 
 
@@ -34,7 +33,7 @@ def trajectory(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     group, lines = found[0].group, shown(found)
     configurations = [configuration for configuration, _ in lines]
     every = group.steps_of(*configurations)
-    levels = [_level(group.steps_of(configuration), configuration) for configuration in configurations]
+    levels = [level_over_steps(group.steps_of(each), each.settings) for each in configurations]
     names = [in_print(configuration.label) for configuration in configurations]
     columns = _columns(names, width)
     rows = math.ceil(len(lines) / columns)
@@ -55,6 +54,8 @@ def trajectory(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
         ax.minorticks_off()  # many panels of them would take longer than all the rest
         if ax.get_xscale() == "linear":
             ax.locator_params(axis="x", nbins=4)
+        if ax.get_yscale() == "log":
+            style.few_ticks(ax.yaxis, height)
         steps = group.steps_of(configuration)
         _range(ax, steps, "grad_norm", bin_width, style.GREY)
         _range(ax, steps, "clipped_norm", bin_width, look.colour)
@@ -64,35 +65,19 @@ def trajectory(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     style.outer_labels(panels, columns)
     for ax in panels[-columns:]:
         ax.set_xlabel("step")
-    fig.supylabel("gradient norm", x=0.02 / width, ha="left", fontsize=6.5)
+    style.beside(fig, panels, "gradient norm")
     legend.draw(fig)
     return fig
 
 
 def _columns(names: Sequence[str], width: float) -> int:
-    """As many as leave the titles room, but panels of at least 1.35 inches."""
+    """As many as leave the titles room, but panels of at least 1.2 inches."""
     longest = max(style.inches(name, 7) for name in names) + 0.25
     room = width - 0.6
-    most = min(max(1, int(room / 1.35)), 4)
-    while most > 1 and room / most - 0.1 < min(longest, 1.9):
+    most = min(max(1, int(room / 1.2)), 4)
+    while most > 1 and room / most - 0.1 < min(longest, 1.3):
         most -= 1
     return min(most, len(names))
-
-
-def _level(steps: pd.DataFrame, configuration: Configuration) -> pd.Series:
-    """η against step, its median over runs; empty where the type's level is not one of the norm."""
-    found = []
-    for _, part in steps.groupby("run", observed=True):
-        norms = part["grad_norm"].to_numpy(float)
-        at = np.unique(np.linspace(1, len(norms), min(MOMENTS, len(norms))).astype(int))
-        level = threshold(configuration.settings, norms, at)
-        if level is None:
-            return pd.Series(dtype=float)
-        found.append(pd.Series(level, part["step"].to_numpy()[at - 1]))
-    if not found:
-        return pd.Series(dtype=float)
-    together = pd.concat(found)
-    return together.groupby(together.index).median()
 
 
 def _legend(
