@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,15 +30,15 @@ def comparable(found: Sequence[Ranking]) -> list[Ranking]:
 
 
 def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
-    """A row for each method, in the table's order: a dot for each pair, from the top by seed, and their mean with
-    its simultaneous interval. Grey: what is not worth telling, where the metric says so.
+    """A row for each method, in the table's order: a dot for each pair, from the top by seed, and their mean
+    with its simultaneous interval. Grey: what is not worth telling, where the metric says so.
     """
     rankings = comparable(found)
     wide = width >= style.WIDE
     names: list[str] = []
     for ranking in rankings:
         names += map(in_print, compared(ranking))
-    room = 1.6 if wide else 0.95
+    room = 1.6 if wide else 1.25
     left = 0.15 + min(room, max(style.inches(name, 6.5) for name in names))
     right = 1.95 if wide else 0.1
     heights = [ROW * len(compared(ranking)) + 0.1 for ranking in rankings]
@@ -81,8 +83,8 @@ def compared(ranking: Ranking) -> dict[str, Comparison]:
 def draw(
     ax: Axes, ranking: Ranking, looks: Mapping[str, Look], room: float, label_room: float, counts: bool
 ) -> None:
-    """Into a panel, its axes labelled; `room`: the inches left of it that names may take, `label_room`: those that
-    the label of the axis may. `counts`: whether to say beside a name how many runs diverged.
+    """Into a panel, its axes labelled; `room`: the inches left of it that names may take, `label_room`: those
+    that the label of the axis may. `counts`: whether to say beside a name how many runs diverged.
     """
     scale = 100 if ranking.in_points else 1
     rows = compared(ranking)
@@ -119,11 +121,14 @@ def paired(ranking: Ranking, method: Method) -> np.ndarray:
 
 def _axis_label(ranking: Ranking, room: float) -> list[str]:
     """What lies along the axis, with its unit and the better side, in lines of at most `room` inches."""
-    split = "test" if ranking.split == "test" else "validation"
-    name = titles.headline(ranking.group, split)
+    name = titles.headline(ranking.group, titles.split(ranking))
     unit = " (points)" if ranking.in_points else ""
     side = "gain in" if ranking.sign > 0 else "reduction of"
-    return style.wrapped(f"{side} {name} over no clipping{unit}, right is better", room, 6.5, most=3)
+    size = matplotlib.rcParams["axes.labelsize"]
+    first, second = f"{side} {name} over no clipping{unit},", "right is better"
+    if style.inches(f"{first} {second}", size) <= room:
+        return [f"{first} {second}"]
+    return [*style.wrapped(first, room, size), second]
 
 
 def _worth(comparison: Comparison) -> float:
@@ -138,7 +143,7 @@ def _pairs(ax: Axes, row: int, pairs: np.ndarray, look: Look) -> None:
 
 
 def _mean(ax: Axes, row: int, found: Interval, scale: float, look: Look) -> None:
-    line = {"color": "black", "zorder": 3}
+    line: dict[str, Any] = {"color": "black", "zorder": 3}
     if found.n >= FEWEST and math.isfinite(found.low):
         ax.plot([scale * found.low, scale * found.high], [row, row], linewidth=0.9, **line)
     ax.plot(
@@ -190,7 +195,7 @@ def _numbers(ax: Axes, ranking: Ranking) -> None:
     for row, (name, comparison) in enumerate(rows.items()):
         found = comparison.difference
         mean = style.number(scale * found.estimate, digits)
-        mean = mean if found.estimate < 0 else f"+{mean}"
+        mean = mean if mean.startswith("−") or not mean.strip("0.") else f"+{mean}"
         p, count = "–", str(len(paired(ranking, methods[name])))
         if found.n >= FEWEST and math.isfinite(found.low):
             low, high = (style.number(scale * end, digits) for end in (found.low, found.high))

@@ -56,7 +56,7 @@ BLOCKS: dict[str, tuple[Callable[[Ranking], Iterable[Drawing]], str]] = {
     ),
     "Sensitivity": (
         sensitivity,
-        "Points are runs, lines are means with 95 % bands; "
+        "Points are runs, lines are means, with 95 % bands where there are more than seven runs; "
         "rows on top say how many of the runs diverged where.",
     ),
     "Budget": (
