@@ -15,6 +15,10 @@ FIXED = ("norm", "linear_rand_norm", "quadratic_rand_norm", "normalize")
 MOVING = ("auto", "linear_rand_auto", "quadratic_rand_auto")
 """Types whose level is a quantile of the norms so far."""
 
+OF_PARTS = (
+    "optim.clip_exempt",
+    "optim.clip_levels",
+)  # settings by which only some parameters are clipped alike
 MOMENTS = 60  # at which a run is asked for its level
 WINDOW = 10_000  # norms: the default of `optim.clip.window`
 
@@ -27,7 +31,7 @@ def threshold(settings: Settings, norms: np.ndarray, at: np.ndarray) -> np.ndarr
     skipped left out (numpy's, linear between ranks, as in optim/auto.py).
     """
     kind = settings.get("clipping_type")
-    if any(settings.get(f"optim.{name}") for name in ("clip_exempt", "clip_levels")):
+    if any(key.startswith(OF_PARTS) for key in settings):
         return None
     if kind in FIXED:
         level = settings.get("clipping_level")

@@ -34,7 +34,7 @@ def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     crowded = len(lines) > CROWDED
     finals = [value for configuration in configurations for value in configuration.finals]
     digits = style.decimals(finals)
-    entries = [_entry(each, digits, n=len(counts) > 1) for each in configurations]
+    entries = [_entry(each, digits, len(counts) > 1, width - 0.5) for each in configurations]
     handles = [Line2D([], [], **look.line) for _, look in lines]
     heading = _explanation(found, configurations, counts, crowded, digits)
     legend = style.Legend(handles, entries, width, heading)
@@ -140,14 +140,15 @@ def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Loo
             style.cross(ax, values.index[-1], values.iloc[-1], look.colour)
 
 
-def _entry(configuration: Configuration, digits: int, n: bool) -> str:
-    """ "norm 0.5   0.713   n=5   1✕"; `n`: whether to say how many runs ended."""
-    parts = [named(configuration), style.number(configuration.final, digits)]
+def _entry(configuration: Configuration, digits: int, n: bool, room: float) -> str:
+    """ "norm 0.5   0.713   n=5   1✕"; `n`: whether to say how many runs ended. A long name is cut to `room`."""
+    parts = [style.number(configuration.final, digits)]
     if n:
         parts.append(f"n={len(configuration.done)}")
     if configuration.diverged:
         parts.append(f"{len(configuration.diverged)}✕")
-    return "   ".join(parts)
+    rest = "   ".join(["", *parts])
+    return style.shortened(named(configuration), room - style.inches(rest, 6.5), 6.5) + rest
 
 
 def _explanation(

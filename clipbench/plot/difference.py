@@ -45,7 +45,7 @@ def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     handles, words = _handles(rankings)
     legend = style.Legend(handles, words, width)
     label_room = width - left - right + 2 * min(right, 0.3) - 0.05
-    below = 0.28 + style.LINE * max(len(_axis_label(ranking, label_room)) for ranking in rankings)
+    below = 0.28 + style.LINE * max(len(axis_label(ranking, label_room)) for ranking in rankings)
     gap = below + 0.24  # the label of the axis and the next title
     fig = style.titled(
         titles.title(rankings[0].group),
@@ -61,7 +61,10 @@ def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
         ax = fig.add_axes((left / width, bottom / total, 1 - (left + right) / width, height / total))
         bottom -= gap
         unit = getattr(ranking, "unit", "seed")
-        style.letter(ax, i, f"Difference to no clipping, paired by {unit}{_in_brackets(ranking.context)}")
+        name = f"Difference to no clipping, paired by {unit}"
+        if style.inches(name, 7) > width - left - right - 0.2:
+            name = f"Paired by {unit}"
+        style.letter(ax, i, name + _in_brackets(ranking.context))
         draw(ax, ranking, method_looks(ranking), left - 0.12, label_room, counts=not wide)
         if wide:
             _numbers(ax, ranking)
@@ -108,7 +111,7 @@ def draw(
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     _limits(ax, ends, [scale * end for end in _finite_ends(rows)])
-    ax.set_xlabel("\n".join(_axis_label(ranking, label_room)))
+    ax.set_xlabel("\n".join(axis_label(ranking, label_room)))
 
 
 def paired(ranking: Ranking, method: Method) -> np.ndarray:
@@ -119,7 +122,7 @@ def paired(ranking: Ranking, method: Method) -> np.ndarray:
     return differences[np.isfinite(differences)]
 
 
-def _axis_label(ranking: Ranking, room: float) -> list[str]:
+def axis_label(ranking: Ranking, room: float) -> list[str]:
     """What lies along the axis, with its unit and the better side, in lines of at most `room` inches."""
     name = titles.headline(ranking.group, titles.split(ranking))
     unit = " (points)" if ranking.in_points else ""

@@ -138,7 +138,7 @@ def _points(ax: Axes, own: Sequence[Line], higher_is_better: bool, room: float) 
     setting = _setting(own)
     losing_edge = -np.inf if higher_is_better else np.inf
     points = []
-    places = _places(ax, [configuration.settings[setting] for configuration, _ in own], setting, room)
+    places, names = _places(ax, [configuration.settings[setting] for configuration, _ in own], setting)
     for x, (configuration, look) in zip(places, own, strict=True):
         points.append(Point(x, configuration, look))
     points.sort(key=attrgetter("x"))
@@ -152,6 +152,7 @@ def _points(ax: Axes, own: Sequence[Line], higher_is_better: bool, room: float) 
         ax.plot([point.x for point in line], means, **best.look.line)
     if len(lines) > 1:
         _name(ax, list(lines.values()), room)
+    style.named_ticks(ax, list(names), list(names.values()), room)
 
 
 def _goodness(point: Point, higher_is_better: bool) -> float:
@@ -202,15 +203,16 @@ def _name(ax: Axes, lines: list[list[Point]], room: float) -> None:
         )
 
 
-def _places(ax: Axes, values: list[float | None], setting: str, room: float) -> list[float]:
-    """Where each level stands, on an axis that names those that were run: ∞ and 0 beyond the others, a type
+def _places(ax: Axes, values: list[float | None], setting: str) -> tuple[list[float], dict[float, str]]:
+    """Where each level stands, and {place: its name}: ∞ and 0 beyond the others, a type
     without a level at 1.
     """
     is_log = setting == "clipping_level"
     finite = [value for value in values if value is not None and np.isfinite(value)]
     positive = [min(max(value, SMALLEST), LARGEST) for value in finite if value > 0 or not is_log] or [1.0]
     least, most = min(positive), max(positive)
-    names, places = {}, []
+    names: dict[float, str] = {}
+    places = []
     for value in values:
         if value is None:
             place = 1.0
@@ -229,8 +231,7 @@ def _places(ax: Axes, values: list[float | None], setting: str, room: float) -> 
         margin = 0.12 * (high - low) or 0.1
         ax.set_xlim(low - margin, high + margin)
     ax.set_xlabel(LABELS[setting] if any(value is not None for value in values) else "")
-    style.named_ticks(ax, list(names), list(names.values()), room)
-    return places
+    return places, names
 
 
 def _level_name(level: float | None) -> str:

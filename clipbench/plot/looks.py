@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from matplotlib.colors import to_hex, to_rgb
 from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.names import method_name, optimizer_name
 from clipbench.analysis.ranking import Ranking
+from clipbench.record.rows import REFERENCE
+
+MODULE = re.compile(r"^[A-Za-z_][\w.]*:(?=\w)")  # before a class
 
 Dash = str | tuple[int, tuple[float, ...]]
 
@@ -175,9 +179,11 @@ def named(configuration: Configuration) -> str:
 
 
 def in_print(label: str) -> str:
-    """A label of a configuration or method as the field prints it: "adamw none" → "AdamW no clipping"."""
+    """A label of a configuration or method as the field prints it: "adamw none" → "AdamW no clipping"; of a
+    user's rule "module:Class" the class.
+    """
     first, *rest = label.split(" ")
     words = [optimizer_name(method_name(first))]
-    if rest and words[0] != first and first != "none":
+    if rest and words[0] != first and first != REFERENCE:
         rest[0] = method_name(rest[0])
-    return " ".join([*words, *rest])
+    return " ".join(MODULE.sub("", word) for word in (*words, *rest))

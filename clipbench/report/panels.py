@@ -36,13 +36,14 @@ def difference(ranking: Ranking) -> Iterator[Drawing]:
     rows = paired.compared(ranking)
     if not rows:
         return
-    left, right, bottom, _ = MARGINS
+    _, right, _, _ = MARGINS
     names = max(style.inches(in_print(name), 7) for name in rows)
     left = 0.12 + min(1.2, names)
-    height = bottom + paired.ROW * len(rows) + 0.3
-    fig = style.figure("", height, SIZE[0], (left, right, bottom + 0.12, 0.1))
+    room = SIZE[0] - left + right
+    bottom = 0.26 + 0.14 * len(paired.axis_label(ranking, room))
+    fig = style.figure("", bottom + paired.ROW * len(rows) + 0.2, SIZE[0], (left, right, bottom, 0.1))
     ax = fig.subplots()
-    paired.draw(ax, ranking, method_looks(ranking), left - 0.1, SIZE[0] - left + right, counts=True)
+    paired.draw(ax, ranking, method_looks(ranking), left - 0.1, room, counts=True)
     unit = getattr(ranking, "unit", "seed")
     what = f"difference to no clipping, paired by {unit}: a dot is one {unit}"
     yield f"{what}, the line the simultaneous 95 % interval of their mean", fig
