@@ -141,7 +141,7 @@ def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Loo
 
 
 def _entry(configuration: Configuration, digits: int, n: bool, room: float) -> str:
-    """ "norm 0.5   0.713   n=5   1✕"; `n`: whether to say how many runs ended. A long name is cut to `room`."""
+    """ "norm 0.5   0.713   n=5   1✕"; `n`: whether to say how many runs ended. A long name is cut."""
     parts = [style.number(configuration.final, digits)]
     if n:
         parts.append(f"n={len(configuration.done)}")

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any, Literal
 
@@ -89,6 +90,7 @@ def figure(title: str, height: float, width: float = WIDTH, margins: Margins | N
     return fig
 
 
+@lru_cache(maxsize=4096)
 def inches(text: str, size: float | str, bold: bool = False) -> float:
     """How wide a line of text is at a size in points, or at one of matplotlib's by name."""
     if not text:

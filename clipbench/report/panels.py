@@ -169,7 +169,8 @@ def clipping(ranking: Ranking) -> Iterator[Drawing]:
         _shares(shares, steps, bins, width, look)
         _norms(norms, steps, bins, width, look)
         level = level_over_steps(group.steps_of(method.configuration), method.configuration.settings)
-        norms.plot(level.index, level, color=look.colour, linewidth=0.7, linestyle=LEVEL)
+        if len(level):
+            norms.plot(level.index, level, color=look.colour, linewidth=0.7, linestyle=LEVEL)
     every = group.steps_of(*(method.configuration for method in methods))
     counted = without_skipped(every)["clip_factor"]
     positive = counted[np.isfinite(counted) & (counted > 0)]
