@@ -125,10 +125,11 @@ def paired(ranking: Ranking, method: Method) -> np.ndarray:
 def axis_label(ranking: Ranking, room: float) -> list[str]:
     """What lies along the axis, with its unit and the better side, in lines of at most `room` inches."""
     name = titles.headline(ranking.group, titles.split(ranking))
-    unit = " (points)" if ranking.in_points else ""
-    side = "gain in" if ranking.sign > 0 else "reduction of"
+    start = f"gain in {name} over" if ranking.sign > 0 else f"reduction of {name} against"
     size = matplotlib.rcParams["axes.labelsize"]
-    first, second = f"{side} {name} over no clipping{unit},", "right is better"
+    first, second = f"{start} no clipping", "(right is better)"
+    if ranking.in_points:
+        second = "(points; right is better)"
     if style.inches(f"{first} {second}", size) <= room:
         return [f"{first} {second}"]
     return [*style.wrapped(first, room, size), second]

@@ -27,7 +27,7 @@ def test_dots_are_the_pairs_the_diamond_their_mean_and_the_bar_the_comparisons_i
     bars = [line for line in ax.lines if list(line.get_ydata()) == [0, 0]]
     np.testing.assert_allclose(bars[0].get_xdata(), [100 * found.low, 100 * found.high])
     assert any(list(line.get_xdata()) == [0, 0] for line in ax.lines)  # no difference
-    assert ax.get_xlabel() == "gain in test accuracy over no clipping (points), right is better"
+    assert ax.get_xlabel() == "gain in test accuracy over no clipping (points; right is better)"
     assert len(ax.get_xticks()) >= 3
 
 
@@ -36,7 +36,7 @@ def test_where_less_is_better_the_better_side_is_still_the_right_one(tmp_path):
     (ax,) = difference([ranking]).axes
     dots = next(line for line in ax.lines if line.get_marker() == "o")
     np.testing.assert_allclose(dots.get_xdata(), np.array(BETTER) - np.array(NONE), rtol=1e-6)
-    assert ax.get_xlabel() == "reduction of test accuracy over no clipping, right is better"
+    assert ax.get_xlabel() == "reduction of test accuracy against no clipping (right is better)"
 
 
 def test_below_three_pairs_there_is_neither_interval_nor_p(tmp_path):
