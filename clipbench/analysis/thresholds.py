@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -60,16 +61,21 @@ def _quantiles(norms: np.ndarray, p: float, window: int, at: np.ndarray) -> np.n
     return found
 
 
-def level_over_steps(steps: pd.DataFrame, settings: Settings) -> pd.Series:
-    """η against step at up to sixty steps of each run, its median over runs; empty where there is none.
-    `steps`: of runs with these settings.
+def levels_of(steps: pd.DataFrame, settings: Mapping[str, Settings]) -> pd.Series:
+    """η by step, at up to sixty steps of each run, one run after the other; empty where there is none.
+    `settings`: of each run, by id: in a study those of a method differ between repetitions.
     """
     found = [pd.Series(dtype=float)]
-    for _, part in steps.groupby("run", observed=True):
+    for run, part in steps.groupby("run", observed=True):
         norms = part["grad_norm"].to_numpy(float)
         at = np.unique(np.linspace(1, len(norms), min(MOMENTS, len(norms))).astype(int))
-        level = threshold(settings, norms, at)
+        level = threshold(settings[str(run)], norms, at)
         if level is not None:
             found.append(pd.Series(level, part["step"].to_numpy()[at - 1]))
-    together = pd.concat(found[1:]) if len(found) > 1 else found[0]
-    return together.groupby(together.index).median()
+    return pd.concat(found[1:]) if len(found) > 1 else found[0]
+
+
+def median_level(steps: pd.DataFrame, settings: Mapping[str, Settings]) -> pd.Series:
+    """Their median over runs, by step."""
+    levels = levels_of(steps, settings)
+    return levels.groupby(levels.index).median()

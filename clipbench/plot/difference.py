@@ -136,7 +136,8 @@ def axis_label(ranking: Ranking, room: float) -> list[str]:
 
 
 def _worth(comparison: Comparison) -> float:
-    return float(getattr(comparison, "worth", None) or 0.0)
+    worth = float(getattr(comparison, "worth", None) or 0.0)
+    return worth if math.isfinite(worth) else 0.0
 
 
 def _pairs(ax: Axes, row: int, pairs: np.ndarray, look: Look) -> None:

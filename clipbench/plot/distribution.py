@@ -4,7 +4,7 @@ clipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import stats
 
-from clipbench.analysis.group import Configuration
 from clipbench.analysis.ranking import Ranking
+from clipbench.analysis.settings import Settings
 from clipbench.analysis.steps import clipped_share, is_skipped
-from clipbench.analysis.thresholds import MOVING, level_over_steps
+from clipbench.analysis.thresholds import levels_of
 from clipbench.plot import style, titles
 from clipbench.plot.looks import Look, named, shown
 
@@ -34,7 +34,7 @@ def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure
     group, lines = found[0].group, shown(found)
     configurations = [configuration for configuration, _ in lines]
     parts = [group.steps_of(configuration) for configuration in configurations]
-    levels = [_levels(part, each) for part, each in zip(parts, configurations, strict=True)]
+    levels = [_levels(part, group.runs["settings"]) for part in parts]
     edges = _edges(pd.concat(parts)["grad_norm"], levels)
     wide = width >= style.WIDE
     names = [named(configuration) for configuration in configurations]
@@ -42,7 +42,7 @@ def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure
     left, counts_room = 0.12 + room, 0.72
     row = 0.3 if len(lines) <= 8 else 0.25  # inches
     density = row * len(lines)
-    handles, words = _handles(levels, configurations)
+    handles, words = _handles(levels)
     legend = style.Legend(handles, words, width) if handles else None
     foot = 0.38 + (legend.height if legend else 0)
     tail, gap = (max(density, 1.5), 0.0) if wide else (1.4, 0.62)
@@ -94,23 +94,22 @@ def _box(width: float, height: float, *ends: float) -> tuple[float, float, float
     return left / width, bottom / height, (right - left) / width, (top - bottom) / height
 
 
-def _levels(steps: pd.DataFrame, configuration: Configuration) -> np.ndarray:
+def _levels(steps: pd.DataFrame, settings: Mapping[str, Settings]) -> np.ndarray:
     """η at some steps; empty where the type has none of the norm."""
-    level = level_over_steps(steps, configuration.settings).to_numpy(float)
+    level = levels_of(steps, settings).to_numpy(float)
     return level[np.isfinite(level) & (level > 0)]
 
 
-def _handles(
-    levels: Sequence[np.ndarray], configurations: Sequence[Configuration]
-) -> tuple[list[Line2D | Patch], list[str]]:
+def _handles(levels: Sequence[np.ndarray]) -> tuple[list[Line2D | Patch], list[str]]:
     handles: list[Line2D | Patch] = []
     names = []
     if any(len(level) for level in levels):
         handles.append(Line2D([], [], color="black", linewidth=0.9))
         names.append("level η")
-    if any(each.type in MOVING for each in configurations):
+    spread = [len(level) > 0 and level.max() > level.min() for level in levels]
+    if any(spread):
         handles.append(Patch(color="black", alpha=0.15, linewidth=0))
-        names.append("middle 80 % of a level that moves; the line is its median")
+        names.append("middle 80 % of a level that varies; the line is its median")
     return handles, names
 
 

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from clipbench.analysis.group import Configuration
 from clipbench.analysis.ranking import Ranking
-from clipbench.analysis.thresholds import level_over_steps
+from clipbench.analysis.thresholds import median_level
 from clipbench.plot import style, titles
 from clipbench.plot.looks import Line, Look, named, shown
 
@@ -33,7 +33,8 @@ def trajectory(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     group, lines = found[0].group, shown(found)
     configurations = [configuration for configuration, _ in lines]
     every = group.steps_of(*configurations)
-    levels = [level_over_steps(group.steps_of(each), each.settings) for each in configurations]
+    settings = group.runs["settings"]
+    levels = [median_level(group.steps_of(each), settings) for each in configurations]
     names = [named(configuration) for configuration in configurations]
     columns = _columns(names, width)
     rows = math.ceil(len(lines) / columns)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from clipbench import stats
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.steps import measured_alone, without_skipped
-from clipbench.analysis.thresholds import level_over_steps
+from clipbench.analysis.thresholds import median_level
 from clipbench.plot import difference as paired
 from clipbench.plot import style, titles
 from clipbench.plot.comparison import baseline, smooth, spread, there, thinned
@@ -168,7 +168,7 @@ def clipping(ranking: Ranking) -> Iterator[Drawing]:
         _factors(factors, steps, bins, width, look, method in bands)
         _shares(shares, steps, bins, width, look)
         _norms(norms, steps, bins, width, look)
-        level = level_over_steps(group.steps_of(method.configuration), method.configuration.settings)
+        level = median_level(group.steps_of(method.configuration), group.runs["settings"])
         if len(level):
             norms.plot(level.index, level, color=look.colour, linewidth=0.7, linestyle=LEVEL)
     every = group.steps_of(*(method.configuration for method in methods))
