@@ -44,14 +44,19 @@ DESCRIBED = ("helps", "hurts", "ahead", "behind", "mixed", "same")
 """Kinds of verdicts that without equal budgets are descriptive only."""
 
 BLOCKS: dict[str, tuple[Callable[[Ranking], Iterable[Drawing]], str]] = {
+    "Difference": (
+        panels.difference,
+        "In the table's order; dots from the top by number, positive is better.",
+    ),
     "Training": (
         panels.curves,
-        "Mean over seeds with its 95 % t-interval; seconds are medians, evaluation left out; "
+        "Means; up to seven runs are thin lines, of more the 95 % t-interval of the mean is a band; "
+        "seconds are medians, evaluation left out; "
         "✕ ends a run that diverged, no part of these.",
     ),
     "Sensitivity": (
         sensitivity,
-        "Points are runs, lines are means with 95 % bands; "
+        "Points are runs, lines are means, with 95 % bands where there are more than seven runs; "
         "rows on top say how many of the runs diverged where.",
     ),
     "Budget": (
@@ -176,7 +181,7 @@ def _blocks(ranking: Ranking) -> list[Block]:
             images = [_image(caption, figure) for caption, figure in draw(ranking)]
             if name == "Training" and len(ranking.judged) > BANDS:
                 best = ranking.judged[0].name
-                text += f" Of more than {BANDS} methods only none and {best} keep their bands."
+                text += f" Of more than {BANDS} methods only no clipping and {best} show their runs."
             if images:
                 blocks.append(Block(name, text, images))
     return blocks

@@ -12,16 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipbench.analysis.choice import is_without_clipping
+from clipbench.analysis.names import REFERENCE_IN_WORDS
 from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
-from clipbench.plot import style
-from clipbench.plot.looks import Look, method_looks
-from clipbench.record.rows import NO_CLIPPING, REFERENCE
+from clipbench.plot import style, titles
+from clipbench.plot.comparison import THIN
+from clipbench.plot.looks import Look, in_print, method_looks
+from clipbench.record.rows import NO_CLIPPING
 from clipbench.report.divergence import beyond, divergence, is_grid
 from clipbench.report.frame import Drawing, banded, panel
 from clipbench.stats import smoothed
 
-NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "p_autoclip"}
+NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "quantile"}
 
 
 def sensitivity(ranking: Ranking) -> Iterator[Drawing]:
@@ -42,7 +44,7 @@ def sensitivity(ranking: Ranking) -> Iterator[Drawing]:
             _reference(ax, ranking, runs)
             _line(ax, ranking, own, setting, looks[method.name], band=True)
             divergence(fig, ax, ranking, own, setting, [method])
-            yield f"{method.name}: {NAMES[setting]}", fig
+            yield f"{in_print(method.name)}: {NAMES[setting]}", fig
 
 
 def _over_learning_rate(ranking: Ranking, runs: pd.DataFrame, looks: dict[str, Look]) -> Drawing:
@@ -63,7 +65,7 @@ def _panel(ranking: Ranking, runs: pd.DataFrame, setting: str) -> tuple[Figure, 
     """Log axes but for p_autoclip, with ∞ a little beyond the last value; the values of a grid are named, on
     other axes round ones.
     """
-    fig, ax = panel(NAMES[setting], f"validation {ranking.group.headline}")
+    fig, ax = panel(NAMES[setting], titles.headline(ranking.group))
     style.fit(ax, runs["value"])
     values = runs[setting].dropna()
     finite = np.sort(values[np.isfinite(values) & (values > 0)].unique())
@@ -108,7 +110,9 @@ def _round(low: float, high: float) -> list[float]:
 
 
 def _line(ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, look: Look, band: bool) -> None:
-    """Points are runs that ended; the line is a mean with its 95 % interval, over trials a smooth one."""
+    """Points are runs that ended; the line is a mean, over trials a smooth one. A band is the 95 % interval,
+    of more than seven runs.
+    """
     runs = runs[runs[setting] > 0]
     if runs.empty:
         return
@@ -119,9 +123,11 @@ def _line(ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, look: Lo
         for place, part in runs.groupby(x):
             rows.append((place, *mean_of_best(ranking, part)))
         places, means, halves = np.array(rows, float).T
+        band = band and _many(ranking)
     else:
         ended = runs["value"].notna() & np.isfinite(runs[setting])
         at, values = x[ended], runs["value"][ended]
+        band = band and len(at) > THIN
         if ax.get_xscale() == "log":
             places, means, halves = smoothed(np.log(at), values)
             places = np.exp(places)
@@ -130,6 +136,11 @@ def _line(ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, look: Lo
     ax.plot(places, means, **look.line)
     if band:
         ax.fill_between(places, means - halves, means + halves, color=look.colour, alpha=0.12, linewidth=0)
+
+
+def _many(ranking: Ranking) -> bool:
+    """Whether there are so many runs of a configuration that an interval may stand for them."""
+    return max(len(configuration.runs) for configuration in ranking.configurations) > THIN
 
 
 def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
@@ -145,7 +156,7 @@ def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
     if np.isfinite(mean):
         ax.axhline(mean, color=style.GREY, linewidth=0.8)
         ax.annotate(
-            REFERENCE,
+            REFERENCE_IN_WORDS,
             (0.99, mean),
             (0, 2),
             ax.get_yaxis_transform(),
@@ -154,5 +165,5 @@ def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
             fontsize=7,
             ha="right",
         )
-    if np.isfinite(half) and ranking.group.tuning.empty:
+    if np.isfinite(half) and ranking.group.tuning.empty and _many(ranking):
         ax.axhspan(mean - half, mean + half, color=style.GREY, alpha=0.15, linewidth=0)
