@@ -51,7 +51,7 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",), apart: boo
     for paths, found in _each(results, groups, out, formats, side, apart):
         written += paths
         for ranking, html in found:
-            page.add(ranking, html)
+            page.add(ranking, html, paths)
     path, text = out / "report.html", page.html()
     with writing(out):
         path.write_text(text, encoding="utf-8")

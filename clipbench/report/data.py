@@ -1,0 +1,352 @@
+"""What the page's figures show, as numbers: a ranking → its charts. No matplotlib figure is drawn.
+
+Means and intervals are those of the panels and of `ranking.comparisons`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from clipbench import stats
+from clipbench.analysis.across import REPEATS, Across
+from clipbench.analysis.amounts import amount, interval
+from clipbench.analysis.choice import is_without_clipping
+from clipbench.analysis.names import method_name, metric_name
+from clipbench.analysis.ranking import Method, Ranking
+from clipbench.analysis.sensitivity import mean_of_best, tried
+from clipbench.analysis.steps import without_skipped
+from clipbench.plot.comparison import smooth, there, thinned
+from clipbench.plot.style import binned
+from clipbench.record.rows import NO_CLIPPING, is_clipped
+from clipbench.report.chart import Axis, Chart, Level, Row, Rows, Series
+from clipbench.report.divergence import beyond, is_grid
+from clipbench.stats import mean_and_half, smoothed
+
+POINTS = 240  # of a line: two pixels apart on a wide page
+BINS = 60  # of time, for what clipping did
+THIN = 7  # runs of a method: up to as many are lines of their own, more are a band alone
+TAUS = np.linspace(-0.5, 1.0, 61)
+NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "quantile p"}
+
+
+def difference(ranking: Ranking) -> Iterator[Rows]:
+    """Of each method from the reference, by pair; the interval is the one that the verdict is made of."""
+    reference = ranking.reference
+    if reference is None or not ranking.comparisons:
+        return
+    scale = 100 if ranking.in_points else 1
+    rows = []
+    for method in ranking.judged:
+        comparison = ranking.comparisons.get(method.name)
+        if comparison is None:
+            continue
+        seeds = method.scores.index.intersection(reference.scores.index)
+        gains = scale * ranking.sign * (method.scores.loc[seeds] - reference.scores.loc[seeds])
+        pairs = []
+        for seed, gain in zip(seeds, gains, strict=True):
+            if math.isfinite(gain):
+                pairs.append((f"{unit(ranking)} {seed}", float(gain)))
+        found = comparison.difference
+        words = "no mean: runs diverged"
+        if math.isfinite(found.estimate):
+            words = amount(ranking, found.estimate, found, signed=True)
+            if math.isfinite(found.low):
+                words += f" ({interval(ranking, found)})"
+            words += f", n={len(pairs)}"
+        if len(pairs) < len(gains):
+            words += f"; {len(gains) - len(pairs)} of {len(gains)} pairs lost to divergence"
+        mean, low, high = (scale * value for value in (found.estimate, found.low, found.high))
+        rows.append(Row(method_name(method.name), mean, low, high, words, pairs))
+    name = metric_name(ranking.group.headline)
+    label = f"gain in {name}, points" if ranking.in_points else f"gain in {name}"
+    what = f"Difference to {method_name(reference.name)}, paired by {unit(ranking)}"
+    more = (
+        f"Each dot is the difference of two runs of one {unit(ranking)}; the bar is their mean and its "
+        "interval. To the right is better."
+    )
+    yield Rows(what, more, label, _end(rows), rows)
+
+
+def _end(rows: Sequence[Row]) -> float:
+    """Every dot is inside, and the usual interval: a very wide one is cut rather than that the others cannot
+    be seen.
+    """
+    dots, ends = [], []
+    for row in rows:
+        for _, value in row.pairs:
+            dots.append(abs(value))
+        for value in (row.low, row.high):
+            if math.isfinite(value):
+                ends.append(abs(value))
+    furthest = max(dots, default=0.0)
+    if ends:
+        usual = float(np.median(ends))
+        furthest = max(furthest, min(max(ends), 4 * usual))
+    return furthest or 1.0
+
+
+def unit(ranking: Ranking) -> str:
+    """What a pair shares: "seed", in a study that repeats its tuning "repetition"."""
+    return str(getattr(ranking, "unit", "seed"))
+
+
+def curves(ranking: Ranking) -> Iterator[Chart]:
+    """Loss and validation metric against step and against seconds of training."""
+    group = ranking.group
+    configurations = [method.configuration for method in ranking.judged]
+    loss = group.curve("loss", *configurations)
+    seconds = thinned(group.curve("seconds", *configurations), POINTS)
+    shown, raw = thinned(smooth(loss), POINTS), thinned(loss, POINTS)
+    yield _curve(ranking, shown, seconds, "Training loss", "training loss", raw)
+    val = group.evals_of("val")
+    values = val.pivot(index="step", columns="run", values="value")
+    seconds = val.pivot(index="step", columns="run", values="seconds")
+    name = f"validation {metric_name(group.headline)}"
+    yield _curve(ranking, thinned(values, POINTS), thinned(seconds, POINTS), f"V{name[1:]}", name)
+
+
+def _curve(
+    ranking: Ranking,
+    values: pd.DataFrame,
+    seconds: pd.DataFrame,
+    what: str,
+    label: str,
+    raw: pd.DataFrame | None = None,
+) -> Chart:
+    series: list[Series] = []
+    of_done = [np.zeros(0)]
+    for method in reversed(ranking.judged):
+        done = there(values, method.configuration.done)
+        of_done.append(done.to_numpy(float).ravel())
+        series += _lines(ranking, method, values, seconds, raw)
+    more = "mean over runs and 95 % t-interval"
+    if raw is not None:
+        more += "; smoothed over 2 % of the steps, faint as it was"
+    axes = (Axis("step"), Axis("seconds of training"))
+    return Chart(what, more, axes, Axis(label, is_wide(np.concatenate(of_done))), series)
+
+
+def _lines(
+    ranking: Ranking,
+    method: Method,
+    values: pd.DataFrame,
+    seconds: pd.DataFrame,
+    raw: pd.DataFrame | None,
+) -> Iterator[Series]:
+    """Seconds are the median over the method's runs: one of them on a busy machine moves nothing."""
+    name = method_name(method.name)
+    own = there(values, [run for run in method.configuration.runs if run in seconds])
+    if own.empty:
+        return
+    time = there(seconds, own.columns).median(axis=1).to_numpy(float)
+    x = (own.index.to_numpy(float), time)
+    done = there(own, method.configuration.done)
+    if not done.empty:
+        if raw is not None:
+            yield Series(name, "faint", x, there(raw, done.columns).mean(axis=1).to_numpy(float))
+        if 1 < done.shape[1] <= THIN:
+            for run in done:
+                yield Series(name, "thin", x, done[run], _name_of_run(ranking, run))
+        mean, half = mean_and_half(done.to_numpy(float))
+        count = f"{done.shape[1]} runs" if done.shape[1] > 1 else "1 run"
+        yield Series(name, "line", x, mean, count, mean - half, mean + half)
+    for run in there(own, method.configuration.diverged):
+        there_is = own[run].notna().to_numpy()
+        if there_is.any():
+            place = tuple(along[there_is] for along in x)
+            y = own[run].to_numpy(float)[there_is]
+            yield Series(name, "lost", place, y, f"{_name_of_run(ranking, run)}, diverged")
+
+
+def _name_of_run(ranking: Ranking, run: str) -> str:
+    """ "seed 3", or "repetition 3" where that is what pairs are of."""
+    row = ranking.group.runs.loc[run]
+    kind = unit(ranking)
+    number = row.get(kind)
+    if number is None or pd.isna(number):
+        kind, number = "seed", row["seed"]
+    return f"{kind} {int(number)}"
+
+
+def is_wide(values: np.ndarray) -> bool:
+    """Whether a logarithmic axis serves better: all positive, over more than a decade and a half."""
+    finite = values[np.isfinite(values)]
+    return bool(len(finite) and finite.min() > 0 and finite.max() >= 30 * finite.min())
+
+
+def sensitivity(ranking: Ranking) -> Iterator[Chart]:
+    """The final validation metric over the learning rate, then over each method's level."""
+    if ranking.group.apart:
+        return
+    runs = tried(ranking)
+    if runs["lr"].nunique() > 1:
+        methods = list(reversed(ranking.judged))
+        yield _over(ranking, runs, "lr", methods, "Learning rate")
+    for method in ranking.judged:
+        own = runs[runs["name"] == method.name]
+        for setting in NO_CLIPPING:
+            if own[setting].nunique() > 1:
+                what = f"{method_name(method.name)}: {NAMES[setting]}"
+                yield _over(ranking, own, setting, [method], what, _reference(ranking, runs))
+
+
+def _reference(ranking: Ranking, runs: pd.DataFrame) -> list[Level]:
+    """No clipping at its best setting."""
+    if ranking.reference is None:
+        return []
+    own = runs[runs["name"] == ranking.reference.name]
+    mean = mean_of_best(ranking, own)[0] if len(own) else math.nan
+    return [Level(mean, method_name(ranking.reference.name))] if math.isfinite(mean) else []
+
+
+def _over(
+    ranking: Ranking,
+    runs: pd.DataFrame,
+    setting: str,
+    methods: Sequence[Method],
+    what: str,
+    levels: Sequence[Level] = (),
+) -> Chart:
+    series: list[Series] = []
+    for method in methods:
+        series += _tried(ranking, runs[(runs["name"] == method.name) & (runs[setting] > 0)], setting, method)
+    values = runs[setting].dropna()
+    finite = np.sort(values[np.isfinite(values) & (values > 0)].unique())
+    ticks = tuple(finite.tolist()) if is_grid(ranking, values) else ()
+    infinity = None
+    if setting != "p_autoclip" and any(is_without_clipping({setting: value}) for value in values.unique()):
+        infinity = beyond(runs, setting)
+    axis = Axis(NAMES[setting], setting != "p_autoclip", ticks, infinity)
+    more = "points are runs, the line their mean with its 95 % band"
+    if runs["diverged"].any():
+        more += "; ✕ on top: runs that diverged"
+    y = Axis(f"validation {metric_name(ranking.group.headline)}")
+    return Chart(what, more, (axis,), y, series, levels)
+
+
+def _tried(ranking: Ranking, runs: pd.DataFrame, setting: str, method: Method) -> Iterator[Series]:
+    if runs.empty:
+        return
+    name = method_name(method.name)
+    x = runs[setting].clip(upper=beyond(runs, setting))
+    ended = runs["value"].notna()
+    if ended.any():
+        yield Series(name, "points", (x[ended],), runs["value"][ended])
+    if is_grid(ranking, runs[setting]):
+        rows = []
+        for place, part in runs.groupby(x):
+            rows.append((place, *mean_of_best(ranking, part)))
+        places, means, halves = np.array(rows, float).T
+    else:
+        inside = ended & np.isfinite(runs[setting])
+        at, values = x[inside], runs["value"][inside]
+        if setting == "p_autoclip":
+            places, means, halves = smoothed(at, values)
+        else:
+            places, means, halves = smoothed(np.log(at), values)
+            places = np.exp(places)
+    if len(places):
+        yield Series(name, "line", (places,), means, "mean", means - halves, means + halves)
+    lost = runs["diverged"].groupby(x).agg(["sum", "size"])
+    lost = lost[lost["sum"] > 0]
+    if len(lost):
+        words = []
+        for count, of in lost.to_numpy().tolist():
+            words.append(f"{count} of {of} diverged")
+        nowhere = np.full(len(lost), np.nan)
+        yield Series(name, "rug", (lost.index.to_numpy(float),), nowhere, words=words)
+
+
+def budget(ranking: Ranking) -> Iterator[Chart]:
+    """What tuning brought: the expected best of k trials and, thin, the best so far as they came."""
+    group, higher = ranking.group, ranking.group.higher_is_better
+    series = []
+    for method in reversed(ranking.judged):
+        name = method_name(method.name)
+        expected = []
+        for kind, trials in _trials(group.tuning[group.tuning["method"] == method.name]):
+            if trials.isna().all():
+                continue
+            x = np.arange(1, len(trials) + 1)
+            so_far = stats.best_so_far(trials, higher)
+            series.append(Series(name, "thin", (x,), so_far, f"{kind}best so far"))
+            expected.append(pd.Series(stats.expected_best(trials, higher), x))
+        if expected:
+            mean = pd.concat(expected, axis=1).mean(axis=1)
+            series.append(Series(name, "line", (mean.index,), mean, "expected"))
+    if series:
+        y = Axis(f"best validation {metric_name(group.headline)}")
+        more = "expected over orders of the trials, and thin as they came"
+        yield Chart("Best so far against budget", more, (Axis("tuning trials"),), y, series)
+
+
+def _trials(runs: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """("repetition 2: ", the final value of each of its trials by number), the mean over its seeds; NaN where
+    one diverged. A study that was tuned once is one repetition without a name.
+    """
+    by: list[tuple[str, pd.DataFrame]] = [("", runs)]
+    if "repetition" in runs and runs["repetition"].notna().any():
+        by = []
+        for repetition, part in runs.groupby("repetition"):
+            by.append((f"repetition {int(str(repetition))}: ", part))
+    for kind, part in by:
+        ended = part["final"].astype(float).where(part["status"] == "done")
+        yield kind, ended.groupby(part["trial"]).agg(lambda values: values.mean(skipna=False)).sort_index()
+
+
+def clipping(ranking: Ranking) -> Iterator[Chart]:
+    """What clipping did: the factor, the share of steps clipped, and the norms over time."""
+    methods = [method for method in reversed(ranking.judged) if not method.is_reference]
+    group = ranking.group
+    if not methods or group.steps.empty:
+        return
+    width = math.ceil(int(group.steps["step"].max()) / BINS)
+    factors: list[Series] = []
+    shares: list[Series] = []
+    norms: list[Series] = []
+    for method in methods:
+        steps = without_skipped(group.steps_of(method.configuration))
+        steps = steps[np.isfinite(steps["clip_factor"])]
+        if steps.empty:
+            continue
+        name = method_name(method.name)
+        bins = np.maximum(steps["step"].to_numpy() - 1, 0) // width
+        factor = steps["clip_factor"].to_numpy(float)
+        filled, (low, middle, high) = binned(bins, factor, (0.1, 0.5, 0.9))
+        x = ((filled + 0.5) * width,)
+        factors.append(Series(name, "line", x, middle, "median", low, high))
+        share = np.bincount(bins, is_clipped(factor))[filled] / np.bincount(bins)[filled]
+        shares.append(Series(name, "line", x, 100 * share))
+        for column, style, of in (("grad_norm", "thin", "before"), ("clipped_norm", "line", "after")):
+            _, (median,) = binned(bins, steps[column].to_numpy(float), (0.5,))
+            norms.append(Series(name, style, x, median, of))
+    if not factors:
+        return
+    step = (Axis("step"),)
+    steps_of_all = group.steps_of(*(method.configuration for method in methods))
+    counted = without_skipped(steps_of_all)["clip_factor"]
+    ends = counted[counted > 0].quantile([0.05, 1]).to_numpy(float)
+    factor_axis = Axis("clip factor", is_wide(ends))
+    yield Chart("Clip factor", "median and the middle 80 % of steps and runs", step, factor_axis, factors)
+    share_axis = Axis("steps clipped, %", ends=(0, 100))
+    yield Chart("Share of steps clipped", "", step, share_axis, shares)
+    drawn = np.concatenate([np.asarray(each.y, float) for each in norms])
+    norm_axis = Axis("gradient norm", is_wide(drawn))
+    more = "medians over steps and runs, thin before clipping, thick after"
+    yield Chart("Gradient norm", more, step, norm_axis, norms)
+
+
+def profile(found: Across) -> Iterator[Chart]:
+    """Share of runs above τ, mean over tasks, with its pointwise 95 % band."""
+    series = []
+    for row in reversed(found.rows):
+        rng = np.random.default_rng(0)
+        band = stats.performance_profile(found.scores[row.name], TAUS, rng, REPEATS)
+        name = method_name(row.name)
+        series.append(Series(name, "line", (band.at,), band.estimate, "", band.low, band.high))
+    x, y = Axis("scaled score τ (0: no clipping, 1: best seen)"), Axis("share of runs above τ", ends=(0, 1))
+    yield Chart("Performance profile", "higher is better", (x,), y, series)
