@@ -45,7 +45,7 @@ class Axis:
 class Series:
     """What is drawn of one method.
 
-    `style`: line, or steps, the mean or median of `of`; thin, one run of them; faint, behind the others;
+    `style`: line, or steps, the mean or median of `of`; fine, another one beside it; thin, one run of them; faint, behind the others;
     points, a run each; lost, a run that ends in ✕; rug, marks on top, each with a word in `words`.
     `x`: along each of the chart's axes. `low` and `high`: the ends of a band.
     """

@@ -140,14 +140,15 @@ def _lines(
     """Seconds are the median over the method's runs: one of them on a busy machine moves nothing."""
     name = method_name(method.name)
     own = there(values, [run for run in method.configuration.runs if run in seconds])
+    own = own.dropna(how="all")  # evaluated at other steps than another method
     if own.empty:
         return
-    time = there(seconds, own.columns).median(axis=1).to_numpy(float)
+    time = there(seconds, own.columns).loc[own.index].median(axis=1).to_numpy(float)
     x = (own.index.to_numpy(float), time)
     done = there(own, method.configuration.done)
     if not done.empty:
         if raw is not None:
-            yield Series(name, "faint", x, there(raw, done.columns).mean(axis=1).to_numpy(float))
+            yield Series(name, "faint", x, there(raw, done.columns).loc[own.index].mean(axis=1).to_numpy(float))
         if 1 < done.shape[1] <= THIN:
             for run in done:
                 yield Series(name, "thin", x, done[run], _name_of_run(ranking, run))
@@ -321,7 +322,7 @@ def clipping(ranking: Ranking) -> Iterator[Chart]:
         factors.append(Series(name, "line", x, middle, "median", low, high))
         share = np.bincount(bins, is_clipped(factor))[filled] / np.bincount(bins)[filled]
         shares.append(Series(name, "line", x, 100 * share))
-        for column, style, of in (("grad_norm", "thin", "before"), ("clipped_norm", "line", "after")):
+        for column, style, of in (("grad_norm", "fine", "before"), ("clipped_norm", "line", "after")):
             _, (median,) = binned(bins, steps[column].to_numpy(float), (0.5,))
             norms.append(Series(name, style, x, median, of))
     if not factors:

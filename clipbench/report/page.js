@@ -178,6 +178,7 @@ class Chart {
     this.data = JSON.parse(figure.querySelector("script").textContent);
     this.wide = false;
     figure.hidden = false;
+    figure.classList.add(this.data.kind);
     const [described] = figure.querySelectorAll(".unseen");
     described.id = `in-words-${(Chart.count = (Chart.count ?? 0) + 1)}`;
     this.number = Chart.count;
@@ -311,8 +312,8 @@ class Curves extends Chart {
     const visible = this.visible;
     const rugs = this.part.methods.map((method) => visible.find((series) => series.style === "rug" && series.method === method.name)).filter(Boolean);
     const top = 22 + 9 * rugs.length, bottom = height - 36;
-    const ends = data.y.ends ?? fits(visible.flatMap((series) => (["line", "steps", "thin", "points"].includes(series.style) ? series.y : [])).concat(data.levels.map((level) => level.y)), log);
-    const count = Math.max(2, Math.floor((bottom - top) / 34));
+    const ends = data.y.ends ?? fits(visible.flatMap((series) => (["line", "steps", "fine", "thin", "points"].includes(series.style) ? series.y : [])).concat(data.levels.map((level) => level.y)), log);
+    const count = Math.max(2, Math.floor((bottom - top) / 28));
     const y = scale(log, ends, bottom, top);
     const yTicks = apart((log ? logTicks : roundTicks)(ends, count), y, () => FONT, 5);
     const left = Math.ceil(Math.max(24, ...yTicks.map(([, text]) => widthOf(text)))) + 10, right = width - 12;
@@ -370,6 +371,8 @@ class Curves extends Chart {
       line({ "stroke-width": 0.8, "stroke-opacity": 0.3, "stroke-dasharray": "", "data-spread": "" });
     } else if (series.style === "thin") {
       line({ "stroke-width": 0.9, "stroke-opacity": 0.5, "data-spread": "" });
+    } else if (series.style === "fine") {
+      line({ "stroke-width": 0.9 });
     } else if (series.style === "lost") {
       line({ "stroke-width": 0.9 });
       const last = ys.length - 1, at = Math.min(Math.max(isFinite(ys[last]) ? ys[last] : top, top), bottom);
@@ -439,7 +442,7 @@ class Curves extends Chart {
     this.show(at, py, `${this.axis.label} ${this.placeInWords(this.xOf(first.line.series)[first.i])}`, lines, aloud);
   }
   get beside() {  // the norm before clipping is a thin line, and told too
-    return this.places.filter(({ series }) => series.style === "thin" && series.of === "before");
+    return this.places.filter(({ series }) => series.style === "fine");
   }
   valueInWords({ y, low, high, of }, i) {
     const words = ["before", "after"].includes(of) ? `${of} ` : "";
