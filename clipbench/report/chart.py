@@ -120,15 +120,19 @@ class Chart:
 
     @property
     def in_words(self) -> str:
-        """Where each line ends, for who cannot see it."""
-        parts = []
+        """Where each line ends, for who cannot see it; the range of points without a line."""
+        parts, lines = [], set()
         for each in self.series:
-            if each.style not in ("line", "steps"):
-                continue
-            values = np.asarray(each.y, float)
-            finite = values[np.isfinite(values)]
-            if len(finite):
-                parts.append(f"{each.method} ends at {number(float(finite[-1]))}")
+            values = _finite(each.y)
+            if each.style in ("line", "steps") and len(values):
+                lines.add(each.method)
+                of = f" {each.of}" if each.of else ""
+                parts.append(f"{each.method}{of} ends at {number(float(values[-1]))}")
+        for each in self.series:
+            values = _finite(each.y)
+            if each.style == "points" and each.method not in lines and len(values):
+                least, most = number(float(values.min())), number(float(values.max()))
+                parts.append(f"{each.method} {len(values)} points from {least} to {most}")
         along = " or ".join(axis.label for axis in self.x)
         return f"{self.y.label} against {along}. {'; '.join(parts)}."
 
@@ -201,7 +205,7 @@ def rounded(values: ArrayLike, extent: float) -> list[float | None]:
     finite.
     """
     array = np.asarray(values, float)
-    largest = float(np.abs(array[np.isfinite(array)]).max(initial=0))
+    largest = float(np.abs(_finite(array)).max(initial=0))
     digits = 4
     if extent > 0 and largest > 0:
         digits = max(digits, math.ceil(math.log10(largest / extent * PIXELS)))
@@ -222,8 +226,12 @@ def _extent(parts: Iterable[ArrayLike]) -> float:
     """From the least to the largest finite value."""
     low, high = math.inf, -math.inf
     for part in parts:
-        array = np.asarray(part, float)
-        finite = array[np.isfinite(array)]
+        finite = _finite(part)
         low = min(low, finite.min(initial=math.inf))
         high = max(high, finite.max(initial=-math.inf))
     return high - low if high > low else 0.0
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, float)
+    return array[np.isfinite(array)]

@@ -51,14 +51,16 @@ def difference(ranking: Ranking) -> Iterator[Rows]:
             if math.isfinite(gain):
                 pairs.append((f"{unit(ranking)} {seed}", float(gain)))
         found = comparison.difference
-        words = "no mean: runs diverged"
+        words = ""
         if math.isfinite(found.estimate):
             words = amount(ranking, found.estimate, found, signed=True)
             if math.isfinite(found.low):
                 words += f" ({interval(ranking, found)})"
             words += f", n={len(pairs)}"
-        if len(pairs) < len(gains):
-            words += f"; {len(gains) - len(pairs)} of {len(gains)} pairs lost to divergence"
+        lost = len(gains) - len(pairs)
+        if lost:
+            words = f"{words}; " if words else ""
+            words += f"{lost} of {len(gains)} pairs diverged"
         mean, low, high = (scale * value for value in (found.estimate, found.low, found.high))
         rows.append(Row(method_name(method.name), mean, low, high, words, pairs))
     name = metric_name(ranking.group.headline)

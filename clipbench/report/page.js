@@ -59,7 +59,7 @@ const scale = (log, [low, high], from, to) => {
   const start = at(low), length = at(high) - start || 1;
   return (value) => from + ((to - from) * (at(value) - start)) / length;
 };
-const roundTicks = ([low, high], count) => {
+const roundTicks = ([low, high], count) => {  // three at least, if more than `count`
   const rough = (high - low) / Math.max(1, count), power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((each) => each * power >= rough * 0.999);
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
@@ -67,9 +67,9 @@ const roundTicks = ([low, high], count) => {
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) {
     const value = i * step || 0;
     const plain = Math.abs(value) < 1e6 && decimals < 5;
-    found.push([value, plain ? value.toFixed(decimals).replace(/^-(?=0(\.0*)?$)/, "").replace("-", "−") : inWords(value, 3)]);
+    found.push([value, plain ? value.toFixed(decimals).replace("-", "−") : inWords(value, 3)]);
   }
-  return found;
+  return found.length < 3 && count < 12 ? roundTicks([low, high], count + 1) : found;
 };
 const logTicks = ([low, high], count) => {
   const decades = Math.log10(high / low);
@@ -311,7 +311,7 @@ class Curves extends Chart {
     const svg = this.begin(width, Math.round(height));
     const visible = this.visible;
     const rugs = this.part.methods.map((method) => visible.find((series) => series.style === "rug" && series.method === method.name)).filter(Boolean);
-    const top = 22 + 9 * rugs.length, bottom = height - 36;
+    const top = 26 + 9 * rugs.length, bottom = height - 36;
     const ends = data.y.ends ?? fits(visible.flatMap((series) => (["line", "steps", "fine", "thin", "points"].includes(series.style) ? series.y : [])).concat(data.levels.map((level) => level.y)), log);
     const count = Math.max(2, Math.floor((bottom - top) / 28));
     const y = scale(log, ends, bottom, top);
@@ -350,7 +350,7 @@ class Curves extends Chart {
       const group = draw(inside, "g", { "data-method": series.method, class: spread ? "" : "crowd" });
       this.mark(group, series, xs, ys, y, svg, top, bottom);
     }
-    rugs.forEach((series, i) => this.rug(svg, series, x, 22 + 9 * i, left, right));
+    rugs.forEach((series, i) => this.rug(svg, series, x, 24 + 9 * i, left, right));
     this.frame = { x, y, left, right, top, bottom };
   }
   levels(inside, svg, x, y, left, right) {
@@ -358,7 +358,7 @@ class Curves extends Chart {
       if (level.method && this.part.hidden.has(level.method)) continue;
       draw(inside, "line", { x1: left, x2: right, y1: y(level.y), y2: y(level.y), "stroke-width": 1, "stroke-dasharray": "2 3", ...this.colour(level.method) });
       if (level.method) continue;
-      draw(svg, "text", { x: right, y: y(level.y) - 4, "text-anchor": "end", fill: "#555" }, level.name);
+      draw(svg, "text", { x: right, y: y(level.y) - 4, "text-anchor": "end", fill: "#555", class: "halo" }, level.name);
     }
   }
   mark(group, series, xs, ys, y, svg, top, bottom) {

@@ -1,10 +1,11 @@
 """Chromium over the pipe of its DevTools protocol: JSON between zero bytes, so no package is needed."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
-import subprocess
+import signal
 import tempfile
 from itertools import count
 
@@ -28,17 +29,15 @@ class Chromium:
 
     def __init__(self):
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        ours, theirs = os.pipe(), os.pipe()  # (read, write): from us, from it
+        (its_end, to), (back, its_other) = os.pipe(), os.pipe()
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (its_end, its_other)]
+        places = [(os.POSIX_SPAWN_DUP2, high[0], 3), (os.POSIX_SPAWN_DUP2, high[1], 4)]  # where it looks
+        quiet = [(os.POSIX_SPAWN_OPEN, end, os.devnull, os.O_RDWR, 0) for end in (1, 2)]
         command = [FOUND, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}', "sh", *command],
-            pass_fds=(ours[0], theirs[1]),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(ours[0])
-        os.close(theirs[1])
-        self._to, self._from = os.fdopen(ours[1], "wb"), os.fdopen(theirs[0], "rb")
+        self._process = os.posix_spawn(FOUND, command, os.environ, file_actions=[*places, *quiet])
+        for end in (its_end, its_other, *high):
+            os.close(end)
+        self._to, self._back = to, back
         self._numbers, self._rest, self._session = count(1), b"", None
         self.requests, self.errors, self.loaded = [], [], 0
         pages = [each for each in self.ask("Target.getTargets")["targetInfos"] if each["type"] == "page"]
@@ -48,10 +47,10 @@ class Chromium:
             self.ask(f"{domain}.enable")
 
     def close(self):
-        self._process.kill()
-        self._process.wait()
-        self._to.close()
-        self._from.close()
+        os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+        os.close(self._to)
+        os.close(self._back)
         self._profile.cleanup()
 
     def ask(self, method, **parameters):
@@ -59,8 +58,9 @@ class Chromium:
         message = {"id": number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
-        self._to.write(json.dumps(message).encode() + b"\0")
-        self._to.flush()
+        rest = json.dumps(message).encode() + b"\0"
+        while rest:
+            rest = rest[os.write(self._to, rest) :]
         while True:
             answer = self._next()
             if answer.get("id") == number:
@@ -69,7 +69,7 @@ class Chromium:
 
     def _next(self):
         while b"\0" not in self._rest:
-            part = os.read(self._from.fileno(), 1 << 20)
+            part = os.read(self._back, 1 << 20)
             assert part, "Chromium ended"
             self._rest += part
         text, _, self._rest = self._rest.partition(b"\0")
