@@ -150,7 +150,9 @@ def _lines(
     done = there(own, method.configuration.done)
     if not done.empty:
         if raw is not None:
-            yield Series(name, "faint", x, there(raw, done.columns).loc[own.index].mean(axis=1).to_numpy(float))
+            yield Series(
+                name, "faint", x, there(raw, done.columns).loc[own.index].mean(axis=1).to_numpy(float)
+            )
         if 1 < done.shape[1] <= THIN:
             for run in done:
                 yield Series(name, "thin", x, done[run], _name_of_run(ranking, run))

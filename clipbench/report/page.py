@@ -209,9 +209,7 @@ def _part_across(found: Across, anchor: str) -> str:
         columns=several.COLUMNS,
         cells=several.cells,
         seeds=several.seeds(found),
-        block=Block(
-            "Performance profile", "Band: stratified bootstrap.", list(data.profile(found)), [image]
-        ),
+        block=Block("Performance profile", "Band: stratified bootstrap.", list(data.profile(found)), [image]),
     )
 
 

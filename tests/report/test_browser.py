@@ -73,7 +73,9 @@ def page(tmp_path_factory):
             for i, name in enumerate(OTHERS):
                 lost = i == 3 and seed == 2 and lr == 0.1
                 status = "diverged" if lost else "done"
-                write(folder, name, seed, BETTER[seed] - 0.01 * i + lr, status, task=HOSTILE, level=1.0, lr=lr)
+                write(
+                    folder, name, seed, BETTER[seed] - 0.01 * i + lr, status, task=HOSTILE, level=1.0, lr=lr
+                )
     return written(folder, folder / "report.html")
 
 
@@ -128,7 +130,9 @@ def test_overlaps_are_found():
 @needs_chromium
 def test_names_from_files_are_shown_and_do_nothing(shown):
     assert shown.run("window.hit") is None
-    assert HOSTILE in shown.run("document.querySelector('.legend:last-of-type, .legend').closest('main').innerText")
+    assert HOSTILE in shown.run(
+        "document.querySelector('.legend:last-of-type, .legend').closest('main').innerText"
+    )
     names = shown.run("[...document.querySelectorAll('.legend button')].map((button) => button.innerText)")
     assert names.count(HOSTILE) == 1
     assert shown.run("document.querySelectorAll('script:not([type])').length") == 1
@@ -136,7 +140,9 @@ def test_names_from_files_are_shown_and_do_nothing(shown):
 
 @needs_chromium
 def test_the_policy_lets_no_other_script_run(shown):
-    shown.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hit = 2'}))")
+    shown.run(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hit = 2'}))"
+    )
     assert shown.run("window.hit") is None
     (error,) = shown.errors
     assert "Content Security Policy" in error
@@ -205,7 +211,9 @@ def test_dots_stand_where_the_axis_says(shown):
 @needs_chromium
 def test_a_logarithmic_axis_is_one(shown):
     what = "Training loss"
-    shown.run(f"[...{chart(what)}.querySelectorAll('.tools button')].find((b) => b.innerText === 'log').click()")
+    shown.run(
+        f"[...{chart(what)}.querySelectorAll('.tools button')].find((b) => b.innerText === 'log').click()"
+    )
     script = f"""[...{chart(what)}.querySelectorAll('.plot > svg > text[text-anchor=end]')]
       .map((text) => [text.textContent, text.y.baseVal[0].value])"""
     ticks = [(float(text), y) for text, y in shown.run(script) if re.fullmatch(r"[\d.]+", text)]
@@ -223,7 +231,9 @@ def test_the_legend_hides_a_method_everywhere(shown):
     shown.run(f"{button}.forEach((each) => each.click())")
     assert shown.run(count) == 0
     assert shown.run(f"{button}.every((each) => each.getAttribute('aria-pressed') === 'false')")
-    assert "norm" not in [line.split(" ")[0] for line in place(shown, "Validation accuracy", 0.9).splitlines()]
+    assert "norm" not in [
+        line.split(" ")[0] for line in place(shown, "Validation accuracy", 0.9).splitlines()
+    ]
     shown.run(f"{button}.forEach((each) => each.click())")
     assert shown.run(count) == before
 
@@ -254,7 +264,7 @@ def test_what_is_saved_are_the_numbers_and_the_drawing(shown, tmp_path):
 
 @needs_chromium
 def test_a_formula_from_a_file_is_text_in_the_csv(shown):
-    assert shown.run("asCsv([['=1+1', '@a', 'b,\"c\"', -2.5, null]])") == "'=1+1,'@a,\"b,\"\"c\"\"\",-2.5,\n"
+    assert shown.run("asCsv([['=1+1', '@a', 'b,\"c\"', -2.5, null]])") == '\'=1+1,\'@a,"b,""c""",-2.5,\n'
 
 
 @needs_chromium
@@ -265,15 +275,28 @@ def test_a_screen_reader_has_a_name_for_all_that_one_can_reach(shown):
     roles = {}
     for node in nodes:
         role = node.get("role", {}).get("value")
-        if not node.get("ignored") and role in ("button", "combobox", "application", "table", "region", "figure", "image", "columnheader"):
+        if not node.get("ignored") and role in (
+            "button",
+            "combobox",
+            "application",
+            "table",
+            "region",
+            "figure",
+            "image",
+            "columnheader",
+        ):
             name = node.get("name", {}).get("value", "")
             roles.setdefault(role, []).append(name)
             assert name.strip() or role == "figure", node
     assert {"button", "combobox", "application", "table", "columnheader"} <= set(roles)
     for names in (roles["application"], roles["table"]):
         assert len(names) >= 2
-    assert shown.run("[...document.querySelectorAll('th')].every((head) => ['col', 'row'].includes(head.scope))")
-    assert shown.run("[...document.querySelectorAll('table')].every((table) => table.caption.textContent.trim())")
+    assert shown.run(
+        "[...document.querySelectorAll('th')].every((head) => ['col', 'row'].includes(head.scope))"
+    )
+    assert shown.run(
+        "[...document.querySelectorAll('table')].every((table) => table.caption.textContent.trim())"
+    )
     described = shown.run(
         "[...document.querySelectorAll('.plot')].map((plot) => document.getElementById(plot.getAttribute('aria-describedby')).textContent)"
     )
@@ -282,9 +305,7 @@ def test_a_screen_reader_has_a_name_for_all_that_one_can_reach(shown):
 
 @needs_chromium
 def test_keys_reach_every_control_and_read_a_chart(shown):
-    wanted = shown.run(
-        "document.querySelectorAll('a[href], button, select, summary, .plot, .scroll').length"
-    )
+    wanted = shown.run("document.querySelectorAll('a[href], button, select, summary, .plot, .scroll').length")
     script = "(window.seen ??= new Set()).add(document.activeElement).size"
     shown.run("document.body.focus()")
     for _ in range(wanted + 2):
@@ -334,7 +355,10 @@ CONTRAST = """
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_the_contrast_of_aa(shown, scheme):
     shown.media(scheme=scheme)
-    assert shown.run("getComputedStyle(document.body).backgroundColor") == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 27)"}[scheme]
+    assert (
+        shown.run("getComputedStyle(document.body).backgroundColor")
+        == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 27)"}[scheme]
+    )
     assert shown.run(CONTRAST) == []
 
 
@@ -366,7 +390,9 @@ def test_without_javascript_the_still_figures_stand_in(browser, page):
         images = browser.ask("DOM.querySelectorAll", nodeId=root, selector=".panels img")["nodeIds"]
         assert len(images) > 10
         for image in images[:3]:
-            width, height = (browser.ask("DOM.getBoxModel", nodeId=image)["model"][side] for side in ("width", "height"))
+            width, height = (
+                browser.ask("DOM.getBoxModel", nodeId=image)["model"][side] for side in ("width", "height")
+            )
             assert width > 200
             assert height > 100
     finally:
@@ -411,7 +437,16 @@ def test_two_hundred_runs_open_within_a_second(browser, tmp_path):
         norm = np.exp(rng.normal(size=steps))
         rows = []
         for step, value in zip(at.tolist(), norm.tolist(), strict=True):
-            rows.append({"step": step, "seconds": step / 10, "loss": value / step, "grad_norm": value, "clipped_norm": min(1.0, value), "clip_factor": min(1.0, 1 / value)})
+            rows.append(
+                {
+                    "step": step,
+                    "seconds": step / 10,
+                    "loss": value / step,
+                    "grad_norm": value,
+                    "clipped_norm": min(1.0, value),
+                    "clip_factor": min(1.0, 1 / value),
+                }
+            )
         write_table(tmp_path, "steps", path.stem, rows)
     path = written(tmp_path, tmp_path / "report.html")
     browser.media()
