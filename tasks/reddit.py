@@ -36,6 +36,7 @@ with warnings.catch_warnings():  # PyG's own, while it is imported
 __all__ = ["Batch", "Graph", "GraphNet", "Hop", "MiniReddit", "Reddit", "communities"]
 
 RAW = ("raw/reddit_data.npz", "raw/reddit_graph.npz")
+PUBLISHED = (232_965, 602)  # posts and features of the graph that is called Reddit
 
 
 class Reddit(Task):
@@ -100,7 +101,9 @@ class Reddit(Task):
 
     @property
     def source(self) -> str:
-        return f"Reddit ({self.folder})"
+        """Reddit only where it is: any graph in its two files is taken."""
+        is_reddit = tuple(self.loaded.x.shape) == PUBLISHED
+        return f"Reddit ({self.folder})" if is_reddit else f"the graph in {self.folder}"
 
     @cached_property
     def steps_per_epoch(self) -> float:  # type: ignore[override]

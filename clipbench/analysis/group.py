@@ -14,7 +14,6 @@ import pandas as pd
 
 from clipbench.analysis.settings import Settings
 
-
 LONGEST_STEM = 160  # bytes; a file system takes 255 with what is added
 
 

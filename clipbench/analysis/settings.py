@@ -31,7 +31,7 @@ UNRELATED = {
 IDLE = ("task.lr.", "sweep.", "tag.")
 """Settings that begin so have been used before the run, or are not about it."""
 
-SYMBOLS = {"clipping_level": "", "p_autoclip": "p=", "beta": "β=", "lr": "lr="}
+SYMBOLS = {"clipping_level": "", "p_autoclip": "quantile ", "beta": "β=", "lr": "lr="}
 
 Settings = Mapping[str, Any]
 
@@ -131,7 +131,12 @@ def _word(key: str, value: Any) -> str:
     last = key.rpartition(".")[2]
     symbol = SYMBOLS.get(key, f"{last}=")
     text = as_text(value) if isinstance(value, float) else str(value)
-    return symbol + text
+    return symbol + _as_quantile(key, text)
+
+
+def _as_quantile(key: str, text: str) -> str:
+    """ "0.1" → ".1" of a quantile."""
+    return text.removeprefix("0") if key == "p_autoclip" and text.startswith("0.") else text
 
 
 def as_text(value: Any) -> str:
@@ -150,5 +155,5 @@ def in_words(settings: Settings) -> str:
         symbol = SYMBOLS.get(name, f"{name}=")
         if name == "clipping_level":
             symbol = "level "
-        words.append(symbol + as_text(value))
+        words.append(symbol + _as_quantile(name, as_text(value)))
     return "  ".join(words)

@@ -11,6 +11,20 @@ from numpy.typing import ArrayLike
 from clipbench.record.rows import is_clipped
 
 
+def measured_alone(runs: pd.DataFrame) -> bool:
+    """Whether the seconds of these rows of `runs` may be compared: none was trained side by side with others, and no
+    two overlapped on one machine, as under several workers. What is not recorded is no reproach.
+    """
+    if (runs["lockstep"].fillna(1).astype(float) > 1).any():
+        return False
+    started, ended = (pd.to_datetime(runs[name], errors="coerce", utc=True) for name in ("started", "ended"))
+    times = pd.DataFrame({"host": runs["host"].fillna(""), "started": started, "ended": ended}).dropna()
+    for _, own in times.sort_values("started").groupby("host"):
+        if (own["started"].iloc[1:].to_numpy() < own["ended"].cummax().iloc[:-1].to_numpy()).any():
+            return False
+    return True
+
+
 def is_skipped(grad_norm: Any) -> Any:
     """Whether a step with this grad_norm was skipped: it is not finite. Elementwise for an array or a
     column.

@@ -8,10 +8,11 @@ from clipbench.cli.messages import DONE
 
 
 def plot(options: Namespace) -> int:
-    from clipbench.report.draw import draw
+    from clipbench.report.draw import draw, in_inches
 
     out = options.out or options.results / "figures"
-    for path in draw(options.results, out, options.format.split(","), options.apart):
+    width = in_inches(options.width)
+    for path in draw(options.results, out, options.format.split(","), options.apart, width):
         print(path)
     return DONE
 

@@ -1,10 +1,12 @@
 """Findings → figures. torch is never imported.
 
-looks.py         the colour and the dash of each method
-style.py         fonts, axes: what all figures share
-comparison.py    a  loss, training and validation metric against step
-levels.py        b  final metric against clipping level
-distribution.py  c  gradient norms: histogram, density, tail, share of steps clipped
-trajectory.py    d  gradient norm before and after clipping over time
+looks.py         the colour and the dash of each method, the order of all
+titles.py        which data a figure shows, in words
+style.py         sizes, fonts, legends, axes: what all figures share
+difference.py    a  each method minus no clipping, paired by seed or repetition
+comparison.py    b  loss, training and validation metric against step
+levels.py        c  final metric against clipping level
+distribution.py  d  gradient norms: histogram, density, tail, share of steps clipped
+trajectory.py    e  gradient norm before and after clipping, and the level, over time
 tails.py         the figure of `clipbench tails`
 """

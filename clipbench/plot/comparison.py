@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,52 +10,72 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clipbench.analysis.group import Configuration, Group
-from clipbench.plot import style
-from clipbench.plot.looks import Look, shown, title
+from clipbench.analysis.group import Configuration
+from clipbench.analysis.ranking import Ranking
+from clipbench.plot import style, titles
+from clipbench.plot.looks import Look, in_print, shown
 from clipbench.stats import mean_and_half
 
-POINTS = 500  # of a line: a panel is 450 pixels wide
-BANDS = 12  # configurations; more bands than that would hide the lines
-CHARACTERS = 135  # to a line of the legend, 8 of each column for its handle
+POINTS = 500  # of a line: a panel is 600 pixels wide
+THIN = 7  # runs: up to so many are thin lines, an interval of more is a band
+CROWDED = 6  # configurations: of more, means alone
 
 
-def comparison(group: Group) -> Figure:
-    """Mean over seeds with its 95 % t-interval. A run that diverged is a thin line of its own that ends in ✕,
-    and no part of the mean.
+def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
+    """Means over runs, those of up to seven as thin lines; of more the 95 % t-interval of the mean as a band. A run
+    that diverged is a thin line that ends in ✕, and no part of the mean.
 
     The loss is smoothed for the eye, each run before the mean: an exponential moving average over 2 % of the
-    steps.
+    steps. `found`: the rankings of one group.
     """
-    lines = shown(group)
-    configurations, _ = zip(*lines, strict=True)
+    group, lines = found[0].group, shown(found)
+    configurations = [configuration for configuration, _ in lines]
     counts = {len(configuration.done) for configuration in configurations}
-    unequal = len(counts) > 1
-    entries = [_entry(configuration, n=unequal) for configuration in configurations]
-    longest = max(map(len, entries))
-    columns = min(3, max(1, CHARACTERS // (longest + 8)))
-    rows = math.ceil(len(lines) / columns)
-    fig = style.figure(title(group, len(lines)), 2.4 + 0.125 * rows)
+    crowded = len(lines) > CROWDED
+    finals = [value for configuration in configurations for value in configuration.finals]
+    digits = style.decimals(finals)
+    entries = [_entry(each, digits, n=len(counts) > 1) for each in configurations]
+    handles = [Line2D([], [], **look.line) for _, look in lines]
+    heading = _explanation(found, configurations, counts, crowded)
+    legend = style.Legend(handles, entries, width, heading)
+    name = titles.headline(group, "")
     panels = {
         "training loss, smoothed": thinned(smooth(group.curve("loss"))),
-        f"training {group.headline}": group.metric("train"),
-        f"validation {group.headline}": group.metric("val"),
+        f"training{name}": group.metric("train"),
+        f"validation{name}": group.metric("val"),
     }
-    for i, (ax, (name, table)) in enumerate(zip(fig.subplots(1, 3), panels.items(), strict=True)):
-        style.letter(ax, i, name)
-        ax.set_xlabel("step")
+    wide = width >= style.WIDE
+    columns = len(panels) if wide else 1
+    height = 1.6 if wide else 3 * 1.25 + 2 * 0.42
+    foot = 0.38 + legend.height
+    fig = style.titled(
+        titles.title(group), titles.notes(found, len(lines)), height, (0.42, 0.08, foot, 0.2), width
+    )
+    spacing = {"wspace": 0.24} if wide else {"hspace": 0.34}
+    axes = style.grid(fig, len(panels), columns, **spacing)
+    for i, (ax, (what, table)) in enumerate(zip(axes, panels.items(), strict=True)):
+        style.letter(ax, i, what)
+        ax.locator_params(axis="x", nbins=5)
         _limit(ax, table, configurations)
         for configuration, look in lines:
-            _draw(ax, table, configuration, look, band=len(lines) <= BANDS)
-    fig.legend(
-        [Line2D([], [], **look.line) for _, look in lines],
-        entries,
-        title=_explanation(group, configurations, counts),
-        loc="outside lower center",
-        ncols=columns,
-        alignment="left",
-    )
+            _draw(ax, table, configuration, look, crowded)
+    style.also(axes[-1], *baseline(found), 1.5)
+    for ax in axes if wide else axes[-1:]:
+        ax.set_xlabel("step")
+    legend.draw(fig)
     return fig
+
+
+def baseline(found: Sequence[Ranking]) -> tuple[float, str]:
+    """What anyone gets without learning, and its name; NaN where the runs name none. Its value is one on test."""
+    runs = found[0].group.runs
+    if "baseline_test" not in runs:
+        return float("nan"), ""
+    values = runs["baseline_test"].dropna().astype(float)
+    names = runs["baseline"].dropna()
+    if values.empty or names.empty:
+        return float("nan"), ""
+    return float(values.median()), f"{names.iloc[0]} (test)"
 
 
 def smooth(loss: pd.DataFrame) -> pd.DataFrame:
@@ -81,10 +100,18 @@ def there(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:
     return table[[run for run in runs if run in table]]
 
 
+def spread(ax: Axes, table: pd.DataFrame, look: Look, mean: np.ndarray, half: np.ndarray) -> None:
+    """The runs behind a mean: up to seven as thin lines, of more the interval of their mean as a band."""
+    runs = table.shape[1]
+    if 1 < runs <= THIN:
+        ax.plot(table.index, table, color=look.colour, linewidth=0.35, alpha=0.45, zorder=1.8)
+    elif runs > THIN:
+        low, high = mean - half, mean + half
+        ax.fill_between(table.index, low, high, color=look.colour, alpha=0.15, linewidth=0)
+
+
 def _limit(ax: Axes, table: pd.DataFrame, configurations: Sequence[Configuration]) -> None:
-    """The axis fits the runs that came to an end: one that explodes, or the wide interval of two seeds,
-    leaves the panel.
-    """
+    """The axis fits the runs that came to an end: one that explodes leaves the panel."""
     runs: list[str] = []
     for configuration in configurations:
         runs += configuration.done
@@ -95,16 +122,13 @@ def _limit(ax: Axes, table: pd.DataFrame, configurations: Sequence[Configuration
     style.fit(ax, values)
 
 
-def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Look, band: bool) -> None:
-    marker = "." if len(table) <= 25 else ""
+def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Look, crowded: bool) -> None:
     done = there(table, configuration.done)
     if not done.empty:
         mean, half = mean_and_half(done.to_numpy(float))
-        label = configuration.label
-        ax.plot(done.index, mean, label=label, marker=marker, markersize=3, **look.line)
-        if band and done.shape[1] > 1:
-            low, high = mean - half, mean + half
-            ax.fill_between(done.index, low, high, color=look.colour, alpha=0.12, linewidth=0)
+        ax.plot(done.index, mean, label=configuration.label, **look.line)
+        if not crowded:
+            spread(ax, done, look, mean, half)
     for run in there(table, configuration.diverged):
         values = table[run].dropna()
         if len(values):
@@ -112,15 +136,9 @@ def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Loo
             style.cross(ax, values.index[-1], values.iloc[-1], look.colour)
 
 
-def _entry(configuration: Configuration, n: bool) -> str:
-    """ "norm 0.5   0.713 ± 0.012   n=5   1✕"; `n`: whether to say how many seeds."""
-    result = "–"
-    if len(configuration.finals):
-        mean, half = map(float, mean_and_half(configuration.finals))
-        result = style.number(mean)
-        if not np.isnan(half):
-            result += f" ± {style.number(half)}"
-    parts = [configuration.label, result]
+def _entry(configuration: Configuration, digits: int, n: bool) -> str:
+    """ "norm 0.5   0.713   n=5   1✕"; `n`: whether to say how many runs ended."""
+    parts = [in_print(configuration.label), style.number(configuration.final, digits)]
     if n:
         parts.append(f"n={len(configuration.done)}")
     if configuration.diverged:
@@ -128,14 +146,24 @@ def _entry(configuration: Configuration, n: bool) -> str:
     return "   ".join(parts)
 
 
-def _explanation(group: Group, configurations: Sequence[Configuration], counts: set[int]) -> str:
-    parts = [f"final validation {group.headline}, best first"]
-    if not counts <= {0, 1}:
-        parts.append("mean ± 95 % t-interval")
-    if len(counts) == 1:
-        parts.append(f"n={min(counts)}")
+def _explanation(
+    found: Sequence[Ranking], configurations: Sequence[Configuration], counts: set[int], crowded: bool
+) -> str:
+    """What the lines and numbers are."""
+    parts = [f"Lines are means; numbers are final {titles.headline(found[0].group)}"]
+    unit = getattr(found[0], "unit", "seed")
+    if counts == {1}:
+        parts[0] = parts[0].replace("Lines are means", f"One {unit} each")
+    elif crowded:
+        parts.append(f"single {unit}s of more than {CROWDED} methods are not drawn")
+    else:
+        if any(1 < count <= THIN for count in counts):
+            parts.append(f"thin: single {unit}s")
+        if max(counts, default=0) > THIN:
+            parts.append("bands: 95 % t-interval of the mean")
     if any(configuration.diverged for configuration in configurations):
         parts.append("✕ diverged, not in the mean")
-    if len(configurations) > BANDS:
-        parts.append(f"no bands for more than {BANDS} methods")
-    return ", ".join(parts)
+    value, name = baseline(found)
+    if np.isfinite(value):
+        parts.append(f"{name} {value:.3g}")
+    return f"{'; '.join(parts)}. {titles.order(found)}."

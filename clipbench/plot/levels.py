@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from clipbench.analysis.group import Configuration, Group
-from clipbench.plot import style
-from clipbench.plot.looks import Look, hues, looks, title
+from clipbench.analysis.group import Configuration
+from clipbench.analysis.names import REFERENCE_IN_WORDS
+from clipbench.analysis.ranking import Ranking
+from clipbench.plot import style, titles
+from clipbench.plot.comparison import THIN, baseline
+from clipbench.plot.looks import Line, Look, in_print, ordered
 from clipbench.record.rows import REFERENCE
 from clipbench.stats import mean_and_half
 
-COLUMNS = 4
-LABELS = {"clipping_level": "clipping level", "p_autoclip": "p_autoclip"}
+LABELS = {"clipping_level": "clipping level", "p_autoclip": "quantile"}
+SMALLEST, LARGEST = 1e-290, 1e290  # levels beyond stand there: an axis has room around them
 
 
 @dataclass(frozen=True)
@@ -39,66 +43,102 @@ class Point:
         return frozenset(others.items())
 
 
-def levels(group: Group) -> Figure:
-    """Points are seeds, lines their means; the auto types stand over `p_autoclip`. The grey band is `none`:
-    mean and 95 % t-interval.
+def varied(found: Sequence[Ranking]) -> dict[str, list[Line]]:
+    """The clipping types that were run at two levels or more, untuned defaults left out."""
+    types: dict[str, list[Line]] = {}
+    for configuration, look in ordered(found):
+        if configuration.role != "default" and configuration.type != REFERENCE:
+            types.setdefault(configuration.type, []).append((configuration, look))
+    several = {}
+    for name, own in types.items():
+        setting = _setting(own)
+        if len({configuration.settings[setting] for configuration, _ in own}) > 1:
+            several[name] = own
+    return several
+
+
+def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
+    """Points are runs, lines their means; the auto types stand over the quantile. Black is no clipping: its mean,
+    and its runs thin or, of more than seven, the 95 % t-interval of the mean as a band.
 
     A line joins configurations that differ in the level alone. Diverged runs are ✕ at the losing edge; an
     infinite level stands at the right.
     """
-    configurations = group.configurations
-    types = list(hues(configurations))
-    if REFERENCE in types:
-        types.remove(REFERENCE)
-    width = style.WIDTH * min(1, max(2, len(types)) / COLUMNS)
-    rows = math.ceil(len(types) / COLUMNS)
-    fig = style.figure(title(group, len(configurations)), 0.5 + 1.35 * rows, width)
-    panels = style.grid(fig, len(types), COLUMNS)
-    finals = np.concatenate([configuration.finals for configuration in configurations])
-    references = [configuration for configuration in configurations if configuration.type == REFERENCE]
-    for i, (ax, name) in enumerate(zip(panels, types, strict=True)):
-        style.letter(ax, i, name)
+    group, types = found[0].group, varied(found)
+    most = max(1, int((width - 0.6) / 1.2))
+    columns = min(4, most, len(types))
+    rows = math.ceil(len(types) / columns)
+    shown = [configuration for own in types.values() for configuration, _ in own]
+    references = [each for each in group.configurations if each.type == REFERENCE and each.role != "default"]
+    handles, words = _handles(found, [*shown, *references])
+    value, word = baseline(found)
+    heading = f"{word}: {value:.3g}" if np.isfinite(value) else ""
+    legend = style.Legend(handles, words, width, "; ".join(filter(None, [titles.order(found), heading])))
+    height, gap = 1.15, 0.55
+    margins = (0.52, 0.1, 0.4 + legend.height, 0.2)
+    notes = titles.notes(found, len(group.configurations))
+    fig = style.titled(titles.title(group), notes, rows * height + (rows - 1) * gap, margins, width)
+    wspace = 0.12
+    panels = style.grid(fig, len(types), columns, hspace=gap / height, wspace=wspace)
+    room = (width - 0.62) / (columns + wspace * (columns - 1))
+    finals = np.concatenate([each.finals for each in [*shown, *references]])
+    for i, (ax, (name, own)) in enumerate(zip(panels, types.items(), strict=True)):
+        style.letter(ax, i, in_print(name))
         style.fit(ax, finals)
         for reference in references:
-            _band(ax, reference, named=i == 0)
-        own = [(configuration, look) for configuration, look in looks(group) if configuration.type == name]
-        _points(ax, own, group.higher_is_better)
-    style.outer_labels(panels, COLUMNS, x=False)
-    label = f"final validation {group.headline}"
-    if any(configuration.diverged for configuration in configurations):
-        label += "   (✕ diverged)"
-    fig.supylabel(label, fontsize=6.5)
+            _reference(ax, reference)
+        style.also(ax, *baseline(found), room)
+        _points(ax, own, group.higher_is_better, room)
+    style.outer_labels(panels, columns, x=False)
+    style.beside(fig, panels, titles.headline(group, "final validation"))
+    legend.draw(fig)
     return fig
 
 
-def _band(ax: Axes, reference: Configuration, named: bool) -> None:
-    """The mean without clipping and its interval, where there is one."""
+def _setting(own: Sequence[Line]) -> str:
+    if any(configuration.settings["clipping_level"] is not None for configuration, _ in own):
+        return "clipping_level"
+    return "p_autoclip"
+
+
+def _handles(
+    found: Sequence[Ranking], configurations: Sequence[Configuration]
+) -> tuple[list[Line2D], list[str]]:
+    unit = getattr(found[0], "unit", "seed")
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=style.GREY, markersize=2.5),
+        Line2D([], [], color=style.GREY),
+    ]
+    names = [f"one {unit}", "mean"]
+    if any(each.type == REFERENCE for each in configurations):
+        handles.append(Line2D([], [], color="black"))
+        many = any(each.type == REFERENCE and len(each.finals) > THIN for each in configurations)
+        names.append(f"{REFERENCE_IN_WORDS}, mean and {'95 % t-interval' if many else f'{unit}s'}")
+    if any(each.diverged for each in configurations):
+        handles.append(Line2D([], [], marker="X", linestyle="", color="black", markersize=4))
+        names.append("diverged")
+    return handles, names
+
+
+def _reference(ax: Axes, reference: Configuration) -> None:
+    """The mean without clipping, and its runs or its interval."""
     if not len(reference.finals):
         return
     mean, half = mean_and_half(reference.finals)
-    ax.axhline(float(mean), color=style.GREY, linewidth=0.8)
-    if np.isfinite(half):
+    ax.axhline(float(mean), color="black", linewidth=0.9, zorder=1.5)
+    if len(reference.finals) > THIN:
         ax.axhspan(mean - half, mean + half, color=style.GREY, alpha=0.2, linewidth=0)
-    if named:
-        ax.annotate(
-            reference.label,
-            (0.01, float(mean)),
-            (0, 1.5),
-            ax.get_yaxis_transform(),
-            "offset points",
-            color=style.GREY,
-            fontsize=6,
-        )
+    elif len(reference.finals) > 1:
+        for value in reference.finals:
+            ax.axhline(value, color="black", linewidth=0.3, alpha=0.5, zorder=1.4)
 
 
-def _points(ax: Axes, own: Sequence[tuple[Configuration, Look]], higher_is_better: bool) -> None:
-    """`own`: the configurations of one type."""
-    setting = "p_autoclip"
-    if any(configuration.settings["clipping_level"] is not None for configuration, _ in own):
-        setting = "clipping_level"
+def _points(ax: Axes, own: Sequence[Line], higher_is_better: bool, room: float) -> None:
+    """`own`: the configurations of one type; `room`: the panel's inches."""
+    setting = _setting(own)
     losing_edge = -np.inf if higher_is_better else np.inf
     points = []
-    places = _places(ax, [configuration.settings[setting] for configuration, _ in own], setting)
+    places = _places(ax, [configuration.settings[setting] for configuration, _ in own], setting, room)
     for x, (configuration, look) in zip(places, own, strict=True):
         points.append(Point(x, configuration, look))
     points.sort(key=attrgetter("x"))
@@ -107,15 +147,22 @@ def _points(ax: Axes, own: Sequence[tuple[Configuration, Look]], higher_is_bette
         lines.setdefault(point.other_settings(setting), []).append(point)
         _draw_point(ax, point, losing_edge)
     for line in lines.values():
-        middle = line[len(line) // 2]
+        best = max(line, key=lambda point: _goodness(point, higher_is_better))
         means = [point.configuration.final for point in line]
-        ax.plot([point.x for point in line], means, color=middle.look.colour)
-        if len(lines) > 1:
-            _name(ax, line)
+        ax.plot([point.x for point in line], means, **best.look.line)
+    if len(lines) > 1:
+        _name(ax, list(lines.values()), room)
+
+
+def _goodness(point: Point, higher_is_better: bool) -> float:
+    final = point.configuration.final
+    if np.isnan(final):
+        return -math.inf
+    return final if higher_is_better else -final
 
 
 def _draw_point(ax: Axes, point: Point, losing_edge: float) -> None:
-    """A dot for each seed that came to an end, ✕ for each that diverged."""
+    """A dot for each run that came to an end, ✕ for each that diverged."""
     finals, colour = point.configuration.finals, point.look.colour
     x = [point.x] * len(finals)
     ax.plot(x, finals, "o", markersize=2.5, markeredgewidth=0, alpha=0.6, color=colour)
@@ -123,49 +170,70 @@ def _draw_point(ax: Axes, point: Point, losing_edge: float) -> None:
         style.cross(ax, point.x, losing_edge, colour)
 
 
-def _name(ax: Axes, line: list[Point]) -> None:
-    """At the right end of a line: the words that its labels share, but for the type."""
-    common = line[0].configuration.label.split()
-    for point in line[1:]:
-        words = point.configuration.label.split()
-        common = [word for word in common if word in words]
-    last = line[-1]
-    for point in reversed(line):
-        if np.isfinite(point.configuration.final):
-            last = point
-            break
-    ax.annotate(
-        " ".join(common[1:]),
-        (last.x, last.configuration.final),
-        (3, 0),
-        "data",
-        "offset points",
-        fontsize=5,
-        va="center",
-        color=last.look.colour,
-    )
-
-
-def _places(ax: Axes, levels: list[float | None], setting: str) -> list[float]:
-    """Where each level stands, on an axis that names those that were run. A type without a level stands at
-    1.
+def _name(ax: Axes, lines: list[list[Point]], room: float) -> None:
+    """At the right end of each line that has room there, what its points share: the words of their labels, but for
+    the type. The limits of the axis make room.
     """
-    finite = [level for level in levels if level is not None and np.isfinite(level)]
-    infinity = 3 * max(finite) if finite else 1.0
+    low, high = ax.get_ylim()
+    place = ax.get_position().height * style.figure_of(ax).get_figheight() / (high - low)
+    named: list[tuple[float, str, Point]] = []
+    for line in lines:
+        words = line[0].configuration.label.split()
+        for point in line[1:]:
+            others = point.configuration.label.split()
+            words = [word for word in words if word in others]
+        ended = [point for point in line if np.isfinite(point.configuration.final)]
+        text = " ".join(words[1:])
+        if ended and text:
+            y = ended[-1].configuration.final
+            if all(abs(y - other) * place > 0.11 for other, _, _ in named):
+                named.append((y, style.shortened(text, 0.45 * room, style.SMALLEST), ended[-1]))
+    if not named:
+        return
+    needed = max(style.inches(text, style.SMALLEST) for _, text, _ in named) + 0.08
+    scale = ax.xaxis.get_transform()
+    left, right = scale.transform(np.array(ax.get_xlim()))
+    more = (right - left) * needed / max(room - needed, 0.2)
+    ax.set_xlim(*scale.inverted().transform(np.array([left, right + more])))
+    for y, text, point in named:
+        where = ("data", "offset points")
+        ax.annotate(
+            text, (point.x, y), (4, 0), *where, fontsize=style.SMALLEST, va="center", color=point.look.colour
+        )
+
+
+def _places(ax: Axes, values: list[float | None], setting: str, room: float) -> list[float]:
+    """Where each level stands, on an axis that names those that were run: ∞ and 0 beyond the others, a type without
+    a level at 1.
+    """
+    is_log = setting == "clipping_level"
+    finite = [value for value in values if value is not None and np.isfinite(value)]
+    positive = [min(max(value, SMALLEST), LARGEST) for value in finite if value > 0 or not is_log] or [1.0]
+    least, most = min(positive), max(positive)
     names, places = {}, []
-    for level in levels:
-        place = 1.0 if level is None else min(level, infinity)
-        names[place] = _level_name(level)
+    for value in values:
+        if value is None:
+            place = 1.0
+        elif is_log and value <= 0:
+            place = least / 3
+        else:
+            place = min(max(value, SMALLEST if is_log else -math.inf), 3 * most)
+        names[place] = _level_name(value)
         places.append(place)
-    ax.set_xlabel(LABELS[setting] if any(levels) else "")
-    ax.set_xscale("log" if setting == "clipping_level" else "linear")
-    ax.set_xticks(list(names), list(names.values()))
-    ax.minorticks_off()
-    ax.margins(x=0.2)
+    low, high = min(places), max(places)
+    if is_log:
+        ratio = max(1.4, (high / low) ** 0.12)
+        ax.set_xscale("log")
+        ax.set_xlim(low / ratio, high * ratio)
+    else:
+        margin = 0.12 * (high - low) or 0.1
+        ax.set_xlim(low - margin, high + margin)
+    ax.set_xlabel(LABELS[setting] if any(value is not None for value in values) else "")
+    style.named_ticks(ax, list(names), list(names.values()), room)
     return places
 
 
 def _level_name(level: float | None) -> str:
     if level is None:
-        return ""
+        return "no level"
     return "∞" if level == np.inf else f"{level:g}"

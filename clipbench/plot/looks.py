@@ -1,10 +1,8 @@
-"""The colour and the dash of each configuration and method, by its type and its place among the others of
-that type.
-"""
+"""The colour and the dash of each configuration and method, by its type: the same in every figure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,34 +10,47 @@ import numpy as np
 from matplotlib.colors import to_hex, to_rgb
 
 from clipbench.analysis.group import Configuration, Group
-from clipbench.analysis.ranking import Method, Ranking
+from clipbench.analysis.names import method_name, optimizer_name
+from clipbench.analysis.ranking import Ranking
 
 Dash = str | tuple[int, tuple[float, ...]]
 
-SHOWN = 30  # configurations in one figure; the best are drawn and the title says so
+SHOWN = 12  # configurations in one figure: of more, each method at its best settings, and the title says so
 
-# Okabe and Ito's palette, its yellow darkened for white paper. A random type has its family's dash as a
-# second cue.
-HUES = {
-    "none": "#000000",
-    "norm": "#0072B2",
-    "linear_rand_norm": "#56B4E9",
-    "quadratic_rand_norm": "#5B3FA0",
-    "layer_wise": "#009E73",
-    "coordinate_wise": "#A6A11A",
-    "auto": "#D55E00",
-    "linear_rand_auto": "#E69F00",
-    "quadratic_rand_auto": "#CC79A7",
-    "value": "#6B7F2A",
-    "normalize": "#7A4A1E",
-    "zclip": "#882255",
-    "adagc": "#4C5FD7",
-    "agc": "#2F8F8F",
-    "uclip": "#B8475A",
-    "block_rms": "#5A6570",
+DASHES: tuple[Dash, ...] = (
+    "-",
+    (0, (4, 1.4)),
+    (0, (1.2, 1.2)),
+    (0, (5, 1.2, 1.2, 1.2)),
+    (0, (8, 2)),
+    (0, (4, 1, 1, 1, 1, 1)),
+    (0, (2.2, 0.9)),
+    (0, (8, 1.2, 2.4, 1.2)),
+    (0, (1.2, 2.6)),
+)
+
+# Okabe and Ito's palette and what is apart from it in lightness; the dash is a second cue, for print in grey and
+# for readers who do not see the colours. Types of one dash are far apart in lightness.
+LOOKS: dict[str, tuple[str, int]] = {
+    "none": ("#000000", 0),
+    "norm": ("#0072B2", 1),
+    "linear_rand_norm": ("#56B4E9", 2),
+    "quadratic_rand_norm": ("#5B3FA0", 3),
+    "layer_wise": ("#009E73", 4),
+    "coordinate_wise": ("#B5A800", 5),
+    "auto": ("#D55E00", 0),
+    "linear_rand_auto": ("#E69F00", 6),
+    "quadratic_rand_auto": ("#CC79A7", 3),
+    "value": ("#6B7F2A", 7),
+    "normalize": ("#7A4A1E", 6),
+    "zclip": ("#882255", 5),
+    "adagc": ("#4C5FD7", 8),
+    "agc": ("#2F8F8F", 7),
+    "uclip": ("#B8475A", 1),
+    "block_rms": ("#5A6570", 2),
 }
+HUES = {name: hue for name, (hue, _) in LOOKS.items()}
 OTHER_HUES = ("#9A6324", "#3A7D44", "#A3468C", "#808000", "#3D5A98", "#C0504D")
-DASHES: tuple[Dash, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 
 
 @dataclass(frozen=True)
@@ -55,47 +66,74 @@ class Look:
         return {"color": self.colour, "linestyle": self.dash}
 
 
-def shown(group: Group) -> list[tuple[Configuration, Look]]:
-    """The configurations that have a line or a panel of their own, the best ones, with their looks."""
-    return looks(group)[:SHOWN]
+Line = tuple[Configuration, Look]
 
 
-def looks(group: Group) -> list[tuple[Configuration, Look]]:
-    """Every configuration of a group with its look: a hue for each type, from light to dark by level, and
-    dashes in turn.
+def shown(found: Sequence[Ranking]) -> list[Line]:
+    """The configurations that have a line or a panel of their own, in the order of all figures: the methods as in
+    the table, of each the best settings first. `found`: the rankings of one group.
     """
-    hue_of = hues(group.configurations)
+    lines = ordered(found)
+    if len(lines) <= SHOWN:
+        return lines
+    chosen = {method.configuration.runs for ranking in found for method in ranking.methods}
+    lines = [line for line in lines if line[0].runs in chosen]
+    if len(lines) <= SHOWN:
+        return lines
+    best = [configuration.runs for configuration in found[0].group.configurations]
+    best = [runs for runs in best if runs in chosen][:SHOWN]
+    return [line for line in lines if line[0].runs in best]
+
+
+def ordered(found: Sequence[Ranking]) -> list[Line]:
+    """Every configuration of a group, with its look, in that order."""
+    methods: list[str] = []
+    for ranking in found:
+        methods += [method.name for method in ranking.methods]
+    place = {name: i for i, name in reversed(list(enumerate(methods)))}
+
+    def at(line: Line) -> int:
+        configuration, _ = line
+        name = configuration.name
+        return place.get(f"{name} (default)" if configuration.role == "default" else name, len(place))
+
+    return sorted(looks(found[0].group), key=at)  # those of a method stay best first
+
+
+def looks(group: Group) -> list[Line]:
+    """Every configuration of a group with its look: hue and dash of its type. The best of a type has the hue
+    itself, those of smaller settings lighter shades and those of larger ones darker; an untuned default is light.
+    """
+    hue_of, dash_of = hues(group.configurations), dashes(group.configurations)
+    variants: dict[str, list[int]] = {}
+    for configuration in group.configurations:  # best first
+        if configuration.role != "default":
+            variants.setdefault(configuration.type, []).append(configuration.variant)
     found = []
     for configuration in group.configurations:
-        kind, variant = configuration.type, configuration.variant
-        colour = shade(hue_of[kind], variant, configuration.variants)
-        look = Look(colour, dash(kind, variant))
-        found.append((configuration, look))
+        kind = configuration.type
+        hue = hue_of[kind]
+        if configuration.role == "default":
+            colour = shade(hue, -1)
+        else:
+            best = variants[kind][0]
+            colour = shade(hue, _tilt(configuration.variant, best, variants[kind]))
+        found.append((configuration, Look(colour, dash_of[kind])))
     return found
+
+
+def _tilt(variant: int, best: int, variants: list[int]) -> float:
+    """From −1, the smallest settings, over 0, the best, to 1."""
+    if variant == best:
+        return 0.0
+    end = min(variants) if variant < best else max(variants)
+    return (variant - best) / abs(end - best)
 
 
 def method_looks(ranking: Ranking) -> dict[str, Look]:
-    """{method: its look}: the hue of its type, lighter for an untuned default; set side by side, that of its
-    configuration.
-    """
-    found = {}
-    if ranking.group.apart:
-        look_of = {configuration.runs: look for configuration, look in looks(ranking.group)}
-        for method in ranking.methods:
-            found[method.name] = look_of[method.configuration.runs]
-        return found
-    hue_of = hues(ranking.configurations)
-    for method in ranking.methods:
-        found[method.name] = _look_of(method, hue_of)
-    return found
-
-
-def _look_of(method: Method, hue_of: dict[str, str]) -> Look:
-    kind = method.configuration.type
-    colour = hue_of[kind]
-    if method.is_default:
-        colour = shade(colour, 0, 2)
-    return Look(colour, dash(kind, 0))
+    """{method: its look}, that of its configuration."""
+    look_of = {configuration.runs: look for configuration, look in looks(ranking.group)}
+    return {method.name: look_of[method.configuration.runs] for method in ranking.methods}
 
 
 def hues(configurations: Iterable[Configuration]) -> dict[str, str]:
@@ -103,43 +141,32 @@ def hues(configurations: Iterable[Configuration]) -> dict[str, str]:
     order of name.
     """
     types = {configuration.type for configuration in configurations}
-    found = {}
-    for name, hue in HUES.items():
-        if name in types:
-            found[name] = hue
-    others = sorted(types - set(HUES))
-    for i, name in enumerate(others):
+    found = {name: hue for name, hue in HUES.items() if name in types}
+    for i, name in enumerate(sorted(types - set(LOOKS))):
         found[name] = OTHER_HUES[i % len(OTHER_HUES)]
     return found
 
 
-def shade(hue: str, i: int, n: int) -> str:
-    """The i-th of n variants of a hue, from light to dark."""
-    if n == 1:
-        return hue
-    tilt = 2 * i / (n - 1) - 1  # -1: half way to white, 1: half way to black
+def dashes(configurations: Iterable[Configuration]) -> dict[str, Dash]:
+    """The dash of each of their clipping types, likewise."""
+    types = {configuration.type for configuration in configurations}
+    found = {name: DASHES[dash] for name, (_, dash) in LOOKS.items() if name in types}
+    for i, name in enumerate(sorted(types - set(LOOKS))):
+        found[name] = DASHES[(4 + i) % len(DASHES)]
+    return found
+
+
+def shade(hue: str, tilt: float) -> str:
+    """A hue mixed with white (tilt from 0 to −1: half way) or with black (to 1: half way)."""
     mixed = abs(tilt) / 2
     white = mixed if tilt < 0 else 0
     return to_hex((1 - mixed) * np.array(to_rgb(hue)) + white)
 
 
-def dash(name: str, variant: int) -> Dash:
-    """The dash of a type's variant, from 0: a random type begins one or two dashes on, its second cue."""
-    family = 0
-    if name.startswith("linear_rand"):
-        family = 1
-    elif name.startswith("quadratic_rand"):
-        family = 2
-    return DASHES[(family + variant) % len(DASHES)]
-
-
-def title(group: Group, count: int) -> str:
-    """What a figure shows: how many of the group's configurations, if not all, and which runs it leaves
-    out.
-    """
-    parts = [group.name]
-    every = len(group.configurations)
-    if count < every:
-        parts.append(f"the best {count} of {every} methods")
-    parts += group.notes
-    return "   ·   ".join(parts)
+def in_print(label: str) -> str:
+    """A label of a configuration or method as the field prints it: "adamw none" → "AdamW no clipping"."""
+    first, *rest = label.split(" ")
+    words = [optimizer_name(method_name(first))]
+    if rest and words[0] != first and first != "none":
+        rest[0] = method_name(rest[0])
+    return " ".join([*words, *rest])

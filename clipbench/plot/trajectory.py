@@ -1,87 +1,118 @@
-"""Gradient norm before and after clipping over time: one panel per configuration."""
+"""Gradient norm before and after clipping over time, and the level: one panel per configuration."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clipbench.analysis.group import Configuration, Group
-from clipbench.plot import style
-from clipbench.plot.looks import Look, shown, title
+from clipbench.analysis.group import Configuration
+from clipbench.analysis.ranking import Ranking
+from clipbench.analysis.thresholds import level_over_steps
+from clipbench.plot import style, titles
+from clipbench.plot.looks import Line, Look, in_print, shown
 
 BINS = 120  # of steps: what a panel of this size can show
+LEVEL = (0, (2, 1))
 
 
-def trajectory(group: Group) -> Figure:
-    """Median, and the range as a shade, over the steps of a bin and all seeds: grey before clipping, coloured
-    after it.
+def trajectory(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
+    """Median, and the range as a shade, over the steps of a bin and all runs: grey before clipping, coloured after
+    it; dashed black, the level η.
 
     The range keeps every spike, which a mean would hide. ▲ marks a norm that is not finite, ✕ the end of a
     run that diverged.
     """
-    lines = shown(group)
-    columns = _columns(lines)
-    rows = math.ceil(len(lines) / columns)
-    fig = style.figure(title(group, len(lines)), 0.85 + 1.15 * rows, margins=(0.5, 0.1, 0.55, 0.42))
-    panels = style.grid(fig, len(lines), columns, hspace=0.32, wspace=0.1)
-    configurations, _ = zip(*lines, strict=True)
+    group, lines = found[0].group, shown(found)
+    configurations = [configuration for configuration, _ in lines]
     every = group.steps_of(*configurations)
-    ends = _ends(every)
-    last = int(every["step"].max()) if len(every) else 1
-    width = math.ceil((last + 1) / BINS)
+    levels = [level_over_steps(group.steps_of(each), each.settings) for each in configurations]
+    names = [in_print(configuration.label) for configuration in configurations]
+    columns = _columns(names, width)
+    rows = math.ceil(len(lines) / columns)
+    legend = style.Legend(*_legend(lines, every, levels), width)
+    height, gap = 1.0, 0.3
+    margins = (0.5, 0.1, 0.36 + legend.height, 0.2)
+    panels_height = rows * height + (rows - 1) * gap
+    fig = style.titled(titles.title(group), titles.notes(found, len(lines)), panels_height, margins, width)
+    panels = style.grid(fig, len(lines), columns, hspace=gap / height, wspace=0.1)
+    ends = _ends(every, levels)
+    last = max(1, int(every["step"].max())) if len(every) else 1
+    bin_width = math.ceil((last + 1) / BINS)
     for i, (ax, (configuration, look)) in enumerate(zip(panels, lines, strict=True)):
-        style.letter(ax, i, configuration.label)
+        style.letter(ax, i, names[i])
         style.log_if_wide(ax, "y", ends)
         style.fit(ax, ends)
         ax.set_xlim(-0.04 * last, 1.04 * last)
-        ax.minorticks_off()  # thirty panels of them would take longer than all the rest
+        ax.minorticks_off()  # many panels of them would take longer than all the rest
+        if ax.get_xscale() == "linear":
+            ax.locator_params(axis="x", nbins=4)
+        if ax.get_yscale() == "log":
+            style.few_ticks(ax.yaxis, height)
         steps = group.steps_of(configuration)
-        _range(ax, steps, "grad_norm", width, style.GREY)
-        _range(ax, steps, "clipped_norm", width, look.colour)
+        _range(ax, steps, "grad_norm", bin_width, style.GREY)
+        _range(ax, steps, "clipped_norm", bin_width, look.colour)
+        if len(levels[i]):
+            ax.plot(levels[i].index, levels[i], color="black", linewidth=0.8, linestyle=LEVEL, label="level")
         _marks(ax, steps, configuration, look)
     style.outer_labels(panels, columns)
     for ax in panels[-columns:]:
         ax.set_xlabel("step")
-    fig.supylabel("gradient norm", x=0.005, fontsize=6.5)
-    _legend(fig, lines, every)
+    style.beside(fig, panels, "gradient norm")
+    legend.draw(fig)
     return fig
 
 
-def _columns(lines: list[tuple[Configuration, Look]]) -> int:
-    """As many as the longest title leaves room for, at most 5 of many panels and 3 of few."""
-    longest = max(len(configuration.label) for configuration, _ in lines) + 6
-    most = 5 if len(lines) > 9 else 3
-    return min(most, max(1, 125 // longest))
+def _columns(names: Sequence[str], width: float) -> int:
+    """As many as leave the titles room, but panels of at least 1.2 inches."""
+    longest = max(style.inches(name, 7) for name in names) + 0.25
+    room = width - 0.6
+    most = min(max(1, int(room / 1.2)), 4)
+    while most > 1 and room / most - 0.1 < min(longest, 1.3):
+        most -= 1
+    return min(most, len(names))
 
 
-def _legend(fig: Figure, lines: list[tuple[Configuration, Look]], steps: pd.DataFrame) -> None:
-    _, first = lines[0]
-    handles = {
+def _legend(
+    lines: Sequence[Line], steps: pd.DataFrame, levels: Sequence[pd.Series]
+) -> tuple[list[Artist], list[str]]:
+    clipped = [look for configuration, look in lines if configuration.type != "none"]
+    colour = clipped[0].colour if clipped else lines[0][1].colour
+    handles: dict[str, Artist] = {
         "before clipping": Line2D([], [], color=style.GREY),
-        "after clipping, in the method's colour": Line2D([], [], color=first.colour),
+        "after, in the method's colour": Line2D([], [], color=colour),
     }
+    if any(len(level) for level in levels):
+        handles["level η"] = Line2D([], [], color="black", linewidth=0.8, linestyle=LEVEL)
     mark: dict[str, Any] = {"color": "black", "linestyle": ""}
     if not np.isfinite(steps["grad_norm"]).all():
         handles["norm not finite"] = Line2D([], [], marker="^", markersize=2.5, **mark)
     if any(configuration.diverged for configuration, _ in lines):
         handles["diverged"] = Line2D([], [], marker="X", markersize=4, **mark)
-    fig.legend(handles.values(), handles.keys(), loc="lower center", ncols=4)
+    return list(handles.values()), list(handles)
 
 
-def _ends(steps: pd.DataFrame) -> np.ndarray:
-    """The least positive, the least and the largest finite norm: what an axis must hold."""
+def _ends(steps: pd.DataFrame, levels: Sequence[pd.Series]) -> np.ndarray:
+    """The least positive, the least and the largest finite norm, and the levels within a decade of them: what an
+    axis must hold.
+    """
     norms = steps[["grad_norm", "clipped_norm"]].to_numpy()
     finite = norms[np.isfinite(norms)].astype(float)
     ends: list[float] = []
     for values in (finite[finite > 0], finite):
         if len(values):
             ends += [values.min(), values.max()]
+    for level in levels:
+        for end in (level.min(), level.max()) if len(level) else ():
+            if ends and max(ends[0], 1e-300) / 10 <= end <= 10 * ends[1]:
+                ends.append(end)
     return np.array(ends)
 
 

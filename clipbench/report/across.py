@@ -24,7 +24,7 @@ def looks(found: Across) -> dict[str, Look]:
 
 def profile(found: Across) -> Figure:
     """Share of runs above τ, mean over tasks, with its pointwise 95 % band."""
-    fig, ax = panel("scaled score τ (0: none, 1: best seen)", "share of runs above τ")
+    fig, ax = panel("scaled score τ (0: no clipping, 1: best seen)", "share of runs above τ")
     look_of = looks(found)
     for row in reversed(found.rows):
         look = look_of[row.name]

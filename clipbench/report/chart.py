@@ -45,8 +45,9 @@ class Axis:
 class Series:
     """What is drawn of one method.
 
-    `style`: line, or steps, the mean or median of `of`; fine, another one beside it; thin, one run of them; faint, behind the others;
-    points, a run each; lost, a run that ends in ✕; rug, marks on top, each with a word in `words`.
+    `style`: line, the mean or median `of` runs; fine, another beside it; level, what it is held against;
+    thin, one run; faint, behind the others; points, a run each; lost, a run that ends in ✕; rug, marks on
+    top, each with a word in `words`.
     `x`: along each of the chart's axes. `low` and `high`: the ends of a band.
     """
 
@@ -62,11 +63,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Level:
-    """A line across the chart, with its name. `method`: whose colour it has, "" for none's."""
+    """A line across the chart, with its name."""
 
     y: float
     name: str
-    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Chart:
             series.append(row)
         levels = []
         for level in self.levels:
-            levels.append({"y": level.y, "name": level.name, "method": level.method})
+            levels.append({"y": level.y, "name": level.name})
         axes = [axis.json() for axis in self.x]
         return {
             "kind": "curves",
@@ -124,7 +124,7 @@ class Chart:
         parts, lines = [], set()
         for each in self.series:
             values = _finite(each.y)
-            if each.style in ("line", "steps") and len(values):
+            if each.style == "line" and len(values):
                 lines.add(each.method)
                 of = f" {each.of}" if each.of else ""
                 parts.append(f"{each.method}{of} ends at {number(float(values[-1]))}")
@@ -152,13 +152,14 @@ class Row:
 @dataclass(frozen=True)
 class Rows:
     """A row for each method around the line of no difference. `end`: what stands at the edge; longer
-    intervals are cut.
+    intervals are cut. `worth`: the smallest difference worth telling, 0 where none is known.
     """
 
     what: str
     more: str
     label: str
     end: float
+    worth: float
     rows: Sequence[Row]
 
     def json(self) -> dict[str, Any]:
@@ -177,7 +178,8 @@ class Rows:
                     "pairs": list(zip(names, values, strict=True)),
                 }
             )
-        return {"kind": "rows", "what": self.what, "label": self.label, "end": self.end, "rows": rows}
+        found = {"kind": "rows", "what": self.what, "label": self.label, "rows": rows}
+        return {**found, "end": self.end, "worth": self.worth}
 
     @property
     def in_words(self) -> str:

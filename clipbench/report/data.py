@@ -15,22 +15,25 @@ from clipbench import stats
 from clipbench.analysis.across import REPEATS, Across
 from clipbench.analysis.amounts import amount, interval
 from clipbench.analysis.choice import is_without_clipping
-from clipbench.analysis.names import method_name, metric_name
+from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
-from clipbench.analysis.steps import without_skipped
-from clipbench.plot.comparison import smooth, there, thinned
+from clipbench.analysis.steps import measured_alone, without_skipped
+from clipbench.analysis.thresholds import level_over_steps
+from clipbench.plot import titles
+from clipbench.plot.comparison import THIN, baseline, smooth, there, thinned
+from clipbench.plot.difference import FEWEST
+from clipbench.plot.looks import in_print
 from clipbench.plot.style import binned
 from clipbench.record.rows import NO_CLIPPING, is_clipped
 from clipbench.report.chart import Axis, Chart, Level, Row, Rows, Series
 from clipbench.report.divergence import beyond, is_grid
-from clipbench.stats import mean_and_half, smoothed
+from clipbench.report.sensitivity import NAMES
+from clipbench.stats import Comparison, mean_and_half, smoothed
 
 POINTS = 240  # of a line: two pixels apart on a wide page
 BINS = 60  # of time, for what clipping did
-THIN = 7  # runs of a method: up to as many are lines of their own, more are a band alone
 TAUS = np.linspace(-0.5, 1.0, 61)
-NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "quantile p"}
 
 
 def difference(ranking: Ranking) -> Iterator[Rows]:
@@ -38,39 +41,50 @@ def difference(ranking: Ranking) -> Iterator[Rows]:
     reference = ranking.reference
     if reference is None or not ranking.comparisons:
         return
-    scale = 100 if ranking.in_points else 1
-    rows = []
+    rows, worth = [], 0.0
     for method in ranking.judged:
         comparison = ranking.comparisons.get(method.name)
-        if comparison is None:
-            continue
-        seeds = method.scores.index.intersection(reference.scores.index)
-        gains = scale * ranking.sign * (method.scores.loc[seeds] - reference.scores.loc[seeds])
-        pairs = []
-        for seed, gain in zip(seeds, gains, strict=True):
-            if math.isfinite(gain):
-                pairs.append((f"{unit(ranking)} {seed}", float(gain)))
-        found = comparison.difference
-        words = ""
-        if math.isfinite(found.estimate):
-            words = amount(ranking, found.estimate, found, signed=True)
-            if math.isfinite(found.low):
-                words += f" ({interval(ranking, found)})"
-            words += f", n={len(pairs)}"
-        lost = len(gains) - len(pairs)
-        if lost:
-            words = f"{words}; " if words else ""
-            words += f"{lost} of {len(gains)} pairs diverged"
-        mean, low, high = (scale * value for value in (found.estimate, found.low, found.high))
-        rows.append(Row(method_name(method.name), mean, low, high, words, pairs))
-    name = metric_name(ranking.group.headline)
-    label = f"gain in {name}, points" if ranking.in_points else f"gain in {name}"
-    what = f"Difference to {method_name(reference.name)}, paired by {unit(ranking)}"
+        if comparison is not None:
+            rows.append(_row(ranking, method, reference, comparison))
+            worth = float(getattr(comparison, "worth", None) or 0.0)
+    name = f"{ranking.split} {metric_name(ranking.group.headline)}".replace("val ", "validation ")
+    side = "gain in" if ranking.sign > 0 else "reduction of"
+    label = f"{side} {name}, points" if ranking.in_points else f"{side} {name}"
+    what = f"Difference to {in_print(reference.name)}, paired by {unit(ranking)}"
     more = (
-        f"Each dot is the difference of two runs of one {unit(ranking)}; the bar is their mean and its "
-        "interval. To the right is better."
+        f"A dot is the difference of two runs of one {unit(ranking)}; the bar is their mean and its "
+        "simultaneous interval. To the right is better."
     )
-    yield Rows(what, more, label, _end(rows), rows)
+    if worth:
+        more += " Grey: too small to be worth telling."
+    yield Rows(what, more, label, _end(rows), _scale(ranking) * worth, rows)
+
+
+def _row(ranking: Ranking, method: Method, reference: Method, comparison: Comparison) -> Row:
+    scale = _scale(ranking)
+    seeds = method.scores.index.intersection(reference.scores.index)
+    gains = scale * ranking.sign * (method.scores.loc[seeds] - reference.scores.loc[seeds])
+    pairs = []
+    for seed, gain in zip(seeds, gains, strict=True):
+        if math.isfinite(gain):
+            pairs.append((f"{unit(ranking)} {seed}", float(gain)))
+    found = comparison.difference
+    low, high = scale * found.low, scale * found.high
+    if len(pairs) < FEWEST:
+        low, high = -math.inf, math.inf
+    words = []
+    if math.isfinite(found.estimate):
+        text = amount(ranking, found.estimate, found, signed=True)
+        if math.isfinite(low):
+            text += f" ({interval(ranking, found)})"
+        words.append(f"{text}, n={len(pairs)}")
+    if len(pairs) < len(gains):
+        words.append(f"{len(gains) - len(pairs)} of {len(gains)} pairs diverged")
+    return Row(in_print(method.name), scale * found.estimate, low, high, "; ".join(words), pairs)
+
+
+def _scale(ranking: Ranking) -> int:
+    return 100 if ranking.in_points else 1
 
 
 def _end(rows: Sequence[Row]) -> float:
@@ -107,8 +121,10 @@ def curves(ranking: Ranking) -> Iterator[Chart]:
     val = group.evals_of("val")
     values = val.pivot(index="step", columns="run", values="value")
     seconds = val.pivot(index="step", columns="run", values="seconds")
-    name = f"validation {metric_name(group.headline)}"
-    yield _curve(ranking, thinned(values, POINTS), thinned(seconds, POINTS), f"V{name[1:]}", name)
+    name, (value, words) = titles.headline(group), baseline([ranking])
+    levels = [Level(value, words)] if math.isfinite(value) else []
+    values, seconds = thinned(values, POINTS), thinned(seconds, POINTS)
+    yield _curve(ranking, values, seconds, f"{name[:1].upper()}{name[1:]}", name, levels=levels)
 
 
 def _curve(
@@ -118,6 +134,7 @@ def _curve(
     what: str,
     label: str,
     raw: pd.DataFrame | None = None,
+    levels: Sequence[Level] = (),
 ) -> Chart:
     series: list[Series] = []
     of_done = [np.zeros(0)]
@@ -128,8 +145,10 @@ def _curve(
     more = "mean over runs and 95 % t-interval"
     if raw is not None:
         more += "; smoothed over 2 % of the steps, faint as it was"
-    axes = (Axis("step"), Axis("seconds of training"))
-    return Chart(what, more, axes, Axis(label, is_wide(np.concatenate(of_done))), series)
+    alone = measured_alone(ranking.group.runs)
+    time = "seconds of training" if alone else "seconds of training, beside other runs"
+    wide = is_wide(np.concatenate(of_done))
+    return Chart(what, more, (Axis("step"), Axis(time)), Axis(label, wide), series, levels)
 
 
 def _lines(
@@ -140,7 +159,7 @@ def _lines(
     raw: pd.DataFrame | None,
 ) -> Iterator[Series]:
     """Seconds are the median over the method's runs: one of them on a busy machine moves nothing."""
-    name = method_name(method.name)
+    name = in_print(method.name)
     own = there(values, [run for run in method.configuration.runs if run in seconds])
     own = own.dropna(how="all")  # evaluated at other steps than another method
     if own.empty:
@@ -195,7 +214,7 @@ def sensitivity(ranking: Ranking) -> Iterator[Chart]:
         own = runs[runs["name"] == method.name]
         for setting in NO_CLIPPING:
             if own[setting].nunique() > 1:
-                what = f"{method_name(method.name)}: {NAMES[setting]}"
+                what = f"{in_print(method.name)}: {NAMES[setting]}"
                 yield _over(ranking, own, setting, [method], what, _reference(ranking, runs))
 
 
@@ -205,7 +224,7 @@ def _reference(ranking: Ranking, runs: pd.DataFrame) -> list[Level]:
         return []
     own = runs[runs["name"] == ranking.reference.name]
     mean = mean_of_best(ranking, own)[0] if len(own) else math.nan
-    return [Level(mean, method_name(ranking.reference.name))] if math.isfinite(mean) else []
+    return [Level(mean, in_print(ranking.reference.name))] if math.isfinite(mean) else []
 
 
 def _over(
@@ -229,14 +248,14 @@ def _over(
     more = "points are runs, the line their mean with its 95 % band"
     if runs["diverged"].any():
         more += "; ✕ on top: runs that diverged"
-    y = Axis(f"validation {metric_name(ranking.group.headline)}")
+    y = Axis(titles.headline(ranking.group))
     return Chart(what, more, (axis,), y, series, levels)
 
 
 def _tried(ranking: Ranking, runs: pd.DataFrame, setting: str, method: Method) -> Iterator[Series]:
     if runs.empty:
         return
-    name = method_name(method.name)
+    name = in_print(method.name)
     x = runs[setting].clip(upper=beyond(runs, setting))
     ended = runs["value"].notna()
     if ended.any():
@@ -271,7 +290,7 @@ def budget(ranking: Ranking) -> Iterator[Chart]:
     group, higher = ranking.group, ranking.group.higher_is_better
     series = []
     for method in reversed(ranking.judged):
-        name = method_name(method.name)
+        name = in_print(method.name)
         expected = []
         for kind, trials in _trials(group.tuning[group.tuning["method"] == method.name]):
             if trials.isna().all():
@@ -284,7 +303,7 @@ def budget(ranking: Ranking) -> Iterator[Chart]:
             mean = pd.concat(expected, axis=1).mean(axis=1)
             series.append(Series(name, "line", (mean.index,), mean, "expected"))
     if series:
-        y = Axis(f"best validation {metric_name(group.headline)}")
+        y = Axis(f"best {titles.headline(group)}")
         more = "expected over orders of the trials, and thin as they came"
         yield Chart("Best so far against budget", more, (Axis("tuning trials"),), y, series)
 
@@ -318,7 +337,7 @@ def clipping(ranking: Ranking) -> Iterator[Chart]:
         steps = steps[np.isfinite(steps["clip_factor"])]
         if steps.empty:
             continue
-        name = method_name(method.name)
+        name = in_print(method.name)
         bins = np.maximum(steps["step"].to_numpy() - 1, 0) // width
         factor = steps["clip_factor"].to_numpy(float)
         filled, (low, middle, high) = binned(bins, factor, (0.1, 0.5, 0.9))
@@ -329,6 +348,9 @@ def clipping(ranking: Ranking) -> Iterator[Chart]:
         for column, style, of in (("grad_norm", "fine", "before"), ("clipped_norm", "line", "after")):
             _, (median,) = binned(bins, steps[column].to_numpy(float), (0.5,))
             norms.append(Series(name, style, x, median, of))
+        level = level_over_steps(group.steps_of(method.configuration), method.configuration.settings)
+        if len(level):
+            norms.append(Series(name, "level", (level.index.to_numpy(float),), level, "level η"))
     if not factors:
         return
     step = (Axis("step"),)
@@ -341,7 +363,7 @@ def clipping(ranking: Ranking) -> Iterator[Chart]:
     yield Chart("Share of steps clipped", "", step, share_axis, shares)
     drawn = np.concatenate([np.asarray(each.y, float) for each in norms])
     norm_axis = Axis("gradient norm", is_wide(drawn))
-    more = "medians over steps and runs, thin before clipping, thick after"
+    more = "medians over steps and runs, thin before clipping, thick after, dotted the level η"
     yield Chart("Gradient norm", more, step, norm_axis, norms)
 
 
@@ -351,7 +373,7 @@ def profile(found: Across) -> Iterator[Chart]:
     for row in reversed(found.rows):
         rng = np.random.default_rng(0)
         band = stats.performance_profile(found.scores[row.name], TAUS, rng, REPEATS)
-        name = method_name(row.name)
+        name = in_print(row.name)
         series.append(Series(name, "line", (band.at,), band.estimate, "", band.low, band.high))
     x, y = Axis("scaled score τ (0: no clipping, 1: best seen)"), Axis("share of runs above τ", ends=(0, 1))
     yield Chart("Performance profile", "higher is better", (x,), y, series)

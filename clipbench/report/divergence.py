@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from clipbench.analysis.ranking import Method, Ranking
+from clipbench.plot import style
 from clipbench.plot.looks import Look, method_looks
 from clipbench.report.frame import MARGINS, SIZE
 
 GRID = 8  # values of a setting that are places of their own; more are put into bins of trials
 OWN = 12  # values of a setting that have a cell of their own in such a row
-ROW, GAP = 0.085, 0.05  # inches: of a method on top of the panel, and below the rows
+ROW, GAP = 0.1, 0.05  # inches: of a method on top of the panel, and below the rows
 WIDTH = SIZE[0] - MARGINS[0] - MARGINS[1]
 HEIGHT = SIZE[1] - MARGINS[2] - MARGINS[3]  # of the panel's axes, inches
 
@@ -92,10 +93,19 @@ def _row(ax: Axes, y: float, cells: list[Cell], diverged: np.ndarray, look: Look
         ax.add_patch(Rectangle(facecolor=look.colour, alpha=depth, zorder=4, **box, **place))
         counts = f"{part.sum()}/{len(part)}"
         room = WIDTH * (high - low)
-        if len(part) > 1 and 0.045 * len(counts) < room:
+        if len(part) > 1 and 0.055 * len(counts) < room:
             centre = (low + high) / 2
             base = y + 0.42 * ROW / HEIGHT
-            ax.text(centre, base, counts, fontsize=5, ha="center", va="center_baseline", zorder=5, **place)
+            ax.text(
+                centre,
+                base,
+                counts,
+                fontsize=style.SMALLEST,
+                ha="center",
+                va="center_baseline",
+                zorder=5,
+                **place,
+            )
 
 
 def _cells(ax: Axes, ranking: Ranking, x: pd.Series) -> list[Cell]:

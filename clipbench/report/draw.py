@@ -23,17 +23,22 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 WORKERS = min(4, os.cpu_count() or 1)
+WIDTH = 6.75  # inches: both columns of a paper
+UNITS = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4}
+NARROWEST, WIDEST = 3.0, 12.0  # inches: what text of six points leaves room for, and a page across
 MANY = 200  # a folder of fewer runs is drawn before a second process has started
 
 
-def draw(results: Path, out: Path, formats: Sequence[str] = ("png",), apart: bool = False) -> list[Path]:
+def draw(
+    results: Path, out: Path, formats: Sequence[str] = ("png",), apart: bool = False, width: float = WIDTH
+) -> list[Path]:
     """Write `report.html` and, for each group of runs, `<task>_<scale>_<optimizer>_<figure>.<format>` into
     `out`; return all paths.
 
     `apart`: each configuration stands for itself, those of all optimizers in one figure,
-    `<task>_<scale>_<figure>.<format>`. A study's final runs and defaults form a group,
+    `<task>_<scale>_<figure>.<format>`. `width`: of the figures, in inches. A study's final runs and defaults form a group,
     `<task>_<scale>_<optimizer>_<study>`; its tuning runs are in the report alone. `levels` is left out where
-    no run clips. Files of `results` that cannot be read are skipped with a warning (errors.Unreadable).
+    no type has two of them, `difference` where nothing can be paired. Files of `results` that cannot be read are skipped with a warning (errors.Unreadable).
     UserError where `results` holds no finished run, `out` cannot be written or a format is not one of
     FORMATS.
     """
@@ -48,7 +53,7 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",), apart: boo
     from clipbench.report.page import Page
 
     page, written = Page(results), []
-    for paths, found in _each(results, groups, out, formats, side, apart):
+    for paths, found in _each(results, groups, out, formats, side, apart, width):
         written += paths
         for ranking, html in found:
             page.add(ranking, html, paths)
@@ -58,14 +63,32 @@ def draw(results: Path, out: Path, formats: Sequence[str] = ("png",), apart: boo
     return [*written, path]
 
 
+def in_inches(text: str) -> float:
+    """ "3.25in", "8.25cm", "174mm" → inches. UserError for another unit, and for what is too narrow or too wide for a
+    page.
+    """
+    number, unit = text[:-2].strip(), text[-2:]
+    try:
+        width = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        width = float("nan")
+    if not NARROWEST <= width <= WIDEST:
+        raise UserError(
+            f"--width {text}: a width has a unit and lies between {NARROWEST:g}in and {WIDEST:g}in, as 3.25in (one "
+            "column of a paper), 6.75in (both), 8.5cm or 174mm."
+        )
+    return width
+
+
 def draw_run(results: Path, run: str, out: Path) -> Path:
     """Write the comparison figure that `run` stands in, among all runs of its task, scale and optimizer, and
     return its path.
     """
+    from clipbench.analysis.comparison import rankings
     from clipbench.report.figures import write
 
     group = next(read_groups(results, run))
-    (path,) = write(group, "comparison", out)
+    (path,) = write(rankings(group), "comparison", out)
     return path
 
 
@@ -79,7 +102,13 @@ def _aside(results: Path) -> Any:
 
 
 def _each(
-    results: Path, groups: Sequence[pd.DataFrame], out: Path, formats: Sequence[str], side: Any, apart: bool
+    results: Path,
+    groups: Sequence[pd.DataFrame],
+    out: Path,
+    formats: Sequence[str],
+    side: Any,
+    apart: bool,
+    width: float,
 ) -> Iterator[Drawn]:
     """What `draw_group` makes of each, one after the other or, with a context that starts processes, side by
     side.
@@ -88,9 +117,9 @@ def _each(
 
     if side is None or len(groups) < 2:
         for runs in groups:
-            yield draw_group(results, runs, out, formats, apart)
+            yield draw_group(results, runs, out, formats, apart, width)
         return
-    aside = partial(draw_group_aside, results, out=out, formats=formats, apart=apart)
+    aside = partial(draw_group_aside, results, out=out, formats=formats, apart=apart, width=width)
     with ProcessPoolExecutor(min(len(groups), WORKERS), side) as pool:
         for drawn, messages in pool.map(aside, groups):
             for message in messages:

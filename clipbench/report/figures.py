@@ -14,19 +14,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from clipbench.analysis.comparison import rankings
-from clipbench.analysis.group import Group
 from clipbench.analysis.groups import read_group
 from clipbench.analysis.ranking import Ranking
 from clipbench.errors import Unreadable, UserError
 from clipbench.plot import style
 from clipbench.plot.comparison import comparison
+from clipbench.plot.difference import comparable, difference
 from clipbench.plot.distribution import distribution
-from clipbench.plot.levels import levels
+from clipbench.plot.levels import levels, varied
 from clipbench.plot.trajectory import trajectory
-from clipbench.record.rows import REFERENCE
 from clipbench.report.page import part_of
 
-FIGURES: dict[str, Callable[[Group], Figure]] = {
+FIGURES: dict[str, Callable[[Sequence[Ranking], float], Figure]] = {
+    "difference": difference,
     "comparison": comparison,
     "levels": levels,
     "norms": distribution,
@@ -37,38 +37,44 @@ Drawn = tuple[list[Path], list[tuple[Ranking, str]]]
 """The files written; each ranking with its part of the page."""
 
 
-def draw_group(results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool) -> Drawn:
+def draw_group(
+    results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool, width: float
+) -> Drawn:
     """Write the figures of a group's `runs`; its rankings come back without the steps that they were drawn
     from.
     """
     with _no_collections():
         group = read_group(results, runs, apart)
         bare = replace(group, steps=group.steps[:0], evals=group.evals[:0])
+        every = rankings(group)
         found = []
-        for ranking in rankings(group):
+        for ranking in every:
             found.append((replace(ranking, group=bare), part_of(ranking)))
         written = []
-        for name in _figures_of(group):
-            written += write(group, name, out, formats)
+        for name in figures_of(every):
+            written += write(every, name, out, formats, width)
     return written, found
 
 
-def _figures_of(group: Group) -> list[str]:
-    """Their names: none where there are only tuning runs, no levels where nothing clips."""
-    if not group.configurations:
+def figures_of(found: Sequence[Ranking]) -> list[str]:
+    """Their names: none where there are only tuning runs, no difference without a pair, no levels from one."""
+    if not found[0].group.configurations:
         return []
-    if all(configuration.type == REFERENCE for configuration in group.configurations):
-        return [name for name in FIGURES if name != "levels"]
-    return list(FIGURES)
+    names = list(FIGURES)
+    if not comparable(found):
+        names.remove("difference")
+    if not varied(found):
+        names.remove("levels")
+    return names
 
 
 def draw_group_aside(
-    results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool
+    results: Path, runs: pd.DataFrame, out: Path, formats: Sequence[str], apart: bool, width: float
 ) -> tuple[Drawn, list[str]]:
     """`draw_group` in another process: what it would have warned of comes back with the rest."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", Unreadable)
-        drawn = draw_group(results, runs, out, formats, apart)
+        drawn = draw_group(results, runs, out, formats, apart, width)
     messages = []
     for warning in caught:
         if issubclass(warning.category, Unreadable):
@@ -90,13 +96,20 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def write(group: Group, name: str, out: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """One of FIGURES in each format, as `<task>_<scale>_<optimizer>_<name>.<format>`. UserError where `out`
-    cannot be written.
+def write(
+    found: Sequence[Ranking],
+    name: str,
+    out: Path,
+    formats: Sequence[str] = ("png",),
+    width: float = style.WIDTH,
+) -> list[Path]:
+    """One of FIGURES in each format, as `<task>_<scale>_<optimizer>_<name>.<format>`, `width` inches wide. UserError
+    where `out` cannot be written. `found`: the rankings of one group.
     """
-    paths = [out / f"{group.stem}_{name}.{each}" for each in formats]
+    stem = found[0].group.stem
+    paths = [out / f"{stem}_{name}.{each}" for each in formats]
     with writing(out), style.drawing():
-        figure = FIGURES[name](group)
+        figure = FIGURES[name](found, width)
         style.take_literally(figure)
         for path in paths:
             options: dict[str, Any] = {}

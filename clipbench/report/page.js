@@ -127,8 +127,7 @@ const band = (xs, lows, highs) => {  // a piece for each stretch that has both e
   return found;
 };
 
-const BANDS = 4;  // methods on view; of more only the best and the reference keep their bands and thin lines
-const REFERENCE = "no clipping";
+const BANDS = 4;  // methods on view; of more only some keep their bands and thin lines
 
 class Part {  // a section: its methods, which of them are hidden, which axis is below
   constructor(legend) {
@@ -312,7 +311,8 @@ class Curves extends Chart {
     const visible = this.visible;
     const rugs = this.part.methods.map((method) => visible.find((series) => series.style === "rug" && series.method === method.name)).filter(Boolean);
     const top = 26 + 9 * rugs.length, bottom = height - 36;
-    const ends = data.y.ends ?? fits(visible.flatMap((series) => (["line", "steps", "fine", "thin", "points"].includes(series.style) ? series.y : [])).concat(data.levels.map((level) => level.y)), log);
+    let ends = data.y.ends ?? fits(visible.flatMap((series) => (["line", "fine", "level", "thin", "points"].includes(series.style) ? series.y : [])), log);
+    for (const level of data.levels) ends = this.also(level.y, ends, log);
     const count = Math.max(2, Math.floor((bottom - top) / 28));
     const y = scale(log, ends, bottom, top);
     const yTicks = apart((log ? logTicks : roundTicks)(ends, count), y, () => FONT, 5);
@@ -337,14 +337,14 @@ class Curves extends Chart {
     draw(svg, "text", { x: right, y: height - 4, "text-anchor": "end", fill: "#555" }, cut(axis.label, width - 16));
     const clip = draw(draw(svg, "clipPath", { id: `clip-${this.number}` }), "rect", { x: left - 2, y: top - 3, width: right - left + 4, height: bottom - top + 6 });
     const inside = draw(svg, "g", { "clip-path": `url(#${clip.parentNode.id})`, fill: "none", "stroke-linejoin": "round" });
-    this.levels(inside, svg, x, y, left, right);
-    const names = new Set(visible.map((series) => series.method)), crowd = names.size > BANDS, best = this.part.methods[0].name;
+    this.levels(inside, svg, y, left, right, ends);
+    const names = new Set(visible.map((series) => series.method)), crowd = names.size > BANDS;
     const order = { faint: 0, thin: 1, points: 2, lost: 3 };
     const sorted = [...visible].sort((a, b) => (order[a.style] ?? 4) - (order[b.style] ?? 4));
     this.places = [];
     for (const series of sorted) {
       if (series.style === "rug") continue;
-      const spread = !crowd || [best, REFERENCE].includes(series.method);
+      const spread = !crowd || this.part.method.get(series.method).banded;
       const xs = this.xOf(series).map((value) => (value === null ? NaN : x(value))), ys = series.y.map((value) => (value === null || (log && value < 0) ? NaN : y(value)));
       this.places.push({ series, xs, ys });
       const group = draw(inside, "g", { "data-method": series.method, class: spread ? "" : "crowd" });
@@ -353,11 +353,17 @@ class Curves extends Chart {
     rugs.forEach((series, i) => this.rug(svg, series, x, 24 + 9 * i, left, right));
     this.frame = { x, y, left, right, top, bottom };
   }
-  levels(inside, svg, x, y, left, right) {
+  also(value, [low, high], log) {  // room for a level, unless it would squeeze the rest into less than half
+    const at = log ? Math.log : (y) => y, back = log ? Math.exp : (y) => y;
+    if (log && value <= 0) return [low, high];
+    const [bottom, top, place] = [at(low), at(high), at(value)], room = top - bottom;
+    if (place < bottom - room || place > top + room) return [low, high];
+    return [back(Math.min(bottom, place - 0.08 * room)), back(Math.max(top, place + 0.08 * room))];
+  }
+  levels(inside, svg, y, left, right, [low, high]) {
     for (const level of this.data.levels) {
-      if (level.method && this.part.hidden.has(level.method)) continue;
-      draw(inside, "line", { x1: left, x2: right, y1: y(level.y), y2: y(level.y), "stroke-width": 1, "stroke-dasharray": "2 3", ...this.colour(level.method) });
-      if (level.method) continue;
+      if (level.y < low || level.y > high) continue;
+      draw(inside, "line", { x1: left, x2: right, y1: y(level.y), y2: y(level.y), "stroke-width": 1, "stroke-dasharray": "2 3", stroke: "#767676" });
       draw(svg, "text", { x: right, y: y(level.y) - 4, "text-anchor": "end", fill: "#555", class: "halo" }, level.name);
     }
   }
@@ -373,12 +379,14 @@ class Curves extends Chart {
       line({ "stroke-width": 0.9, "stroke-opacity": 0.5, "data-spread": "" });
     } else if (series.style === "fine") {
       line({ "stroke-width": 0.9 });
+    } else if (series.style === "level") {
+      line({ "stroke-width": 1.2, "stroke-dasharray": "1 3" });
     } else if (series.style === "lost") {
       line({ "stroke-width": 0.9 });
       const last = ys.length - 1, at = Math.min(Math.max(isFinite(ys[last]) ? ys[last] : top, top), bottom);
       draw(svg, "path", { d: `M${xs[last] - 3.5},${at - 3.5}l7,7m-7,0l7,-7`, "stroke-width": 2, fill: "none", ...this.colour(series.method) });
     } else {
-      const thin = this.data.series.some((each) => each.style === "thin" && each.method === series.method && each.of.startsWith(series.of === "expected" ? "\0" : ""));
+      const thin = this.data.series.some((each) => each.style === "thin" && each.method === series.method);
       if (series.low && !thin) {
         const ends = [series.low, series.high].map((values) => values.map((value) => (value === null ? NaN : y(value))));
         draw(group, "path", { d: band(xs, ...ends), "fill-opacity": 0.14, "data-spread": "", ...this.colour(series.method, "fill") });
@@ -416,7 +424,7 @@ class Curves extends Chart {
     return this.axis.infinity && value >= this.axis.infinity * 0.999 ? "∞" : inWords(value);
   }
   get lines() {
-    const read = this.places.filter(({ series }) => ["line", "steps"].includes(series.style));
+    const read = this.places.filter(({ series }) => series.style === "line");
     return read.length ? read : this.places.filter(({ series }) => series.style === "points");
   }
   read(px, py = 0, aloud = false) {
@@ -441,11 +449,11 @@ class Curves extends Chart {
     this.cross(at);
     this.show(at, py, `${this.axis.label} ${this.placeInWords(this.xOf(first.line.series)[first.i])}`, lines, aloud);
   }
-  get beside() {  // the norm before clipping is a thin line, and told too
-    return this.places.filter(({ series }) => series.style === "fine");
+  get beside() {  // the norm before clipping and the level, told too
+    return this.places.filter(({ series }) => ["fine", "level"].includes(series.style));
   }
   valueInWords({ y, low, high, of }, i) {
-    const words = ["before", "after"].includes(of) ? `${of} ` : "";
+    const words = ["before", "after", "level η"].includes(of) ? `${of} ` : "";
     const ends = low && low[i] !== null && high[i] !== null ? ` (${inWords(low[i])} to ${inWords(high[i])})` : "";
     return `${words}${inWords(y[i])}${ends}`;
   }
@@ -474,7 +482,7 @@ class Curves extends Chart {
         rows.push([series.method, what, ...xs.map((each) => each[i]), value, series.low?.[i], series.high?.[i]]);
       });
     }
-    for (const level of data.levels) rows.push([level.method || level.name, "level", ...data.x.map(() => null), level.y]);
+    for (const level of data.levels) rows.push([level.name, "level", ...data.x.map(() => null), level.y]);
     return asCsv(rows);
   }
 }
@@ -485,6 +493,8 @@ class Rows extends Chart {  // differences around 0: a name and numbers, below t
     const tall = 44, top = 6, bottom = top + tall * Math.max(1, shown.length), height = bottom + 38;
     const svg = this.begin(width, height), left = 10, right = width - 10;
     const ends = [-data.end * 1.05, data.end * 1.05], x = scale(false, ends, left, right);
+    const edge = Math.min(data.worth, ends[1]);
+    if (edge) draw(svg, "rect", { x: x(-edge), width: x(edge) - x(-edge), y: top, height: bottom - top, fill: "#888", "fill-opacity": 0.2 });
     for (const [value, text] of apart(roundTicks(ends, Math.max(2, Math.floor(width / 80))), x, widthOf, 12)) {
       const half = widthOf(text) / 2, at = Math.min(Math.max(x(value), half), width - half - 1);
       draw(svg, "line", { x1: x(value), x2: x(value), y1: top, y2: bottom + 4, stroke: "#888", "stroke-opacity": value === 0 ? 1 : 0.2 });

@@ -22,16 +22,15 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from clipbench.analysis.across import Across, across
-from clipbench.analysis.names import method_name
-from clipbench.analysis.ranking import Ranking
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.verdict import Verdict, judge
-from clipbench.plot.looks import Look, method_looks
+from clipbench.plot.looks import Look, in_print, method_looks
 from clipbench.plot.style import drawing
 from clipbench.record.folder import unfinished_runs
 from clipbench.report import across as several
 from clipbench.report import cells, data, panels, svg
 from clipbench.report.chart import Chart, Rows
-from clipbench.report.frame import RC, Drawing
+from clipbench.report.frame import RC, Drawing, banded
 from clipbench.report.provenance import facts, failures
 from clipbench.report.sensitivity import sensitivity
 
@@ -52,22 +51,18 @@ DESCRIBED = ("helps", "hurts", "ahead", "behind", "mixed", "same")
 Draw = Callable[[Ranking], Iterable[Chart | Rows]]
 Still = Callable[[Ranking], Iterable[Drawing]]
 
-
-def _no_drawing(ranking: Ranking) -> Iterable[Drawing]:
-    return ()
-
-
 BLOCKS: dict[str, tuple[Draw, Still, str]] = {
     "Difference": (
         data.difference,
-        _no_drawing,
-        "",
+        panels.difference,
+        "In the table's order; positive is better.",
     ),
     "Training": (
         data.curves,
         panels.curves,
-        "Mean over runs with its 95 % t-interval; up to seven runs of a method are thin lines, not a band; "
-        "seconds are medians, evaluation left out; ✕ ends a run that diverged, no part of these.",
+        "Means; up to seven runs are thin lines, of more the 95 % t-interval of the mean is a band; "
+        "seconds are medians, evaluation left out; "
+        "✕ ends a run that diverged, no part of these.",
     ),
     "Sensitivity": (data.sensitivity, sensitivity, "Points are runs, lines are means with 95 % bands."),
     "Budget": (
@@ -185,7 +180,7 @@ def part_of(ranking: Ranking) -> str:
         verdict=verdict,
         badge=badge(verdict),
         looks=looks,
-        methods=_methods([method.name for method in ranking.judged], looks),
+        methods=_methods(ranking.judged, looks, banded(ranking)),
         columns=cells.columns(ranking),
         cells=cells.cells,
         flags=cells.flags,
@@ -205,7 +200,7 @@ def _part_across(found: Across, anchor: str) -> str:
         found=found,
         anchor=anchor,
         looks=looks,
-        methods=_methods([row.name for row in found.rows], looks),
+        methods=_methods(found.methods, looks, found.methods),
         columns=several.COLUMNS,
         cells=several.cells,
         seeds=several.seeds(found),
@@ -213,13 +208,17 @@ def _part_across(found: Across, anchor: str) -> str:
     )
 
 
-def _methods(names: Iterable[str], looks: Mapping[str, Look]) -> list[dict[str, str]]:
-    """What page.js knows of each method, in the order of the legend."""
+def _methods(
+    methods: Iterable[Method], looks: Mapping[str, Look], banded: Sequence[Method]
+) -> list[dict[str, Any]]:
+    """What page.js knows of each method, in the order of the legend; `banded`: they show their runs or a band
+    however many others are on view.
+    """
     found = []
-    for name in names:
-        look = looks[name]
-        row = {"name": method_name(name), "colour": look.colour, "night": _night(look.colour)}
-        found.append({**row, "dash": _strokes(look)})
+    for method in methods:
+        look = looks[method.name]
+        row = {"name": in_print(method.name), "colour": look.colour, "night": _night(look.colour)}
+        found.append({**row, "dash": _strokes(look), "banded": method in banded})
     return found
 
 
@@ -285,7 +284,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"anchor": _anchor, "strokes": _strokes, "night": _night, "method": method_name}
+    environment.filters |= {"anchor": _anchor, "strokes": _strokes, "night": _night, "method": in_print}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals |= {"WIDTH": cells.WIDTH, "HEIGHT": cells.HEIGHT}
     return environment

@@ -14,18 +14,38 @@ from matplotlib.figure import Figure
 
 from clipbench import stats
 from clipbench.analysis.ranking import Method, Ranking
-from clipbench.analysis.steps import without_skipped
-from clipbench.plot import style
-from clipbench.plot.comparison import smooth, there, thinned
-from clipbench.plot.looks import Look, method_looks
+from clipbench.analysis.steps import measured_alone, without_skipped
+from clipbench.analysis.thresholds import level_over_steps
+from clipbench.plot import difference as paired
+from clipbench.plot import style, titles
+from clipbench.plot.comparison import baseline, smooth, spread, there, thinned
+from clipbench.plot.looks import Look, in_print, method_looks
 from clipbench.record.rows import is_clipped
-from clipbench.report.frame import Drawing, banded, panel
+from clipbench.report.frame import MARGINS, SIZE, Drawing, banded, panel
 from clipbench.stats import mean_and_half
 
 POINTS = 120  # of a line
 BINS = 48  # of time, for what clipping did
+LEVEL = (0, (1, 1.5))
 
 Tables = Mapping[str, pd.DataFrame]  # of each method, by name: a column per run
+
+
+def difference(ranking: Ranking) -> Iterator[Drawing]:
+    """Each method minus no clipping, pair by pair."""
+    rows = paired.compared(ranking)
+    if not rows:
+        return
+    left, right, bottom, _ = MARGINS
+    names = max(style.inches(in_print(name), 7) for name in rows)
+    left = 0.12 + min(1.2, names)
+    height = bottom + paired.ROW * len(rows) + 0.3
+    fig = style.figure("", height, SIZE[0], (left, right, bottom + 0.12, 0.1))
+    ax = fig.subplots()
+    paired.draw(ax, ranking, method_looks(ranking), left - 0.1, SIZE[0] - left + 0.05, counts=True)
+    unit = getattr(ranking, "unit", "seed")
+    what = f"difference to no clipping, paired by {unit}: a dot is one {unit}"
+    yield f"{what}, the line the simultaneous 95 % interval of their mean", fig
 
 
 def curves(ranking: Ranking) -> Iterator[Drawing]:
@@ -35,19 +55,27 @@ def curves(ranking: Ranking) -> Iterator[Drawing]:
     loss = group.curve("loss", *configurations)
     seconds = thinned(group.curve("seconds", *configurations), POINTS)
     smoothed, raw = thinned(smooth(loss), POINTS), thinned(loss, POINTS)
-    name, time = "training loss, smoothed", "seconds of training"
+    name, time = "training loss, smoothed", _time(ranking)
     tables = _on_steps(ranking, smoothed)
     yield f"{name}, against step: faint, as it was", _curve(ranking, tables, "step", name, raw)
     tables = on_seconds(ranking, smoothed, seconds)
     yield f"{name}, against time", _curve(ranking, tables, time, name)
-    name = f"validation {group.headline}"
+    name = titles.headline(group)
     val = group.evals_of("val")
     values = val.pivot(index="step", columns="run", values="value")
     seconds = val.pivot(index="step", columns="run", values="seconds")
     tables = _on_steps(ranking, values)
-    yield f"{name}, against step", _curve(ranking, tables, "step", name)
+    figure = _curve(ranking, tables, "step", name)
+    style.also(figure.axes[0], *baseline([ranking]), 1.5)
+    yield f"{name}, against step", figure
     tables = on_seconds(ranking, values, seconds)
     yield f"{name}, against time", _curve(ranking, tables, time, name)
+
+
+def _time(ranking: Ranking) -> str:
+    """Seconds measured beside other runs say so."""
+    alone = measured_alone(ranking.group.runs)
+    return "seconds of training" if alone else "seconds of training, beside other runs"
 
 
 def _on_steps(ranking: Ranking, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -108,13 +136,12 @@ def _mean(ax: Axes, table: pd.DataFrame, method: Method, look: Look, band: bool)
     if not done.empty:
         mean, half = mean_and_half(done.to_numpy(float))
         ax.plot(done.index, mean, **look.line)
-        if band and done.shape[1] > 1:
-            low, high = mean - half, mean + half
-            ax.fill_between(done.index, low, high, color=look.colour, alpha=0.12, linewidth=0)
+        if band:
+            spread(ax, done, look, mean, half)
     for run in there(table, method.configuration.diverged):
         line = table[run].dropna()
         if len(line):
-            ax.plot(line.index, line, color=look.colour, linewidth=0.5)
+            ax.plot(line.index, line, linewidth=0.5, **look.line)
             style.cross(ax, line.index[-1], line.iloc[-1], look.colour)
 
 
@@ -140,6 +167,8 @@ def clipping(ranking: Ranking) -> Iterator[Drawing]:
         _factors(factors, steps, bins, width, look, method in bands)
         _shares(shares, steps, bins, width, look)
         _norms(norms, steps, bins, width, look)
+        level = level_over_steps(group.steps_of(method.configuration), method.configuration.settings)
+        norms.plot(level.index, level, color=look.colour, linewidth=0.7, linestyle=LEVEL)
     every = group.steps_of(*(method.configuration for method in methods))
     counted = without_skipped(every)["clip_factor"]
     positive = counted[counted > 0]
@@ -149,9 +178,12 @@ def clipping(ranking: Ranking) -> Iterator[Drawing]:
     for line in norms.lines:
         drawn.append(np.asarray(line.get_ydata(), float))
     style.log_if_wide(norms, "y", np.concatenate(drawn))
-    yield "clip factor: median and the middle 80 % of steps and seeds", factor
+    yield "clip factor: median and the middle 80 % of steps and runs", factor
     yield "share of steps clipped", share
-    yield "gradient norm: medians over steps and seeds, thin before clipping, thick after", norm
+    yield (
+        "gradient norm: medians over steps and runs, thin before clipping, thick after, dotted the level η",
+        norm,
+    )
 
 
 def _factors(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: Look, band: bool) -> None:
@@ -189,7 +221,7 @@ def budget(ranking: Ranking) -> Iterator[Drawing]:
     tuning, group = ranking.group.tuning, ranking.group
     if tuning.empty:
         return
-    fig, ax = panel("tuning trials", f"best validation {group.headline}")
+    fig, ax = panel("tuning trials", f"best {titles.headline(group)}")
     looks, drawn = method_looks(ranking), []
     for method in reversed(ranking.judged):
         trials = _trial_means(tuning[tuning["method"] == method.name])

@@ -12,16 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipbench.analysis.choice import is_without_clipping
+from clipbench.analysis.names import REFERENCE_IN_WORDS
 from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
-from clipbench.plot import style
-from clipbench.plot.looks import Look, method_looks
-from clipbench.record.rows import NO_CLIPPING, REFERENCE
+from clipbench.plot import style, titles
+from clipbench.plot.looks import Look, in_print, method_looks
+from clipbench.record.rows import NO_CLIPPING
 from clipbench.report.divergence import beyond, divergence, is_grid
 from clipbench.report.frame import Drawing, banded, panel
 from clipbench.stats import smoothed
 
-NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "p_autoclip"}
+NAMES = {"lr": "learning rate", "clipping_level": "clipping level", "p_autoclip": "quantile"}
 
 
 def sensitivity(ranking: Ranking) -> Iterator[Drawing]:
@@ -42,7 +43,7 @@ def sensitivity(ranking: Ranking) -> Iterator[Drawing]:
             _reference(ax, ranking, runs)
             _line(ax, ranking, own, setting, looks[method.name], band=True)
             divergence(fig, ax, ranking, own, setting, [method])
-            yield f"{method.name}: {NAMES[setting]}", fig
+            yield f"{in_print(method.name)}: {NAMES[setting]}", fig
 
 
 def _over_learning_rate(ranking: Ranking, runs: pd.DataFrame, looks: dict[str, Look]) -> Drawing:
@@ -63,7 +64,7 @@ def _panel(ranking: Ranking, runs: pd.DataFrame, setting: str) -> tuple[Figure, 
     """Log axes but for p_autoclip, with ∞ a little beyond the last value; the values of a grid are named, on
     other axes round ones.
     """
-    fig, ax = panel(NAMES[setting], f"validation {ranking.group.headline}")
+    fig, ax = panel(NAMES[setting], titles.headline(ranking.group))
     style.fit(ax, runs["value"])
     values = runs[setting].dropna()
     finite = np.sort(values[np.isfinite(values) & (values > 0)].unique())
@@ -145,7 +146,7 @@ def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
     if np.isfinite(mean):
         ax.axhline(mean, color=style.GREY, linewidth=0.8)
         ax.annotate(
-            REFERENCE,
+            REFERENCE_IN_WORDS,
             (0.99, mean),
             (0, 2),
             ax.get_yaxis_transform(),

@@ -1,0 +1,81 @@
+"""What a figure shows, in words: which data, which optimizer, how many runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from clipbench.analysis.group import Configuration, Group
+from clipbench.analysis.names import metric_name, optimizer_name, task_name
+from clipbench.analysis.ranking import Ranking
+
+PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where no "train/val" stands
+
+
+def title(group: Group) -> str:
+    """The data, as the runs recorded what they saw, then optimizer and study: "A generated grammar · AdamW"."""
+    parts = [_source(group), optimizer_name(group.optimizer)]
+    if group.study:
+        parts.append(f"study {group.study}")
+    return " · ".join(filter(None, parts))
+
+
+def notes(found: Sequence[Ranking], count: int) -> str:
+    """Task and scale, sizes of the data, repetitions, and what is left out, as a line of small print. `count`: of
+    the configurations that are drawn.
+    """
+    group = found[0].group
+    parts = [" ".join(filter(None, [f"Task {group.task}", f"({group.scale})" if group.scale else ""]))]
+    data = _data(group)
+    if len(data) == 1:
+        parts.append(data[0].partition(", ")[2])
+    parts.append(repetitions(found, group.configurations))
+    every = len(group.configurations)
+    if count < every:
+        chosen = sum(len(ranking.methods) for ranking in found)
+        what = "each method's best" if count == chosen else f"the best {count}"
+        parts.append(f"{what} of {every} settings")
+    parts += group.notes
+    return "; ".join(filter(None, parts))
+
+
+def order(found: Sequence[Ranking]) -> str:
+    """How the methods stand in every figure and table."""
+    return f"Methods in order of {headline(found[0].group, 'test' if found[0].split == 'test' else 'validation')}"
+
+
+def repetitions(found: Sequence[Ranking], configurations: Sequence[Configuration]) -> str:
+    """ "5 seeds", "3 to 5 repetitions"."""
+    counts = {len(configuration.runs) for configuration in configurations}
+    if not counts:
+        return ""
+    unit = getattr(found[0], "unit", "seed")
+    first, last = min(counts), max(counts)
+    amount = str(last) if first == last else f"{first} to {last}"
+    return f"{amount} {unit}" if last == 1 else f"{amount} {unit}s"
+
+
+def headline(group: Group, split: str = "validation") -> str:
+    """ "validation MCC"."""
+    return f"{split} {metric_name(group.headline or '')}".rstrip()
+
+
+def _source(group: Group) -> str:
+    sources = [PATH.sub(_last_folder, text.partition(", ")[0]) for text in _data(group)]
+    sources = list(dict.fromkeys(sources))
+    if not sources:
+        return " ".join(filter(None, [task_name(group.task), group.scale]))
+    text = " and ".join(sources)
+    return text[:1].upper() + text[1:]
+
+
+def _data(group: Group) -> list[str]:
+    """What the runs recorded of their data."""
+    if "data" not in group.runs:
+        return []
+    return sorted({text for text in group.runs["data"].dropna() if text})
+
+
+def _last_folder(path: re.Match[str]) -> str:
+    """Of a path; where it lies on one machine is nobody else's concern."""
+    return re.split(r"[\\/]", path[0].rstrip("\\/"))[-1]
