@@ -17,7 +17,10 @@ def measured_alone(runs: pd.DataFrame) -> bool:
     """
     if (runs["lockstep"].fillna(1).astype(float) > 1).any():
         return False
-    started, ended = (pd.to_datetime(runs[name], errors="coerce", utc=True) for name in ("started", "ended"))
+    started, ended = (
+        pd.to_datetime(runs[name], format="ISO8601", errors="coerce", utc=True)
+        for name in ("started", "ended")
+    )
     times = pd.DataFrame({"host": runs["host"].fillna(""), "started": started, "ended": ended}).dropna()
     for _, own in times.sort_values("started").groupby("host"):
         if (own["started"].iloc[1:].to_numpy() < own["ended"].cummax().iloc[:-1].to_numpy()).any():
