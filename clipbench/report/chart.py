@@ -151,23 +151,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """A row for each method around the line of no difference. `end`: what stands at the edge; longer
+    """A row for each method around the line of no difference. `ends`: of the axis; longer
     intervals are cut. `worth`: the smallest difference worth telling, 0 where none is known.
     """
 
     what: str
     more: str
     label: str
-    end: float
+    ends: tuple[float, float]
     worth: float
     rows: Sequence[Row]
 
     def json(self) -> dict[str, Any]:
-        rows = []
+        rows, extent = [], self.ends[1] - self.ends[0]
         for row in self.rows:
-            mean, low, high = rounded([row.mean, row.low, row.high], self.end)
+            mean, low, high = rounded([row.mean, row.low, row.high], extent)
             names = [name for name, _ in row.pairs]
-            values = rounded([value for _, value in row.pairs], self.end)
+            values = rounded([value for _, value in row.pairs], extent)
             rows.append(
                 {
                     "method": row.method,
@@ -179,7 +179,7 @@ class Rows:
                 }
             )
         found = {"kind": "rows", "what": self.what, "label": self.label, "rows": rows}
-        return {**found, "end": self.end, "worth": self.worth}
+        return {**found, "ends": rounded(self.ends, extent), "worth": self.worth}
 
     @property
     def in_words(self) -> str:

@@ -57,7 +57,7 @@ def difference(ranking: Ranking) -> Iterator[Rows]:
     )
     if worth:
         more += " Grey: too small to be worth telling."
-    yield Rows(what, more, label, _end(rows), _scale(ranking) * worth, rows)
+    yield Rows(what, more, label, _ends(rows), _scale(ranking) * worth, rows)
 
 
 def _row(ranking: Ranking, method: Method, reference: Method, comparison: Comparison) -> Row:
@@ -87,22 +87,21 @@ def _scale(ranking: Ranking) -> int:
     return 100 if ranking.in_points else 1
 
 
-def _end(rows: Sequence[Row]) -> float:
-    """Every dot is inside, and the usual interval: a very wide one is cut rather than that the others cannot
-    be seen.
+def _ends(rows: Sequence[Row]) -> tuple[float, float]:
+    """Of the axis: 0 and every dot are inside, and an interval unless it is four times as far out as the
+    usual one, so that the others can be seen.
     """
-    dots, ends = [], []
+    inside = [0.0]
+    ends = []
     for row in rows:
-        for _, value in row.pairs:
-            dots.append(abs(value))
-        for value in (row.low, row.high):
-            if math.isfinite(value):
-                ends.append(abs(value))
-    furthest = max(dots, default=0.0)
+        inside += [value for _, value in row.pairs]
+        ends += [value for value in (row.low, row.high) if math.isfinite(value)]
     if ends:
-        usual = float(np.median(ends))
-        furthest = max(furthest, min(max(ends), 4 * usual))
-    return furthest or 1.0
+        furthest = 4 * float(np.median(np.abs(ends)))
+        inside += [max(-furthest, min(furthest, value)) for value in ends]
+    low, high = min(inside), max(inside)
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def unit(ranking: Ranking) -> str:

@@ -137,8 +137,10 @@ class Part {  // a section: its methods, which of them are hidden, which axis is
     this.method = new Map(this.methods.map((method) => [method.name, method]));
     this.hidden = new Set();
     this.axis = 0;
-    const figures = this.section.querySelectorAll("figure.chart");
-    this.charts = [...figures].map((figure) => new (figure.querySelector("script").textContent.startsWith('{"kind":"rows"') ? Rows : Curves)(this, figure));
+    this.charts = [...this.section.querySelectorAll("figure.chart")].map((figure) => {
+      const data = JSON.parse(figure.querySelector("script").textContent);
+      return data.kind === "rows" ? new Rows(this, figure, data) : new Curves(this, figure, data);
+    });
     this.controls();
   }
   controls() {
@@ -170,11 +172,11 @@ class Part {  // a section: its methods, which of them are hidden, which axis is
 }
 
 class Chart {
-  constructor(part, figure) {
+  constructor(part, figure, data) {
     this.part = part;
     this.figure = figure;
     this.plot = figure.querySelector(".plot");
-    this.data = JSON.parse(figure.querySelector("script").textContent);
+    this.data = data;
     this.wide = false;
     figure.hidden = false;
     figure.classList.add(this.data.kind);
@@ -229,7 +231,7 @@ class Chart {
     return `${place.normalize("NFKD").replace(/[^A-Za-z0-9.-]+/g, "_").replace(/^[_.]+|_+$/g, "").slice(0, 120)}.${ending}`;
   }
   get room() {
-    return Math.max(160, Math.floor(this.plot.clientWidth));
+    return this.paper || Math.max(160, Math.floor(this.plot.clientWidth));
   }
   begin(width, height) {
     this.svg?.remove();
@@ -250,7 +252,7 @@ class Chart {
     this.tip.hidden = true;
     this.svg?.querySelector(".cross")?.remove();
   }
-  show(x, y, title, lines, aloud) {
+  show(x, y, above, title, lines, aloud) {  // below y, or where the window ends before it, above `above`
     this.tip.replaceChildren(make("b", { textContent: title }));
     for (const [name, text] of lines) {
       const line = make("span", {});
@@ -265,8 +267,9 @@ class Chart {
     this.tip.hidden = false;
     const room = this.plot.clientWidth, size = this.tip.offsetWidth;
     const left = x + 14 + size <= room ? x + 14 : x - 14 - size;
+    const fits = this.plot.getBoundingClientRect().top + y + this.tip.offsetHeight <= innerHeight;
     this.tip.style.left = `${Math.max(0, Math.min(left, room - size))}px`;
-    this.tip.style.top = `${Math.max(0, Math.min(y, this.svg.clientHeight - this.tip.offsetHeight))}px`;
+    this.tip.style.top = `${fits ? y : above - this.tip.offsetHeight}px`;
     if (aloud) this.told.textContent = [title, ...lines.map((line) => line.join(" "))].join("; ");
   }
   drawing() {  // as it is drawn now, on white paper, with what the colours mean below
@@ -298,6 +301,12 @@ class Curves extends Chart {
   xOf(series) {
     return this.data.xs[series.x[Math.min(this.part.axis, series.x.length - 1)]];
   }
+  fixed(value) {  // as many decimals as all others of the chart, four digits of the largest
+    this.largest ??= this.data.series.flatMap(({ y }) => y).reduce((most, each) => Math.max(most, Math.abs(each)), 0);
+    const decimals = 3 - Math.floor(Math.log10(this.largest || 1));
+    if (value === null || this.data.y.log || decimals < 0 || decimals > 6) return inWords(value);
+    return value.toFixed(decimals).replace("-", "−");
+  }
   get axis() {
     return this.data.x[Math.min(this.part.axis, this.data.x.length - 1)];
   }
@@ -305,10 +314,12 @@ class Curves extends Chart {
     return this.data.series.filter((series) => !this.part.hidden.has(series.method));
   }
   draw() {
+    const visible = this.visible;
+    this.figure.hidden = !visible.length;
+    if (!visible.length) return;
     const { data, axis, log } = this, width = this.room;
     const height = this.wide ? Math.min(520, Math.max(260, width * 0.5)) : Math.min(260, Math.max(190, width * 0.66));
     const svg = this.begin(width, Math.round(height));
-    const visible = this.visible;
     const rugs = this.part.methods.map((method) => visible.find((series) => series.style === "rug" && series.method === method.name)).filter(Boolean);
     const top = 26 + 9 * rugs.length, bottom = height - 36;
     let ends = data.y.ends ?? fits(visible.flatMap((series) => (["line", "fine", "level", "thin", "points"].includes(series.style) ? series.y : [])), log);
@@ -416,8 +427,8 @@ class Curves extends Chart {
     if (near) {
       const { series, i } = near, text = series.words ? series.words[i] : inWords(series.y[i]);
       this.cross(near.at);
-      this.show(near.at, near.y, `${this.axis.label} ${this.placeInWords(this.xOf(series)[i])}`, [[series.method, text]]);
-    } else if (px >= left - 6 && px <= right + 6) this.read(px, py);
+      this.show(near.at, near.y + 8, near.y - 8, `${this.axis.label} ${this.placeInWords(this.xOf(series)[i])}`, [[series.method, text]]);
+    } else if (px >= left - 6 && px <= right + 6) this.read(px);
     else this.leave();
   }
   placeInWords(value) {
@@ -427,7 +438,7 @@ class Curves extends Chart {
     const read = this.places.filter(({ series }) => series.style === "line");
     return read.length ? read : this.places.filter(({ series }) => series.style === "points");
   }
-  read(px, py = 0, aloud = false) {
+  read(px, aloud = false) {
     const nearest = ({ xs }) => xs.reduce((best, at, i) => (Math.abs(at - px) < Math.abs(xs[best] - px) ? i : best), 0);
     let first = null;
     for (const line of this.lines) {
@@ -447,15 +458,15 @@ class Curves extends Chart {
     }
     this.at = at;
     this.cross(at);
-    this.show(at, py, `${this.axis.label} ${this.placeInWords(this.xOf(first.line.series)[first.i])}`, lines, aloud);
+    this.show(at, this.frame.bottom + 18, this.frame.top - 4, `${this.axis.label} ${this.placeInWords(this.xOf(first.line.series)[first.i])}`, lines, aloud);
   }
   get beside() {  // the norm before clipping and the level, told too
     return this.places.filter(({ series }) => ["fine", "level"].includes(series.style));
   }
   valueInWords({ y, low, high, of }, i) {
     const words = ["before", "after", "level η"].includes(of) ? `${of} ` : "";
-    const ends = low && low[i] !== null && high[i] !== null ? ` (${inWords(low[i])} to ${inWords(high[i])})` : "";
-    return `${words}${inWords(y[i])}${ends}`;
+    const ends = low && low[i] !== null && high[i] !== null ? ` (${this.fixed(low[i])} to ${this.fixed(high[i])})` : "";
+    return `${words}${this.fixed(y[i])}${ends}`;
   }
   cross(at) {
     const { top, bottom } = this.frame;
@@ -469,7 +480,7 @@ class Curves extends Chart {
     const by = Math.max(1, Math.round(places.length / 20));
     const to = { ArrowRight: now + 1, ArrowLeft: now - 1, PageUp: now + by, PageDown: now - by, Home: 0, End: places.length - 1 }[key];
     if (to === undefined) return false;
-    this.read(places[Math.min(Math.max(to, 0), places.length - 1)], 0, true);
+    this.read(places[Math.min(Math.max(to, 0), places.length - 1)], true);
     return true;
   }
   csv() {
@@ -489,12 +500,15 @@ class Curves extends Chart {
 
 class Rows extends Chart {  // differences around 0: a name and numbers, below them dots and the interval
   draw() {
-    const { data } = this, width = this.room, shown = data.rows.filter((row) => !this.part.hidden.has(row.method));
-    const tall = 44, top = 6, bottom = top + tall * Math.max(1, shown.length), height = bottom + 38;
+    const { data } = this, shown = data.rows.filter((row) => !this.part.hidden.has(row.method));
+    this.figure.hidden = !shown.length;
+    if (!shown.length) return;
+    const width = this.room;
+    const tall = 44, top = 6, bottom = top + tall * shown.length, height = bottom + 38;
     const svg = this.begin(width, height), left = 10, right = width - 10;
-    const ends = [-data.end * 1.05, data.end * 1.05], x = scale(false, ends, left, right);
-    const edge = Math.min(data.worth, ends[1]);
-    if (edge) draw(svg, "rect", { x: x(-edge), width: x(edge) - x(-edge), y: top, height: bottom - top, fill: "#888", "fill-opacity": 0.2 });
+    const ends = data.ends, x = scale(false, ends, left, right);
+    const [from, to] = [Math.max(-data.worth, ends[0]), Math.min(data.worth, ends[1])].map(x);
+    if (data.worth) draw(svg, "rect", { x: from, width: to - from, y: top, height: bottom - top, fill: "#888", "fill-opacity": 0.2 });
     for (const [value, text] of apart(roundTicks(ends, Math.max(2, Math.floor(width / 80))), x, widthOf, 12)) {
       const half = widthOf(text) / 2, at = Math.min(Math.max(x(value), half), width - half - 1);
       draw(svg, "line", { x1: x(value), x2: x(value), y1: top, y2: bottom + 4, stroke: "#888", "stroke-opacity": value === 0 ? 1 : 0.2 });
@@ -533,7 +547,7 @@ class Rows extends Chart {  // differences around 0: a name and numbers, below t
     let near = row.pairs;
     if (!aloud) near = near.filter(([, value]) => Math.abs(x(value) - px) < 6);
     if (!near.length) near = row.pairs;
-    this.show(px, y + 40, `${row.method} ${row.words}`, near.map(([name, value]) => [name, inWords(value)]), aloud);
+    this.show(px, y + 42, y, `${row.method} ${row.words}`, near.map(([name, value]) => [name, inWords(value)]), aloud);
   }
   step(key) {
     if (!this.places?.length) return false;
@@ -599,8 +613,16 @@ const watch = new ResizeObserver((entries) => {
 });
 for (const chart of charts) watch.observe(chart.plot);
 
-// Paper has nothing to click on.
+// Paper has nothing to click on, and columns of its own.
+const onPaper = (on) => {
+  later.length = 0;
+  for (const chart of charts) {
+    chart.paper = on && (chart instanceof Rows ? 640 : 320);
+    chart.draw();
+  }
+};
+addEventListener("afterprint", () => onPaper(false));
 addEventListener("beforeprint", () => {
-  drawAll();
+  onPaper(true);
   document.querySelectorAll("details").forEach((part) => (part.open = true));
 });

@@ -30,7 +30,7 @@ from clipbench.record.folder import unfinished_runs
 from clipbench.report import across as several
 from clipbench.report import cells, data, panels, svg
 from clipbench.report.chart import Chart, Rows
-from clipbench.report.frame import RC, Drawing, banded
+from clipbench.report.frame import BANDS, RC, Drawing, banded
 from clipbench.report.provenance import facts, failures
 from clipbench.report.sensitivity import sensitivity
 
@@ -200,12 +200,19 @@ def _part_across(found: Across, anchor: str) -> str:
         found=found,
         anchor=anchor,
         looks=looks,
-        methods=_methods(found.methods, looks, found.methods),
+        methods=_methods(found.methods, looks, _few(found.methods)),
         columns=several.COLUMNS,
         cells=several.cells,
         seeds=several.seeds(found),
         block=Block("Performance profile", "Band: stratified bootstrap.", list(data.profile(found)), [image]),
     )
+
+
+def _few(methods: list[Method]) -> list[Method]:
+    """Those that keep their bands among many: the best and no clipping."""
+    if len(methods) <= BANDS:
+        return methods
+    return [method for method in methods if method is methods[0] or method.is_reference]
 
 
 def _methods(

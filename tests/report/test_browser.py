@@ -38,7 +38,8 @@ TEXTS = """
     const boxes = parent.closest("svg") ? [parent.getBoundingClientRect()] : range.getClientRects();
     for (const box of boxes) {
       const right = scroll ? Math.min(box.right, scroll.right) : box.right;
-      if (box.width && right > box.left) found.push([node.data.trim().slice(0, 40), box.left, box.top, right, box.bottom]);
+      const text = node.data.trim().slice(0, 40);
+      if (box.width && right > box.left) found.push([text, box.left, box.top, right, box.bottom]);
     }
   }
   return found;
@@ -140,9 +141,7 @@ def test_names_from_files_are_shown_and_do_nothing(shown):
 
 @needs_chromium
 def test_the_policy_lets_no_other_script_run(shown):
-    shown.run(
-        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hit = 2'}))"
-    )
+    shown.run("document.body.append(make('script', {textContent: 'window.hit = 2'}))")
     assert shown.run("window.hit") is None
     (error,) = shown.errors
     assert "Content Security Policy" in error
@@ -151,7 +150,8 @@ def test_the_policy_lets_no_other_script_run(shown):
 
 def chart(what):
     """Of the study."""
-    return f"[...document.querySelectorAll('#at-toy-mini-sgd-quick figure.chart')].find((each) => each.innerText.includes('{what}'))"
+    figures = "[...document.querySelectorAll('#at-toy-mini-sgd-quick figure.chart')]"
+    return f"{figures}.find((each) => each.querySelector('figcaption').textContent.includes('{what}'))"
 
 
 def place(browser, what, share, height=0.5):
@@ -197,7 +197,8 @@ def test_dots_stand_where_the_axis_says(shown):
     """The axis read from its ticks: pixel = a + b · value."""
     script = f"""(() => {{
       const svg = {chart("paired by")}.querySelector(".plot > svg");
-      const ticks = [...svg.querySelectorAll(":scope > text")].map((text) => [text.textContent, text.x.baseVal[0].value]);
+      const place = (text) => [text.textContent, text.x.baseVal[0].value];
+      const ticks = [...svg.querySelectorAll(":scope > text")].map(place);
       return [ticks, [...svg.querySelectorAll("circle")].map((dot) => dot.cx.baseVal.value)];
     }})()"""
     ticks, dots = shown.run(script)
@@ -224,7 +225,7 @@ def test_a_logarithmic_axis_is_one(shown):
 
 @needs_chromium
 def test_the_legend_hides_a_method_everywhere(shown):
-    count = "document.querySelectorAll('.plot > svg [data-method=norm]').length"
+    count = "document.querySelectorAll('figure:not([hidden]) > .plot > svg [data-method=norm]').length"
     button = "[...document.querySelectorAll('.legend button')].filter((each) => each.innerText === 'norm')"
     before = shown.run(count)
     assert before > 10
@@ -234,6 +235,7 @@ def test_the_legend_hides_a_method_everywhere(shown):
     assert "norm" not in [
         line.split(" ")[0] for line in place(shown, "Validation accuracy", 0.9).splitlines()
     ]
+    assert shown.run(f"{chart('norm: clipping level')}.hidden")  # it shows nothing else
     shown.run(f"{button}.forEach((each) => each.click())")
     assert shown.run(count) == before
 
@@ -267,6 +269,9 @@ def test_a_formula_from_a_file_is_text_in_the_csv(shown):
     assert shown.run("asCsv([['=1+1', '@a', 'b,\"c\"', -2.5, null]])") == '\'=1+1,\'@a,"b,""c""",-2.5,\n'
 
 
+NAMED = ("button", "combobox", "application", "table", "region", "figure", "image", "columnheader")
+
+
 @needs_chromium
 def test_a_screen_reader_has_a_name_for_all_that_one_can_reach(shown):
     shown.ask("Accessibility.enable")
@@ -275,16 +280,7 @@ def test_a_screen_reader_has_a_name_for_all_that_one_can_reach(shown):
     roles = {}
     for node in nodes:
         role = node.get("role", {}).get("value")
-        if not node.get("ignored") and role in (
-            "button",
-            "combobox",
-            "application",
-            "table",
-            "region",
-            "figure",
-            "image",
-            "columnheader",
-        ):
+        if not node.get("ignored") and role in NAMED:
             name = node.get("name", {}).get("value", "")
             roles.setdefault(role, []).append(name)
             assert name.strip() or role == "figure", node
@@ -297,9 +293,8 @@ def test_a_screen_reader_has_a_name_for_all_that_one_can_reach(shown):
     assert shown.run(
         "[...document.querySelectorAll('table')].every((table) => table.caption.textContent.trim())"
     )
-    described = shown.run(
-        "[...document.querySelectorAll('.plot')].map((plot) => document.getElementById(plot.getAttribute('aria-describedby')).textContent)"
-    )
+    words = "(plot) => document.getElementById(plot.getAttribute('aria-describedby')).textContent"
+    described = shown.run(f"[...document.querySelectorAll('.plot')].map({words})")
     assert all(re.search(r"\d", text) for text in described)
 
 
@@ -328,8 +323,8 @@ def test_keys_reach_every_control_and_read_a_chart(shown):
 CONTRAST = """
 (() => {
   const parse = (colour) => (colour.match(/[\\d.]+/g) ?? []).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const linear = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
   const ground = (element) => {
     for (; element; element = element.parentElement) {
       const colour = parse(getComputedStyle(element).backgroundColor);
@@ -344,7 +339,7 @@ CONTRAST = """
     const style = getComputedStyle(element);
     const [a, b] = [light(parse(element.closest("svg") ? style.fill : style.color)), light(ground(element))];
     const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (contrast < 4.5) found.push([element.className.baseVal ?? element.className, element.textContent.slice(0, 30), contrast]);
+    if (contrast < 4.5) found.push([element.outerHTML.slice(0, 80), contrast]);
   }
   return found;
 })()
@@ -405,6 +400,7 @@ def test_paper_has_every_chart(shown, page):
     shown.ask("Page.printToPDF", landscape=True)
     drawn = "[...document.querySelectorAll('.plot')].every((plot) => plot.querySelector(':scope > svg path'))"
     assert shown.run(drawn)
+    assert shown.run("[...document.querySelectorAll('details')].every((part) => part.open)")
 
 
 @pytest.mark.parametrize("log", [False, True])
