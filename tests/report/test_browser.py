@@ -69,6 +69,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     study(folder)
     for seed, value in enumerate(NONE):
+        write(folder, "none", seed, value, task=HOSTILE, lr=0.0105)  # beside a tick of the others
         for lr in (0.01, 0.1):
             write(folder, "none", seed, value + lr, task=HOSTILE, lr=lr)
             for i, name in enumerate(OTHERS):
