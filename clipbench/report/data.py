@@ -244,7 +244,9 @@ def _over(
     if setting != "p_autoclip" and any(is_without_clipping({setting: value}) for value in values.unique()):
         infinity = beyond(runs, setting)
     axis = Axis(NAMES[setting], setting != "p_autoclip", ticks, infinity)
-    more = "points are runs, the line their mean with its 95 % band"
+    more = "points are runs"
+    if any(each.style == "line" for each in series):
+        more += ", the line their mean with its 95 % band"
     if runs["diverged"].any():
         more += "; ✕ on top: runs that diverged"
     y = Axis(titles.headline(ranking.group))

@@ -47,7 +47,7 @@ const inWords = (value, digits = 4) => {
   if (value === null || Number.isNaN(value)) return "–";
   if (!isFinite(value)) return value < 0 ? "−∞" : "∞";
   const size = Math.abs(value);
-  if (size === 0 || (size < 1e6 && size >= 1e-3)) return String(Number(value.toPrecision(digits))).replace("-", "−");
+  if (size === 0 || (size < 1e6 && size >= 1e-4)) return String(Number(value.toPrecision(digits))).replace("-", "−");
   const [front, power] = value.toExponential(Math.min(digits - 1, 2)).split("e");
   const short = String(Number(front)).replace("-", "−");
   return `${short === "1" ? "" : short + "·"}10${raised(Number(power))}`;
@@ -59,9 +59,9 @@ const scale = (log, [low, high], from, to) => {
   const start = at(low), length = at(high) - start || 1;
   return (value) => from + ((to - from) * (at(value) - start)) / length;
 };
-const roundTicks = ([low, high], count) => {  // three at least, if more than `count`
+const roundTicks = ([low, high], count, whole = false) => {  // three at least, if more than `count`
   const rough = (high - low) / Math.max(1, count), power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((each) => each * power >= rough * 0.999);
+  const round = power * [1, 2, 5, 10].find((each) => each * power >= rough * 0.999), step = whole ? Math.max(1, round) : round;
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) {
@@ -69,7 +69,7 @@ const roundTicks = ([low, high], count) => {  // three at least, if more than `c
     const plain = Math.abs(value) < 1e6 && decimals < 5;
     found.push([value, plain ? value.toFixed(decimals).replace("-", "−") : inWords(value, 3)]);
   }
-  return found.length < 3 && count < 12 ? roundTicks([low, high], count + 1) : found;
+  return found.length < 3 && count < 12 ? roundTicks([low, high], count + 1, whole) : found;
 };
 const logTicks = ([low, high], count) => {
   const decades = Math.log10(high / low);
@@ -331,7 +331,7 @@ class Curves extends Chart {
     const values = visible.flatMap((series) => this.xOf(series));
     const across = fits(axis.infinity ? values.concat(axis.infinity) : values, axis.log, axis.log || data.series.some((series) => series.style === "points") ? 0.04 : 0);
     const x = scale(axis.log, across, left, right);
-    let xTicks = axis.ticks ? axis.ticks.map((value) => [value, inWords(value)]) : (axis.log ? logTicks : roundTicks)(across, Math.max(2, Math.floor((right - left) / 70)));
+    let xTicks = axis.ticks ? axis.ticks.map((value) => [value, inWords(value)]) : (axis.log ? logTicks : roundTicks)(across, Math.max(2, Math.floor((right - left) / 70)), values.every(Number.isInteger));
     if (axis.infinity) xTicks = [...xTicks.filter(([value]) => value < axis.infinity * 0.999), [axis.infinity, "∞"]];
     xTicks = apart(xTicks, x, widthOf, 10);
     for (const [value, text] of yTicks) {
