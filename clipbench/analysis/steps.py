@@ -12,8 +12,8 @@ from clipbench.record.rows import is_clipped
 
 
 def measured_alone(runs: pd.DataFrame) -> bool:
-    """Whether the seconds of these rows of `runs` may be compared: none was trained side by side with others, and no
-    two overlapped on one machine, as under several workers. What is not recorded is no reproach.
+    """Whether the seconds of these rows of `runs` may be compared: none was trained side by side with others,
+    and no two overlapped on one machine, as under several workers. What is not recorded is no reproach.
     """
     if (runs["lockstep"].fillna(1).astype(float) > 1).any():
         return False

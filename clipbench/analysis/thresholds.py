@@ -15,19 +15,23 @@ FIXED = ("norm", "linear_rand_norm", "quadratic_rand_norm", "normalize")
 MOVING = ("auto", "linear_rand_auto", "quadratic_rand_auto")
 """Types whose level is a quantile of the norms so far."""
 
+OF_PARTS = (
+    "optim.clip_exempt",
+    "optim.clip_levels",
+)  # settings by which only some parameters are clipped alike
 MOMENTS = 60  # at which a run is asked for its level
 WINDOW = 10_000  # norms: the default of `optim.clip.window`
 
 
 def threshold(settings: Settings, norms: np.ndarray, at: np.ndarray) -> np.ndarray | None:
-    """η at each step number of `at`, from 1: of one run, whose steps had these `norms`. None where the type's level
-    is not one of ‖g‖, as that of a layer or an entry, and where there is none.
+    """η at each step number of `at`, from 1: of one run, whose steps had these `norms`. None where the type's
+    level is not one of ‖g‖, as that of a layer or an entry, and where there is none.
 
-    The quantile of the auto types: of the last `window` norms, this step's among them, a step that was skipped left
-    out (numpy's, linear between ranks, as in optim/auto.py).
+    The quantile of the auto types: of the last `window` norms, this step's among them, a step that was
+    skipped left out (numpy's, linear between ranks, as in optim/auto.py).
     """
     kind = settings.get("clipping_type")
-    if any(settings.get(f"optim.{name}") for name in ("clip_exempt", "clip_levels")):
+    if any(key.startswith(OF_PARTS) for key in settings):
         return None
     if kind in FIXED:
         level = settings.get("clipping_level")
@@ -57,8 +61,8 @@ def _quantiles(norms: np.ndarray, p: float, window: int, at: np.ndarray) -> np.n
 
 
 def level_over_steps(steps: pd.DataFrame, settings: Settings) -> pd.Series:
-    """η against step at up to sixty steps of each run, its median over runs; empty where there is none. `steps`: of
-    runs with these settings.
+    """η against step at up to sixty steps of each run, its median over runs; empty where there is none.
+    `steps`: of runs with these settings.
     """
     found = [pd.Series(dtype=float)]
     for _, part in steps.groupby("run", observed=True):

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from clipbench.analysis.group import Configuration
 from clipbench.analysis.ranking import Ranking
 from clipbench.plot import style, titles
-from clipbench.plot.looks import Look, in_print, shown
+from clipbench.plot.looks import Look, named, shown
 from clipbench.stats import mean_and_half
 
 POINTS = 500  # of a line: a panel is 600 pixels wide
@@ -22,8 +22,8 @@ CROWDED = 6  # configurations: of more, means alone
 
 
 def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
-    """Means over runs, those of up to seven as thin lines; of more the 95 % t-interval of the mean as a band. A run
-    that diverged is a thin line that ends in ✕, and no part of the mean.
+    """Means over runs, those of up to seven as thin lines; of more the 95 % t-interval of the mean as a band.
+    A run that diverged is a thin line that ends in ✕, and no part of the mean.
 
     The loss is smoothed for the eye, each run before the mean: an exponential moving average over 2 % of the
     steps. `found`: the rankings of one group.
@@ -34,9 +34,9 @@ def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     crowded = len(lines) > CROWDED
     finals = [value for configuration in configurations for value in configuration.finals]
     digits = style.decimals(finals)
-    entries = [_entry(each, digits, n=len(counts) > 1) for each in configurations]
+    entries = [_entry(each, digits, len(counts) > 1, width - 0.5) for each in configurations]
     handles = [Line2D([], [], **look.line) for _, look in lines]
-    heading = _explanation(found, configurations, counts, crowded)
+    heading = _explanation(found, configurations, counts, crowded, digits)
     legend = style.Legend(handles, entries, width, heading)
     name = titles.headline(group, "")
     panels = {
@@ -67,7 +67,9 @@ def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
 
 
 def baseline(found: Sequence[Ranking]) -> tuple[float, str]:
-    """What anyone gets without learning, and its name; NaN where the runs name none. Its value is one on test."""
+    """What anyone gets without learning, and its name; NaN where the runs name none. Its value is one on
+    test.
+    """
     runs = found[0].group.runs
     if "baseline_test" not in runs:
         return float("nan"), ""
@@ -120,6 +122,8 @@ def _limit(ax: Axes, table: pd.DataFrame, configurations: Sequence[Configuration
     values = shown_values.to_numpy(float)
     style.log_if_wide(ax, "y", values)
     style.fit(ax, values)
+    if ax.get_yscale() == "log":
+        style.few_ticks(ax.yaxis, 1.4)
 
 
 def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Look, crowded: bool) -> None:
@@ -136,18 +140,23 @@ def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Loo
             style.cross(ax, values.index[-1], values.iloc[-1], look.colour)
 
 
-def _entry(configuration: Configuration, digits: int, n: bool) -> str:
-    """ "norm 0.5   0.713   n=5   1✕"; `n`: whether to say how many runs ended."""
-    parts = [in_print(configuration.label), style.number(configuration.final, digits)]
+def _entry(configuration: Configuration, digits: int, n: bool, room: float) -> str:
+    """ "norm 0.5   0.713   n=5   1✕"; `n`: whether to say how many runs ended. A long name is cut."""
+    parts = [style.number(configuration.final, digits)]
     if n:
         parts.append(f"n={len(configuration.done)}")
     if configuration.diverged:
         parts.append(f"{len(configuration.diverged)}✕")
-    return "   ".join(parts)
+    rest = "   ".join(["", *parts])
+    return style.shortened(named(configuration), room - style.inches(rest, 6.5), 6.5) + rest
 
 
 def _explanation(
-    found: Sequence[Ranking], configurations: Sequence[Configuration], counts: set[int], crowded: bool
+    found: Sequence[Ranking],
+    configurations: Sequence[Configuration],
+    counts: set[int],
+    crowded: bool,
+    digits: int,
 ) -> str:
     """What the lines and numbers are."""
     parts = [f"Lines are means; numbers are final {titles.headline(found[0].group)}"]
@@ -165,5 +174,5 @@ def _explanation(
         parts.append("✕ diverged, not in the mean")
     value, name = baseline(found)
     if np.isfinite(value):
-        parts.append(f"{name} {value:.3g}")
+        parts.append(f"{name} {style.number(value, digits)}")
     return f"{'; '.join(parts)}. {titles.order(found)}."

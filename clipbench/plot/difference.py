@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,22 +30,22 @@ def comparable(found: Sequence[Ranking]) -> list[Ranking]:
 
 
 def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
-    """A row for each method, in the table's order: a dot for each pair, from the top by seed, and their mean with
-    its simultaneous interval. Grey: what is not worth telling, where the metric says so.
+    """A row for each method, in the table's order: a dot for each pair, from the top by seed, and their mean
+    with its simultaneous interval. Grey: what is not worth telling, where the metric says so.
     """
     rankings = comparable(found)
     wide = width >= style.WIDE
     names: list[str] = []
     for ranking in rankings:
         names += map(in_print, compared(ranking))
-    room = 1.6 if wide else 0.95
+    room = 1.6 if wide else 1.25
     left = 0.15 + min(room, max(style.inches(name, 6.5) for name in names))
     right = 1.95 if wide else 0.1
     heights = [ROW * len(compared(ranking)) + 0.1 for ranking in rankings]
     handles, words = _handles(rankings)
     legend = style.Legend(handles, words, width)
     label_room = width - left - right + 2 * min(right, 0.3) - 0.05
-    below = 0.28 + style.LINE * max(len(_axis_label(ranking, label_room)) for ranking in rankings)
+    below = 0.28 + style.LINE * max(len(axis_label(ranking, label_room)) for ranking in rankings)
     gap = below + 0.24  # the label of the axis and the next title
     fig = style.titled(
         titles.title(rankings[0].group),
@@ -59,7 +61,10 @@ def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
         ax = fig.add_axes((left / width, bottom / total, 1 - (left + right) / width, height / total))
         bottom -= gap
         unit = getattr(ranking, "unit", "seed")
-        style.letter(ax, i, f"Difference to no clipping, paired by {unit}{_in_brackets(ranking.context)}")
+        name = f"Difference to no clipping, paired by {unit}"
+        if style.inches(name, 7) > width - left - right - 0.2:
+            name = f"Paired by {unit}"
+        style.letter(ax, i, name + _in_brackets(ranking.context))
         draw(ax, ranking, method_looks(ranking), left - 0.12, label_room, counts=not wide)
         if wide:
             _numbers(ax, ranking)
@@ -81,8 +86,8 @@ def compared(ranking: Ranking) -> dict[str, Comparison]:
 def draw(
     ax: Axes, ranking: Ranking, looks: Mapping[str, Look], room: float, label_room: float, counts: bool
 ) -> None:
-    """Into a panel, its axes labelled; `room`: the inches left of it that names may take, `label_room`: those that
-    the label of the axis may. `counts`: whether to say beside a name how many runs diverged.
+    """Into a panel, its axes labelled; `room`: the inches left of it that names may take, `label_room`: those
+    that the label of the axis may. `counts`: whether to say beside a name how many runs diverged.
     """
     scale = 100 if ranking.in_points else 1
     rows = compared(ranking)
@@ -106,7 +111,7 @@ def draw(
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     _limits(ax, ends, [scale * end for end in _finite_ends(rows)])
-    ax.set_xlabel("\n".join(_axis_label(ranking, label_room)))
+    ax.set_xlabel("\n".join(axis_label(ranking, label_room)))
 
 
 def paired(ranking: Ranking, method: Method) -> np.ndarray:
@@ -117,13 +122,16 @@ def paired(ranking: Ranking, method: Method) -> np.ndarray:
     return differences[np.isfinite(differences)]
 
 
-def _axis_label(ranking: Ranking, room: float) -> list[str]:
+def axis_label(ranking: Ranking, room: float) -> list[str]:
     """What lies along the axis, with its unit and the better side, in lines of at most `room` inches."""
-    split = "test" if ranking.split == "test" else "validation"
-    name = titles.headline(ranking.group, split)
+    name = titles.headline(ranking.group, titles.split(ranking))
     unit = " (points)" if ranking.in_points else ""
     side = "gain in" if ranking.sign > 0 else "reduction of"
-    return style.wrapped(f"{side} {name} over no clipping{unit}, right is better", room, 6.5, most=3)
+    size = matplotlib.rcParams["axes.labelsize"]
+    first, second = f"{side} {name} over no clipping{unit},", "right is better"
+    if style.inches(f"{first} {second}", size) <= room:
+        return [f"{first} {second}"]
+    return [*style.wrapped(first, room, size), second]
 
 
 def _worth(comparison: Comparison) -> float:
@@ -138,7 +146,7 @@ def _pairs(ax: Axes, row: int, pairs: np.ndarray, look: Look) -> None:
 
 
 def _mean(ax: Axes, row: int, found: Interval, scale: float, look: Look) -> None:
-    line = {"color": "black", "zorder": 3}
+    line: dict[str, Any] = {"color": "black", "zorder": 3}
     if found.n >= FEWEST and math.isfinite(found.low):
         ax.plot([scale * found.low, scale * found.high], [row, row], linewidth=0.9, **line)
     ax.plot(
@@ -190,7 +198,7 @@ def _numbers(ax: Axes, ranking: Ranking) -> None:
     for row, (name, comparison) in enumerate(rows.items()):
         found = comparison.difference
         mean = style.number(scale * found.estimate, digits)
-        mean = mean if found.estimate < 0 else f"+{mean}"
+        mean = mean if mean.startswith("−") or not mean.strip("0.") else f"+{mean}"
         p, count = "–", str(len(paired(ranking, methods[name])))
         if found.n >= FEWEST and math.isfinite(found.low):
             low, high = (style.number(scale * end, digits) for end in (found.low, found.high))

@@ -19,14 +19,14 @@ from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.steps import clipped_share, is_skipped
 from clipbench.analysis.thresholds import MOVING, level_over_steps
 from clipbench.plot import style, titles
-from clipbench.plot.looks import Look, in_print, shown
+from clipbench.plot.looks import Look, named, shown
 
 POINTS = 500  # of a curve, however many steps there are
 
 
 def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
-    """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height, with the level η. b: P(‖g‖ ≥ x). All
-    steps of all runs, of diverged ones too.
+    """a: histogram and kernel density of log₁₀ ‖g‖, each to its own height, with the level η. b: P(‖g‖ ≥ x).
+    All steps of all runs, of diverged ones too.
 
     A norm of zero has no place on these axes and one that is not finite lies beyond them: they count in every
     share but that of steps clipped, where a step that was skipped has no part, and are named.
@@ -37,8 +37,8 @@ def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure
     levels = [_levels(part, each) for part, each in zip(parts, configurations, strict=True)]
     edges = _edges(pd.concat(parts)["grad_norm"], levels)
     wide = width >= style.WIDE
-    names = [in_print(configuration.label) for configuration in configurations]
-    room = min(1.45 if wide else 0.95, max(style.inches(name, 6.5) for name in names))
+    names = [named(configuration) for configuration in configurations]
+    room = min(1.45 if wide else 1.25, max(style.inches(name, 6.5) for name in names))
     left, counts_room = 0.12 + room, 0.72
     row = 0.3 if len(lines) <= 8 else 0.25  # inches
     density = row * len(lines)
@@ -53,7 +53,7 @@ def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure
     total = fig.get_figheight()
     right = 0.56 * width if wide else width - 0.1
     top = foot + panels
-    above = fig.add_axes(_box(width, total, right + 0.5 if wide else 0.52, width - 0.1, foot, foot + tail))
+    above = fig.add_axes(_box(width, total, right + 0.6 if wide else 0.52, width - 0.1, foot, foot + tail))
     height = (panels if wide else density) / len(lines)
     for i, (configuration, look) in enumerate(lines):
         box = _box(width, total, left, right - counts_room, top - (i + 1) * height, top - (i + 0.12) * height)
@@ -79,7 +79,7 @@ def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure
     rarest = 1 / max(1, most_steps)
     above.set(xscale="log", xlim=_limits(edges), xlabel="gradient norm x before clipping")
     above.set(yscale="log", ylim=(0.7 * rarest, 1.4), ylabel="share of steps with norm ≥ x")
-    style.few_ticks(above.xaxis, width - 0.1 - (right + 0.5 if wide else 0.52))
+    style.few_ticks(above.xaxis, width - 0.1 - (right + 0.6 if wide else 0.52))
     style.few_ticks(above.yaxis, tail)
     if legend:
         legend.draw(fig)
@@ -87,7 +87,9 @@ def distribution(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure
 
 
 def _box(width: float, height: float, *ends: float) -> tuple[float, float, float, float]:
-    """(left, bottom, width, height) in shares of the figure, of a box's left, right, bottom and top in inches."""
+    """(left, bottom, width, height) in shares of the figure, of a box's left, right, bottom and top in
+    inches.
+    """
     left, right, bottom, top = ends
     return left / width, bottom / height, (right - left) / width, (top - bottom) / height
 
@@ -183,8 +185,8 @@ def _above(ax: Axes, norms: np.ndarray, label: str, look: Look) -> None:
 
 
 def _counts(norms: np.ndarray, clip_factor: pd.Series, height: float) -> str:
-    """The share of steps clipped, then how many norms have no place on the axis: a line each, as far as the row's
-    `height` in inches goes.
+    """The share of steps clipped, then how many norms have no place on the axis: a line each, as far as the
+    row's `height` in inches goes.
     """
     if not len(norms):
         return "no steps"

@@ -58,8 +58,8 @@ def varied(found: Sequence[Ranking]) -> dict[str, list[Line]]:
 
 
 def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
-    """Points are runs, lines their means; the auto types stand over the quantile. Black is no clipping: its mean,
-    and its runs thin or, of more than seven, the 95 % t-interval of the mean as a band.
+    """Points are runs, lines their means; the auto types stand over the quantile. Black is no clipping: its
+    mean, and its runs thin or, of more than seven, the 95 % t-interval of the mean as a band.
 
     A line joins configurations that differ in the level alone. Diverged runs are ✕ at the losing edge; an
     infinite level stands at the right.
@@ -72,7 +72,7 @@ def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     references = [each for each in group.configurations if each.type == REFERENCE and each.role != "default"]
     handles, words = _handles(found, [*shown, *references])
     value, word = baseline(found)
-    heading = f"{word}: {value:.3g}" if np.isfinite(value) else ""
+    heading = f"{word}: {style.number(value, style.decimals(value))}" if np.isfinite(value) else ""
     legend = style.Legend(handles, words, width, "; ".join(filter(None, [titles.order(found), heading])))
     height, gap = 1.15, 0.55
     margins = (0.52, 0.1, 0.4 + legend.height, 0.2)
@@ -138,7 +138,7 @@ def _points(ax: Axes, own: Sequence[Line], higher_is_better: bool, room: float) 
     setting = _setting(own)
     losing_edge = -np.inf if higher_is_better else np.inf
     points = []
-    places = _places(ax, [configuration.settings[setting] for configuration, _ in own], setting, room)
+    places, names = _places(ax, [configuration.settings[setting] for configuration, _ in own], setting)
     for x, (configuration, look) in zip(places, own, strict=True):
         points.append(Point(x, configuration, look))
     points.sort(key=attrgetter("x"))
@@ -152,6 +152,7 @@ def _points(ax: Axes, own: Sequence[Line], higher_is_better: bool, room: float) 
         ax.plot([point.x for point in line], means, **best.look.line)
     if len(lines) > 1:
         _name(ax, list(lines.values()), room)
+    style.named_ticks(ax, list(names), list(names.values()), room)
 
 
 def _goodness(point: Point, higher_is_better: bool) -> float:
@@ -171,8 +172,8 @@ def _draw_point(ax: Axes, point: Point, losing_edge: float) -> None:
 
 
 def _name(ax: Axes, lines: list[list[Point]], room: float) -> None:
-    """At the right end of each line that has room there, what its points share: the words of their labels, but for
-    the type. The limits of the axis make room.
+    """At the right end of each line that has room there, what its points share: the words of their labels,
+    but for the type. The limits of the axis make room.
     """
     low, high = ax.get_ylim()
     place = ax.get_position().height * style.figure_of(ax).get_figheight() / (high - low)
@@ -202,15 +203,16 @@ def _name(ax: Axes, lines: list[list[Point]], room: float) -> None:
         )
 
 
-def _places(ax: Axes, values: list[float | None], setting: str, room: float) -> list[float]:
-    """Where each level stands, on an axis that names those that were run: ∞ and 0 beyond the others, a type without
-    a level at 1.
+def _places(ax: Axes, values: list[float | None], setting: str) -> tuple[list[float], dict[float, str]]:
+    """Where each level stands, and {place: its name}: ∞ and 0 beyond the others, a type
+    without a level at 1.
     """
     is_log = setting == "clipping_level"
     finite = [value for value in values if value is not None and np.isfinite(value)]
     positive = [min(max(value, SMALLEST), LARGEST) for value in finite if value > 0 or not is_log] or [1.0]
     least, most = min(positive), max(positive)
-    names, places = {}, []
+    names: dict[float, str] = {}
+    places = []
     for value in values:
         if value is None:
             place = 1.0
@@ -229,8 +231,7 @@ def _places(ax: Axes, values: list[float | None], setting: str, room: float) -> 
         margin = 0.12 * (high - low) or 0.1
         ax.set_xlim(low - margin, high + margin)
     ax.set_xlabel(LABELS[setting] if any(value is not None for value in values) else "")
-    style.named_ticks(ax, list(names), list(names.values()), room)
-    return places
+    return places, names
 
 
 def _level_name(level: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from matplotlib.colors import to_hex, to_rgb
 from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.names import method_name, optimizer_name
 from clipbench.analysis.ranking import Ranking
+from clipbench.record.rows import REFERENCE
+
+MODULE = re.compile(r"^[A-Za-z_][\w.]*:(?=\w)")  # before a class
 
 Dash = str | tuple[int, tuple[float, ...]]
 
@@ -27,10 +31,12 @@ DASHES: tuple[Dash, ...] = (
     (0, (2.2, 0.9)),
     (0, (8, 1.2, 2.4, 1.2)),
     (0, (1.2, 2.6)),
+    (0, (6, 1, 1, 1, 1, 1, 1, 1)),
+    (0, (3, 2.6)),
 )
 
-# Okabe and Ito's palette and what is apart from it in lightness; the dash is a second cue, for print in grey and
-# for readers who do not see the colours. Types of one dash are far apart in lightness.
+# Okabe and Ito's palette and what is apart from it in lightness; the dash is a second cue, for print in grey
+# and for readers who do not see the colours. Types of one dash are far apart in lightness.
 LOOKS: dict[str, tuple[str, int]] = {
     "none": ("#000000", 0),
     "norm": ("#0072B2", 1),
@@ -45,8 +51,8 @@ LOOKS: dict[str, tuple[str, int]] = {
     "normalize": ("#7A4A1E", 6),
     "zclip": ("#882255", 5),
     "adagc": ("#4C5FD7", 8),
-    "agc": ("#2F8F8F", 7),
-    "uclip": ("#B8475A", 1),
+    "agc": ("#2F8F8F", 9),
+    "uclip": ("#B8475A", 10),
     "block_rms": ("#5A6570", 2),
 }
 HUES = {name: hue for name, (hue, _) in LOOKS.items()}
@@ -70,8 +76,8 @@ Line = tuple[Configuration, Look]
 
 
 def shown(found: Sequence[Ranking]) -> list[Line]:
-    """The configurations that have a line or a panel of their own, in the order of all figures: the methods as in
-    the table, of each the best settings first. `found`: the rankings of one group.
+    """The configurations that have a line or a panel of their own, in the order of all figures: the methods
+    as in the table, of each the best settings first. `found`: the rankings of one group.
     """
     lines = ordered(found)
     if len(lines) <= SHOWN:
@@ -94,15 +100,16 @@ def ordered(found: Sequence[Ranking]) -> list[Line]:
 
     def at(line: Line) -> int:
         configuration, _ = line
-        name = configuration.name
-        return place.get(f"{name} (default)" if configuration.role == "default" else name, len(place))
+        default = " (default)" if configuration.role == "default" else ""
+        return place.get(configuration.name + default, len(place))
 
     return sorted(looks(found[0].group), key=at)  # those of a method stay best first
 
 
 def looks(group: Group) -> list[Line]:
     """Every configuration of a group with its look: hue and dash of its type. The best of a type has the hue
-    itself, those of smaller settings lighter shades and those of larger ones darker; an untuned default is light.
+    itself, those of smaller settings lighter shades and those of larger ones darker; an untuned default is
+    light.
     """
     hue_of, dash_of = hues(group.configurations), dashes(group.configurations)
     variants: dict[str, list[int]] = {}
@@ -163,10 +170,20 @@ def shade(hue: str, tilt: float) -> str:
     return to_hex((1 - mixed) * np.array(to_rgb(hue)) + white)
 
 
+def named(configuration: Configuration) -> str:
+    """In print; in a study the method's name alone: its settings may differ between repetitions."""
+    if not configuration.role:
+        return in_print(configuration.label)
+    default = " (default)" if configuration.role == "default" else ""
+    return in_print(configuration.name) + default
+
+
 def in_print(label: str) -> str:
-    """A label of a configuration or method as the field prints it: "adamw none" → "AdamW no clipping"."""
+    """A label of a configuration or method as the field prints it: "adamw none" → "AdamW no clipping"; of a
+    user's rule "module:Class" the class.
+    """
     first, *rest = label.split(" ")
     words = [optimizer_name(method_name(first))]
-    if rest and words[0] != first and first != "none":
+    if rest and words[0] != first and first != REFERENCE:
         rest[0] = method_name(rest[0])
-    return " ".join([*words, *rest])
+    return " ".join(MODULE.sub("", word) for word in (*words, *rest))

@@ -1,12 +1,14 @@
-"""What all figures share: sizes and fonts, the room that text takes, axes, and the marks for what has no place on
-an axis. Colours and dashes: looks.py.
+"""What all figures share: sizes and fonts, the room that text takes, axes, and the marks for what has no
+place on an axis. Colours and dashes: looks.py.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any, Literal
 
@@ -22,7 +24,7 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from clipbench.escape import visible
+from clipbench.escape import on_one_line, visible
 
 Margins = tuple[float, float, float, float]
 
@@ -88,18 +90,23 @@ def figure(title: str, height: float, width: float = WIDTH, margins: Margins | N
     return fig
 
 
-def inches(text: str, size: float, bold: bool = False) -> float:
-    """How wide a line of text is at a size in points."""
+@lru_cache(maxsize=4096)
+def inches(text: str, size: float | str, bold: bool = False) -> float:
+    """How wide a line of text is at a size in points, or at one of matplotlib's by name."""
     if not text:
         return 0.0
     font = FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # of letters that the font lacks: they are told of when they are drawn
+        width, _, _ = text_to_path.get_text_width_height_descent(on_one_line(text), font, ismath=False)
     return float(width) / 72
 
 
-def shortened(text: str, room: float, size: float) -> str:
+def shortened(text: str, room: float, size: float | str) -> str:
     """As much of a line as fits into `room` inches, with an ellipsis where something is cut."""
-    text = visible(text)
+    text = on_one_line(text)
     if inches(text, size) <= room:
         return text
     low, high = 0, min(len(text), 500)
@@ -110,8 +117,8 @@ def shortened(text: str, room: float, size: float) -> str:
     return text[:low].rstrip() + "…"
 
 
-def wrapped(text: str, room: float, size: float, most: int = 4) -> list[str]:
-    """Lines of at most `room` inches; a word that is wider is cut, and so is what comes after `most` lines."""
+def wrapped(text: str, room: float, size: float | str, most: int = 4) -> list[str]:
+    """Lines of at most `room` inches; a wider word is cut, and so is what comes after `most` lines."""
     lines: list[str] = []
     for word in visible(text).split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -128,8 +135,8 @@ LINE = 0.125  # inches from one line of small text to the next
 
 
 def titled(title: str, notes: str, panels: float, margins: Margins, width: float = WIDTH) -> Figure:
-    """A figure whose panels are `panels` inches high within `margins`, under as many lines of title and notes as
-    they need.
+    """A figure whose panels are `panels` inches high within `margins`, under as many lines of title and notes
+    as they need.
     """
     room = width - 0.1
     heads = wrapped(title, room, 7.5, most=2)
@@ -140,7 +147,7 @@ def titled(title: str, notes: str, panels: float, margins: Margins, width: float
     fig = figure("\n".join(heads), height, width, (left, right, bottom, top + above))
     y = height - 0.07 - 0.14 * len(heads)
     if small:
-        place = {"x": 0.05 / width, "y": y / height, "va": "top", "ha": "left"}
+        place: dict[str, Any] = {"x": 0.05 / width, "y": y / height, "va": "top", "ha": "left"}
         fig.text(s="\n".join(small), fontsize=SMALLEST, color="#444444", linespacing=1.25, **place)
     return fig
 
@@ -227,8 +234,8 @@ def outer_labels(panels: Sequence[Axes], columns: int, x: bool = True) -> None:
 
 
 def named_ticks(ax: Axes, places: Sequence[float], names: Sequence[str], room: float) -> None:
-    """A tick at each place of the x axis, whose limits and scale are set; `room`: its inches. A name that would
-    run into the one before it is left out.
+    """A tick at each place of the x axis, whose limits and scale are set; `room`: its inches. A name that
+    would run into the one before it is left out.
     """
     scale = ax.xaxis.get_transform()
     ends = scale.transform(np.array(ax.get_xlim(), float))
@@ -245,8 +252,8 @@ def named_ticks(ax: Axes, places: Sequence[float], names: Sequence[str], room: f
 def multiples(
     n: int, width: float = WIDTH, height: float = 1.2, widest: float = 1.7, notes: str = "", title: str = ""
 ) -> tuple[Figure, list[Axes], int]:
-    """Small multiples: a figure of n panels of one size, in as many columns as keep them below `widest` inches.
-    (figure, panels in reading order, columns)
+    """Small multiples: a figure of n panels of one size, in as many columns as keep them below `widest`
+    inches. (figure, panels in reading order, columns)
 
     For panels on the same limits: `outer_labels(panels, columns)` then numbers the outer axes alone, and each
     `letter(ax, i, text)` titles one.
@@ -366,12 +373,15 @@ def decimals(values: Any) -> int:
 
 def number(value: float, digits: int = 3) -> str:
     """To so many decimals, with a real minus; a dash for NaN."""
-    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−").replace("inf", "∞")
+    if np.isnan(value):
+        return "–"
+    text = f"{value:.{digits}f}".replace("inf", "∞")
+    return text.replace("-", "−" if text.strip("-0.") else "")
 
 
 def also(ax: Axes, value: float, name: str, room: float) -> bool:
-    """A dotted line across the panel at a value, as the baseline's, with its name; `room`: the panel's inches. False,
-    and nothing drawn, where it would squeeze the rest into less than half of the axis.
+    """A dotted line across the panel at a value, as the baseline's, with its name; `room`: the panel's
+    inches. False, and nothing drawn, where it would squeeze the rest into less than half of the axis.
     """
     if not np.isfinite(value):
         return False
@@ -401,8 +411,8 @@ def also(ax: Axes, value: float, name: str, room: float) -> bool:
 
 
 def few_ticks(axis: Axis, room: float) -> None:
-    """Plain numbers on a logarithmic axis of `room` inches: decades where there are two or more, else 1, 2, 5 times
-    them, else what fits.
+    """Plain numbers on a logarithmic axis of `room` inches: decades where there are two or more, else 1, 2, 5
+    times them, else what fits.
     """
     low, high = sorted(axis.get_view_interval())
     if not 0 < low < high < math.inf:

@@ -13,7 +13,7 @@ PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where 
 
 
 def title(group: Group) -> str:
-    """The data, as the runs recorded what they saw, then optimizer and study: "A generated grammar · AdamW"."""
+    """The data, as the runs recorded them, then optimizer and study: "A generated grammar · AdamW"."""
     parts = [_source(group), optimizer_name(group.optimizer)]
     if group.study:
         parts.append(f"study {group.study}")
@@ -21,8 +21,8 @@ def title(group: Group) -> str:
 
 
 def notes(found: Sequence[Ranking], count: int) -> str:
-    """Task and scale, sizes of the data, repetitions, and what is left out, as a line of small print. `count`: of
-    the configurations that are drawn.
+    """Task and scale, sizes of the data, repetitions, and what is left out, as a line of small print.
+    `count`: of the configurations that are drawn.
     """
     group = found[0].group
     parts = [" ".join(filter(None, [f"Task {group.task}", f"({group.scale})" if group.scale else ""]))]
@@ -41,7 +41,12 @@ def notes(found: Sequence[Ranking], count: int) -> str:
 
 def order(found: Sequence[Ranking]) -> str:
     """How the methods stand in every figure and table."""
-    return f"Methods in order of {headline(found[0].group, 'test' if found[0].split == 'test' else 'validation')}"
+    return f"Methods in order of {headline(found[0].group, split(found[0]))}"
+
+
+def split(ranking: Ranking) -> str:
+    """What the methods are judged on, in full."""
+    return "test" if ranking.split == "test" else "validation"
 
 
 def repetitions(found: Sequence[Ranking], configurations: Sequence[Configuration]) -> str:

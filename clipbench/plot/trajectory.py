@@ -17,15 +17,15 @@ from clipbench.analysis.group import Configuration
 from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.thresholds import level_over_steps
 from clipbench.plot import style, titles
-from clipbench.plot.looks import Line, Look, in_print, shown
+from clipbench.plot.looks import Line, Look, named, shown
 
 BINS = 120  # of steps: what a panel of this size can show
 LEVEL = (0, (2, 1))
 
 
 def trajectory(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
-    """Median, and the range as a shade, over the steps of a bin and all runs: grey before clipping, coloured after
-    it; dashed black, the level η.
+    """Median, and the range as a shade, over the steps of a bin and all runs: grey before clipping, coloured
+    after it; dashed black, the level η.
 
     The range keeps every spike, which a mean would hide. ▲ marks a norm that is not finite, ✕ the end of a
     run that diverged.
@@ -34,7 +34,7 @@ def trajectory(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     configurations = [configuration for configuration, _ in lines]
     every = group.steps_of(*configurations)
     levels = [level_over_steps(group.steps_of(each), each.settings) for each in configurations]
-    names = [in_print(configuration.label) for configuration in configurations]
+    names = [named(configuration) for configuration in configurations]
     columns = _columns(names, width)
     rows = math.ceil(len(lines) / columns)
     legend = style.Legend(*_legend(lines, every, levels), width)
@@ -75,7 +75,7 @@ def _columns(names: Sequence[str], width: float) -> int:
     longest = max(style.inches(name, 7) for name in names) + 0.25
     room = width - 0.6
     most = min(max(1, int(room / 1.2)), 4)
-    while most > 1 and room / most - 0.1 < min(longest, 1.3):
+    while most > 1 and room / most - 0.1 < min(longest, 1.15):
         most -= 1
     return min(most, len(names))
 
@@ -100,8 +100,8 @@ def _legend(
 
 
 def _ends(steps: pd.DataFrame, levels: Sequence[pd.Series]) -> np.ndarray:
-    """The least positive, the least and the largest finite norm, and the levels within a decade of them: what an
-    axis must hold.
+    """The least positive, the least and the largest finite norm, and the levels within a decade of them: what
+    an axis must hold.
     """
     norms = steps[["grad_norm", "clipped_norm"]].to_numpy()
     finite = norms[np.isfinite(norms)].astype(float)

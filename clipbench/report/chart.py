@@ -48,7 +48,8 @@ class Series:
     `style`: line, the mean or median `of` runs; fine, another beside it; level, what it is held against;
     thin, one run; faint, behind the others; points, a run each; lost, a run that ends in ✕; rug, marks on
     top, each with a word in `words`.
-    `x`: along each of the chart's axes. `low` and `high`: the ends of a band.
+    `x`: along each of the chart's axes. `low` and `high`: the ends of an interval, drawn as a band
+    unless few runs are behind it.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Series:
     low: ArrayLike | None = None
     high: ArrayLike | None = None
     words: Sequence[str] = ()
+    few: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Chart:
                 values = getattr(each, name)
                 if values is not None and np.isfinite(np.asarray(values, float)).any():
                     row[name] = rounded(values, size)
+            if each.few:
+                row["few"] = True
             if each.of:
                 row["of"] = each.of
             if each.words:

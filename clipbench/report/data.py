@@ -141,9 +141,9 @@ def _curve(
         done = there(values, method.configuration.done)
         of_done.append(done.to_numpy(float).ravel())
         series += _lines(ranking, method, values, seconds, raw)
-    more = "mean over runs and 95 % t-interval"
+    more = "mean over runs"
     if raw is not None:
-        more += "; smoothed over 2 % of the steps, faint as it was"
+        more += ", smoothed over 2 % of the steps, faint as it was"
     alone = measured_alone(ranking.group.runs)
     time = "seconds of training" if alone else "seconds of training, beside other runs"
     wide = is_wide(np.concatenate(of_done))
@@ -171,12 +171,13 @@ def _lines(
             yield Series(
                 name, "faint", x, there(raw, done.columns).loc[own.index].mean(axis=1).to_numpy(float)
             )
-        if 1 < done.shape[1] <= THIN:
+        few = done.shape[1] <= THIN
+        if 1 < done.shape[1] and few and raw is None:
             for run in done:
                 yield Series(name, "thin", x, done[run], _name_of_run(ranking, run))
         mean, half = mean_and_half(done.to_numpy(float))
         count = f"{done.shape[1]} runs" if done.shape[1] > 1 else "1 run"
-        yield Series(name, "line", x, mean, count, mean - half, mean + half)
+        yield Series(name, "line", x, mean, count, mean - half, mean + half, few=few or raw is not None)
     for run in there(own, method.configuration.diverged):
         there_is = own[run].notna().to_numpy()
         if there_is.any():
@@ -246,7 +247,7 @@ def _over(
     axis = Axis(NAMES[setting], setting != "p_autoclip", ticks, infinity)
     more = "points are runs"
     if any(each.style == "line" for each in series):
-        more += ", the line their mean with its 95 % band"
+        more += ", the line their mean, of more than seven with its 95 % band"
     if runs["diverged"].any():
         more += "; ✕ on top: runs that diverged"
     y = Axis(titles.headline(ranking.group))
@@ -266,16 +267,18 @@ def _tried(ranking: Ranking, runs: pd.DataFrame, setting: str, method: Method) -
         for place, part in runs.groupby(x):
             rows.append((place, *mean_of_best(ranking, part)))
         places, means, halves = np.array(rows, float).T
+        few = max(len(configuration.runs) for configuration in ranking.configurations) <= THIN
     else:
         inside = ended & np.isfinite(runs[setting])
         at, values = x[inside], runs["value"][inside]
+        few = len(at) <= THIN
         if setting == "p_autoclip":
             places, means, halves = smoothed(at, values)
         else:
             places, means, halves = smoothed(np.log(at), values)
             places = np.exp(places)
     if len(places):
-        yield Series(name, "line", (places,), means, "mean", means - halves, means + halves)
+        yield Series(name, "line", (places,), means, "mean", means - halves, means + halves, few=few)
     lost = runs["diverged"].groupby(x).agg(["sum", "size"])
     lost = lost[lost["sum"] > 0]
     if len(lost):

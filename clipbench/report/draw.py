@@ -36,11 +36,11 @@ def draw(
     `out`; return all paths.
 
     `apart`: each configuration stands for itself, those of all optimizers in one figure,
-    `<task>_<scale>_<figure>.<format>`. `width`: of the figures, in inches. A study's final runs and defaults form a group,
-    `<task>_<scale>_<optimizer>_<study>`; its tuning runs are in the report alone. `levels` is left out where
-    no type has two of them, `difference` where nothing can be paired. Files of `results` that cannot be read are skipped with a warning (errors.Unreadable).
-    UserError where `results` holds no finished run, `out` cannot be written or a format is not one of
-    FORMATS.
+    `<task>_<scale>_<figure>.<format>`. `width`: of the figures, in inches. A study's final runs and defaults
+    form a group, `<task>_<scale>_<optimizer>_<study>`; its tuning runs are in the report alone. `levels` is
+    left out where no type has two of them, `difference` where nothing can be paired. Files of `results` that
+    cannot be read are skipped with a warning (errors.Unreadable). UserError where `results` holds no finished
+    run, `out` cannot be written or a format is not one of FORMATS.
     """
     for name in formats:
         if name not in FORMATS:
@@ -64,8 +64,8 @@ def draw(
 
 
 def in_inches(text: str) -> float:
-    """ "3.25in", "8.25cm", "174mm" → inches. UserError for another unit, and for what is too narrow or too wide for a
-    page.
+    """ "3.25in", "8.25cm", "174mm" → inches. UserError for another unit, and for what is too narrow or too
+    wide for a page.
     """
     number, unit = text[:-2].strip(), text[-2:]
     try:
@@ -74,8 +74,8 @@ def in_inches(text: str) -> float:
         width = float("nan")
     if not NARROWEST <= width <= WIDEST:
         raise UserError(
-            f"--width {text}: a width has a unit and lies between {NARROWEST:g}in and {WIDEST:g}in, as 3.25in (one "
-            "column of a paper), 6.75in (both), 8.5cm or 174mm."
+            f"--width {text}: a width has a unit and lies between {NARROWEST:g}in and {WIDEST:g}in, as "
+            "3.25in (one column of a paper), 6.75in (both), 8.5cm or 174mm."
         )
     return width
 

@@ -57,7 +57,7 @@ def draw_group(
 
 
 def figures_of(found: Sequence[Ranking]) -> list[str]:
-    """Their names: none where there are only tuning runs, no difference without a pair, no levels from one."""
+    """Their names: none of tuning runs alone, no difference without a pair, no levels from one."""
     if not found[0].group.configurations:
         return []
     names = list(FIGURES)
@@ -103,8 +103,8 @@ def write(
     formats: Sequence[str] = ("png",),
     width: float = style.WIDTH,
 ) -> list[Path]:
-    """One of FIGURES in each format, as `<task>_<scale>_<optimizer>_<name>.<format>`, `width` inches wide. UserError
-    where `out` cannot be written. `found`: the rankings of one group.
+    """One of FIGURES in each format, as `<task>_<scale>_<optimizer>_<name>.<format>`, `width` inches wide.
+    UserError where `out` cannot be written. `found`: the rankings of one group.
     """
     stem = found[0].group.stem
     paths = [out / f"{stem}_{name}.{each}" for each in formats]

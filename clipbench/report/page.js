@@ -397,8 +397,7 @@ class Curves extends Chart {
       const last = ys.length - 1, at = Math.min(Math.max(isFinite(ys[last]) ? ys[last] : top, top), bottom);
       draw(svg, "path", { d: `M${xs[last] - 3.5},${at - 3.5}l7,7m-7,0l7,-7`, "stroke-width": 2, fill: "none", ...this.colour(series.method) });
     } else {
-      const thin = this.data.series.some((each) => each.style === "thin" && each.method === series.method);
-      if (series.low && !thin) {
+      if (series.low && !series.few) {
         const ends = [series.low, series.high].map((values) => values.map((value) => (value === null ? NaN : y(value))));
         draw(group, "path", { d: band(xs, ...ends), "fill-opacity": 0.14, "data-spread": "", ...this.colour(series.method, "fill") });
       }

@@ -64,7 +64,12 @@ BLOCKS: dict[str, tuple[Draw, Still, str]] = {
         "seconds are medians, evaluation left out; "
         "✕ ends a run that diverged, no part of these.",
     ),
-    "Sensitivity": (data.sensitivity, sensitivity, "Points are runs, lines are means with 95 % bands."),
+    "Sensitivity": (
+        data.sensitivity,
+        sensitivity,
+        "Points are runs, lines are means, with 95 % bands where there are more than seven runs; "
+        "marks on top say how many of the runs diverged where.",
+    ),
     "Budget": (
         data.budget,
         panels.budget,

@@ -36,13 +36,14 @@ def difference(ranking: Ranking) -> Iterator[Drawing]:
     rows = paired.compared(ranking)
     if not rows:
         return
-    left, right, bottom, _ = MARGINS
+    _, right, _, _ = MARGINS
     names = max(style.inches(in_print(name), 7) for name in rows)
     left = 0.12 + min(1.2, names)
-    height = bottom + paired.ROW * len(rows) + 0.3
-    fig = style.figure("", height, SIZE[0], (left, right, bottom + 0.12, 0.1))
+    room = SIZE[0] - left + right
+    bottom = 0.26 + 0.14 * len(paired.axis_label(ranking, room))
+    fig = style.figure("", bottom + paired.ROW * len(rows) + 0.2, SIZE[0], (left, right, bottom, 0.1))
     ax = fig.subplots()
-    paired.draw(ax, ranking, method_looks(ranking), left - 0.1, SIZE[0] - left + 0.05, counts=True)
+    paired.draw(ax, ranking, method_looks(ranking), left - 0.1, room, counts=True)
     unit = getattr(ranking, "unit", "seed")
     what = f"difference to no clipping, paired by {unit}: a dot is one {unit}"
     yield f"{what}, the line the simultaneous 95 % interval of their mean", fig
@@ -118,7 +119,7 @@ def _curve(
         _faint(ax, ranking, raw)
     looks, bands = method_looks(ranking), banded(ranking)
     for method in reversed(ranking.judged):
-        _mean(ax, tables[method.name], method, looks[method.name], method in bands)
+        _mean(ax, tables[method.name], method, looks[method.name], raw is None and method in bands)
     return fig
 
 
@@ -168,16 +169,19 @@ def clipping(ranking: Ranking) -> Iterator[Drawing]:
         _shares(shares, steps, bins, width, look)
         _norms(norms, steps, bins, width, look)
         level = level_over_steps(group.steps_of(method.configuration), method.configuration.settings)
-        norms.plot(level.index, level, color=look.colour, linewidth=0.7, linestyle=LEVEL)
+        if len(level):
+            norms.plot(level.index, level, color=look.colour, linewidth=0.7, linestyle=LEVEL)
     every = group.steps_of(*(method.configuration for method in methods))
     counted = without_skipped(every)["clip_factor"]
-    positive = counted[counted > 0]
+    positive = counted[np.isfinite(counted) & (counted > 0)]
     style.log_if_wide(factors, "y", positive.quantile([0.05, 1]))
     shares.set_ylim(-3, 103)
     drawn = [np.zeros(0)]
     for line in norms.lines:
         drawn.append(np.asarray(line.get_ydata(), float))
     style.log_if_wide(norms, "y", np.concatenate(drawn))
+    if norms.get_yscale() == "log":
+        style.few_ticks(norms.yaxis, 1.6)
     yield "clip factor: median and the middle 80 % of steps and runs", factor
     yield "share of steps clipped", share
     yield (

@@ -16,6 +16,7 @@ from clipbench.analysis.names import REFERENCE_IN_WORDS
 from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
 from clipbench.plot import style, titles
+from clipbench.plot.comparison import THIN
 from clipbench.plot.looks import Look, in_print, method_looks
 from clipbench.record.rows import NO_CLIPPING
 from clipbench.report.divergence import beyond, divergence, is_grid
@@ -109,7 +110,9 @@ def _round(low: float, high: float) -> list[float]:
 
 
 def _line(ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, look: Look, band: bool) -> None:
-    """Points are runs that ended; the line is a mean with its 95 % interval, over trials a smooth one."""
+    """Points are runs that ended; the line is a mean, over trials a smooth one. A band is the 95 % interval,
+    of more than seven runs.
+    """
     runs = runs[runs[setting] > 0]
     if runs.empty:
         return
@@ -120,9 +123,11 @@ def _line(ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, look: Lo
         for place, part in runs.groupby(x):
             rows.append((place, *mean_of_best(ranking, part)))
         places, means, halves = np.array(rows, float).T
+        band = band and _many(ranking)
     else:
         ended = runs["value"].notna() & np.isfinite(runs[setting])
         at, values = x[ended], runs["value"][ended]
+        band = band and len(at) > THIN
         if ax.get_xscale() == "log":
             places, means, halves = smoothed(np.log(at), values)
             places = np.exp(places)
@@ -131,6 +136,11 @@ def _line(ax: Axes, ranking: Ranking, runs: pd.DataFrame, setting: str, look: Lo
     ax.plot(places, means, **look.line)
     if band:
         ax.fill_between(places, means - halves, means + halves, color=look.colour, alpha=0.12, linewidth=0)
+
+
+def _many(ranking: Ranking) -> bool:
+    """Whether there are so many runs of a configuration that an interval may stand for them."""
+    return max(len(configuration.runs) for configuration in ranking.configurations) > THIN
 
 
 def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
@@ -155,5 +165,5 @@ def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
             fontsize=7,
             ha="right",
         )
-    if np.isfinite(half) and ranking.group.tuning.empty:
+    if np.isfinite(half) and ranking.group.tuning.empty and _many(ranking):
         ax.axhspan(mean - half, mean + half, color=style.GREY, alpha=0.15, linewidth=0)

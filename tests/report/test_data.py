@@ -64,6 +64,7 @@ def test_up_to_seven_runs_are_lines_more_are_a_band(tmp_path, n):
     np.testing.assert_allclose(
         [line.y[-1], line.low[-1], line.high[-1]], np.mean(values) + half * np.array([0, -1, 1])
     )
+    assert line.few == (n <= 7)
     assert [axis.label for axis in chart.x] == ["step", "seconds of training"]
 
 

@@ -1,0 +1,149 @@
+"""The paired difference is the one that the verdict rests on; levels and data are told as they were."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from madeup import BETTER, NONE, write_methods
+from test_plot import only, small_print, write
+
+from clipbench.plot import difference as drawn
+from clipbench.plot.comparison import comparison
+from clipbench.plot.difference import difference
+from clipbench.plot.distribution import distribution
+from clipbench.plot.looks import in_print
+from clipbench.plot.trajectory import trajectory
+
+
+def test_dots_are_the_pairs_the_diamond_their_mean_and_the_bar_the_comparisons_interval(tmp_path):
+    ranking = write_methods(tmp_path, {"none": NONE, "norm": BETTER})
+    (ax,) = difference([ranking]).axes
+    dots = next(line for line in ax.lines if line.get_marker() == "o")
+    pairs = 100 * (np.array(BETTER) - np.array(NONE))
+    np.testing.assert_allclose(dots.get_xdata(), pairs, rtol=1e-6)
+    assert list(np.argsort(dots.get_ydata())) == [0, 1, 2, 3, 4]  # by seed, from the top
+    diamond = next(line for line in ax.lines if line.get_marker() == "D")
+    assert diamond.get_xdata()[0] == pytest.approx(pairs.mean(), rel=1e-6)
+    found = ranking.comparisons["norm"].difference
+    bars = [line for line in ax.lines if list(line.get_ydata()) == [0, 0]]
+    np.testing.assert_allclose(bars[0].get_xdata(), [100 * found.low, 100 * found.high])
+    assert any(list(line.get_xdata()) == [0, 0] for line in ax.lines)  # no difference
+    assert ax.get_xlabel() == "gain in test accuracy over no clipping (points), right is better"
+    assert len(ax.get_xticks()) >= 3
+
+
+def test_where_less_is_better_the_better_side_is_still_the_right_one(tmp_path):
+    ranking = write_methods(tmp_path, {"none": BETTER, "norm": NONE}, higher=False)
+    (ax,) = difference([ranking]).axes
+    dots = next(line for line in ax.lines if line.get_marker() == "o")
+    np.testing.assert_allclose(dots.get_xdata(), np.array(BETTER) - np.array(NONE), rtol=1e-6)
+    assert ax.get_xlabel() == "reduction of test accuracy over no clipping, right is better"
+
+
+def test_below_three_pairs_there_is_neither_interval_nor_p(tmp_path):
+    ranking = write_methods(tmp_path, {"none": NONE[:2], "norm": BETTER[:2]})
+    (ax,) = difference([ranking]).axes
+    assert not [line for line in ax.lines if list(line.get_ydata()) == [0, 0]]
+    words = [text.get_text() for text in ax.texts]
+    assert "–" in words
+    assert not [word for word in words if word.startswith(("+", "−")) and "[" in word]
+
+
+def test_a_pair_in_which_one_diverged_is_no_dot_and_is_counted(tmp_path):
+    ranking = write_methods(tmp_path, {"none": NONE, "norm": [*BETTER[:4], None], "layer_wise": BETTER})
+    counts = {"norm": len(BETTER) - 1, "layer_wise": len(BETTER)}
+    rows = {
+        method.name: drawn.paired(ranking, method) for method in ranking.judged if not method.is_reference
+    }
+    assert {name: len(pairs) for name, pairs in rows.items()} == counts
+
+
+def test_the_worth_of_a_comparison_is_a_band(tmp_path):
+    ranking = write_methods(tmp_path, {"none": NONE, "norm": BETTER})
+    assert not difference([ranking]).axes[0].patches
+
+    class WithWorth:
+        def __init__(self, found):
+            self.found, self.worth = found, 0.002
+
+        def __getattr__(self, name):
+            return getattr(self.found, name)
+
+    ranking.__dict__["comparisons"] = {"norm": WithWorth(ranking.comparisons["norm"])}
+    (band,) = difference([ranking]).axes[0].patches
+    box = band.get_bbox() if hasattr(band, "get_bbox") else band.get_extents()
+    np.testing.assert_allclose([box.x0, box.x1], [-0.2, 0.2])
+
+
+def test_the_moving_level_of_auto_is_numpys_quantile_of_the_norms_so_far(tmp_path):
+    norms = np.random.default_rng(0).lognormal(size=40)
+    write(tmp_path, 0, "auto", level=None, p=0.3, norms=norms)
+    found = only(tmp_path)
+    *_, level = trajectory(found).axes[0].lines
+    expected = [np.quantile(norms[:step].astype(np.float32), 0.3) for step in range(1, 41)]
+    np.testing.assert_allclose(level.get_ydata(), expected, rtol=1e-5)
+    density = distribution(found).axes[1]
+    at = [line.get_xdata()[0] for line in density.lines if len(set(line.get_xdata())) == 1]
+    assert at == [pytest.approx(np.median(expected), rel=1e-5)]
+
+
+def test_the_level_stands_where_norms_are(tmp_path):
+    write(tmp_path, 0, "norm", level=0.7)
+    write(tmp_path, 0, "layer_wise", level=0.7)
+    found = only(tmp_path)
+    drawn_levels = {}
+    for ax in distribution(found).axes[1:]:
+        at = [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
+        drawn_levels[len(drawn_levels)] = at
+    assert sorted(map(tuple, drawn_levels.values())) == [(), (0.7,)]
+
+
+def with_data(folder, data, **more):
+    """Runs that recorded which data they saw."""
+    write(folder, **more)
+    for path in (folder / "runs").iterdir():
+        rows = pd.read_parquet(path)
+        rows["data"] = data
+        rows["baseline"], rows["baseline_test"] = "majority class", 0.42
+        rows.to_parquet(path)
+
+
+def test_the_title_says_which_data_and_no_path(tmp_path):
+    with_data(
+        tmp_path,
+        "the graph in /home/someone/cora-graph, 7 classes, 140/500/1000 nodes (train/val/test)",
+        task="reddit",
+    )
+    figure = comparison(only(tmp_path))
+    assert figure.get_suptitle() == "The graph in cora-graph · SGD"
+    assert "7 classes, 140/500/1000 nodes (train/val/test)" in small_print(figure)
+    assert "Reddit" not in figure.get_suptitle() + small_print(figure)
+    assert "/home" not in figure.get_suptitle() + small_print(figure)
+
+
+def test_the_baseline_is_a_line_unless_it_would_squeeze_the_rest(tmp_path):
+    with_data(tmp_path, "", final=0.5)
+    ax = comparison(only(tmp_path)).axes[2]
+    assert any(set(line.get_ydata()) == {0.42} for line in ax.lines)
+    low, high = ax.get_ylim()
+    assert low < 0.42 < high
+    with_data(tmp_path / "far", "", final=0.99)
+    figure = comparison(only(tmp_path / "far"))
+    assert not any(set(line.get_ydata()) == {0.42} for line in figure.axes[2].lines)
+    assert "majority class (test) 0.420" in figure.legends[0].get_title().get_text().replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("none", "no clipping"),
+        ("none lr=0.1", "no clipping lr=0.1"),
+        ("adamw none", "AdamW no clipping"),
+        ("adamw norm 0.5", "AdamW norm 0.5"),
+        ("none (default)", "no clipping (default)"),
+        ("auto quantile .1", "auto quantile .1"),
+        ("my.rules:Mine 0.5", "Mine 0.5"),
+        ("adamw my_rules:Mine", "AdamW Mine"),
+    ],
+)
+def test_names_are_those_in_print(label, expected):
+    assert in_print(label) == expected
