@@ -172,7 +172,7 @@ def _lines(
                 name, "faint", x, there(raw, done.columns).loc[own.index].mean(axis=1).to_numpy(float)
             )
         few = done.shape[1] <= THIN
-        if 1 < done.shape[1] and few and raw is None:
+        if few and done.shape[1] > 1 and raw is None:
             for run in done:
                 yield Series(name, "thin", x, done[run], _name_of_run(ranking, run))
         mean, half = mean_and_half(done.to_numpy(float))

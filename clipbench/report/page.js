@@ -34,12 +34,15 @@ for (const head of document.querySelectorAll("thead th")) {
 
 // Numbers and widths of text.
 const FONT = 11;
-const pen = document.createElement("canvas").getContext("2d");
-pen.font = `${FONT}px ${getComputedStyle(document.body).fontFamily}`;
-const widthOf = (text) => pen.measureText(text).width;
-const cut = (text, room) => {
-  if (widthOf(text) <= room) return text;
-  while (text.length > 1 && widthOf(text + "…") > room) text = text.slice(0, -1);
+const penOf = (weight) => {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `${weight} ${FONT}px ${getComputedStyle(document.body).fontFamily}`;
+  return (text) => pen.measureText(text).width;
+};
+const widthOf = penOf(400), widthOfName = penOf(600);
+const cut = (text, room, width = widthOf) => {
+  if (width(text) <= room) return text;
+  while (text.length > 1 && width(text + "…") > room) text = text.slice(0, -1);
   return text + "…";
 };
 const raised = (power) => [...String(power)].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit] ?? "⁻").join("");
@@ -519,10 +522,10 @@ class Rows extends Chart {  // differences around 0: a name and numbers, below t
   row(svg, row, x, y, width, left, right) {
     const group = draw(svg, "g", { "data-method": row.method, fill: "none" }), middle = y + 30;
     const words = cut(row.words, width * 0.62 - 8), room = width - 24 - widthOf(words);
-    for (const [at, anchor, text] of [[left, "start", cut(row.method, room)], [right, "end", words]]) {
-      const ground = widthOf(text) + 6;
+    for (const [at, anchor, text] of [[left, "start", cut(row.method, room, widthOfName)], [right, "end", words]]) {
+      const ground = (anchor === "start" ? widthOfName : widthOf)(text) + 6;
       draw(group, "rect", { class: "ground", fill: "white", x: anchor === "end" ? at - ground + 3 : at - 3, y: y + 3, width: ground, height: 14 });
-      draw(group, "text", { class: anchor === "start" ? "name" : "", x: at, y: y + 14, "text-anchor": anchor, fill: anchor === "start" ? "#111" : "#555" }, text);
+      draw(group, "text", { class: anchor === "start" ? "name" : "", x: at, y: y + 14, "text-anchor": anchor, fill: anchor === "start" ? "#111" : "#555", "font-weight": anchor === "start" ? 600 : 400 }, text);
     }
     const inside = (value) => Math.min(Math.max(x(value), left), right), line = this.colour(row.method);
     if (row.low !== null && row.high !== null) {

@@ -107,9 +107,15 @@ def overlaps(boxes):
 
 
 @needs_chromium
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_texts_overlap_nowhere_and_none_leaves_the_page(shown, width):
+def test_texts_overlap_nowhere_and_none_leaves_the_page(shown, width, wide):
+    """`wide`: every figure enlarged."""
     shown.size(width)
+    shown.run("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    if wide:
+        buttons = "[...document.querySelectorAll('.tools button')].filter((b) => b.innerText === 'enlarge')"
+        shown.run(f"{buttons}.forEach((each) => each.click())")
     shown.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
     assert shown.run("document.documentElement.scrollWidth") <= width
     boxes = shown.run(TEXTS)
