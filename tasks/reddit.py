@@ -103,7 +103,8 @@ class Reddit(Task):
     def source(self) -> str:
         """Reddit only where it is: any graph in its two files is taken."""
         is_reddit = tuple(self.loaded.x.shape) == PUBLISHED
-        return f"Reddit ({self.folder})" if is_reddit else f"the graph in {self.folder}"
+        name = "Reddit" if is_reddit else f"a graph of {self.loaded.num_nodes} nodes"
+        return f"{name} ({self.folder})"
 
     @cached_property
     def steps_per_epoch(self) -> float:  # type: ignore[override]

@@ -390,7 +390,8 @@ def also(ax: Axes, value: float, name: str, room: float) -> bool:
     at = float(scale.transform(np.array([value], float))[0])
     if not low - (high - low) <= at <= high + (high - low):
         return False
-    margin = 0.08 * (high - low)
+    margin = 0.1 * (high - low)  # the name has room there
+    below = at < (low + high) / 2
     ends = np.array([min(low, at - margin), max(high, at + margin)])
     ax.set_ylim(*scale.inverted().transform(ends))
     ax.axhline(value, color="#444444", linewidth=0.7, linestyle=(0, (1, 2)), zorder=1.5)
@@ -399,11 +400,11 @@ def also(ax: Axes, value: float, name: str, room: float) -> bool:
     ax.annotate(
         text,
         (1, value),
-        (0, 1),
+        (0, -1.5 if below else 1.5),
         place,
         "offset points",
         ha="right",
-        va="bottom",
+        va="top" if below else "bottom",
         fontsize=SMALLEST,
         color="#444444",
     )

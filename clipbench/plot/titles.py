@@ -9,6 +9,7 @@ from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.names import metric_name, optimizer_name, task_name
 from clipbench.analysis.ranking import Ranking
 
+IN_BRACKETS = re.compile(r"\s*\([^()]*[\\/][^()]*\)")  # a path
 PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where no "train/val" stands
 
 
@@ -66,12 +67,15 @@ def headline(group: Group, split: str = "validation") -> str:
 
 
 def _source(group: Group) -> str:
-    sources = [PATH.sub(_last_folder, text.partition(", ")[0]) for text in _data(group)]
+    sources = []
+    for text in _data(group):
+        source = IN_BRACKETS.sub("", text.partition(", ")[0])
+        sources.append(PATH.sub(_last_folders, source))
     sources = list(dict.fromkeys(sources))
     if not sources:
         return " ".join(filter(None, [task_name(group.task), group.scale]))
     text = " and ".join(sources)
-    return text[:1].upper() + text[1:]
+    return text if "/" in text else text[:1].upper() + text[1:]
 
 
 def _data(group: Group) -> list[str]:
@@ -81,6 +85,6 @@ def _data(group: Group) -> list[str]:
     return sorted({text for text in group.runs["data"].dropna() if text})
 
 
-def _last_folder(path: re.Match[str]) -> str:
-    """Of a path; where it lies on one machine is nobody else's concern."""
-    return re.split(r"[\\/]", path[0].rstrip("\\/"))[-1]
+def _last_folders(path: re.Match[str]) -> str:
+    """The last two; where they lie on one machine is nobody else's concern."""
+    return "/".join(re.split(r"[\\/]", path[0].rstrip("\\/"))[-2:])

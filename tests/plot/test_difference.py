@@ -107,17 +107,23 @@ def with_data(folder, data, **more):
         rows.to_parquet(path)
 
 
-def test_the_title_says_which_data_and_no_path(tmp_path):
-    with_data(
-        tmp_path,
-        "the graph in /home/someone/cora-graph, 7 classes, 140/500/1000 nodes (train/val/test)",
-        task="reddit",
-    )
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        ("a graph of 2708 nodes (/home/someone/cora/Reddit)", "A graph of 2708 nodes · SGD"),
+        ("/home/someone/cifar/imagenet", "cifar/imagenet · SGD"),
+        ("a generated community graph", "A generated community graph · SGD"),
+        ("", "Reddit mini · SGD"),
+    ],
+)
+def test_the_title_says_which_data_and_no_path(tmp_path, source, title):
+    with_data(tmp_path, source and f"{source}, 7 classes, 140/500/1000 nodes (train/val/test)", task="reddit")
     figure = comparison(only(tmp_path))
-    assert figure.get_suptitle() == "The graph in cora-graph · SGD"
-    assert "7 classes, 140/500/1000 nodes (train/val/test)" in small_print(figure)
-    assert "Reddit" not in figure.get_suptitle() + small_print(figure)
-    assert "/home" not in figure.get_suptitle() + small_print(figure)
+    words = figure.get_suptitle() + small_print(figure)
+    assert figure.get_suptitle() == title
+    assert not source or "7 classes, 140/500/1000 nodes (train/val/test)" in words
+    assert "/home" not in words
+    assert ("Reddit" in words) == (title == "Reddit mini · SGD")
 
 
 def test_the_baseline_is_a_line_unless_it_would_squeeze_the_rest(tmp_path):

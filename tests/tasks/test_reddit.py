@@ -64,7 +64,7 @@ def test_the_splits_are_those_of_the_file(raw: Path):
         "val": [1],
         "test": [3, 4],
     }
-    assert task.data == f"the graph in {raw}, 3 classes, 6 edges, 2/1/2 nodes (train/val/test)"
+    assert task.data == f"a graph of 5 nodes ({raw}), 3 classes, 6 edges, 2/1/2 nodes (train/val/test)"
 
 
 def test_the_majority_of_training_is_right_on_one_test_node_of_two(raw: Path):
