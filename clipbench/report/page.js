@@ -194,11 +194,13 @@ class Chart {
     this.plot.setAttribute("aria-describedby", described.id);
     this.plot.append(this.tip);
     figure.append(this.told, this.tools());
-    this.plot.addEventListener("pointermove", (event) => {
-      const box = this.svg.getBoundingClientRect();
-      this.point(event.clientX - box.left, event.clientY - box.top);
-    });
-    this.plot.addEventListener("pointerleave", () => this.leave());
+    for (const kind of ["pointermove", "pointerdown"]) {  // a finger that taps does not move
+      this.plot.addEventListener(kind, (event) => {
+        const box = this.svg.getBoundingClientRect();
+        this.point(event.clientX - box.left, event.clientY - box.top);
+      });
+    }
+    this.plot.addEventListener("pointerleave", ({ pointerType }) => pointerType === "touch" || this.leave());
     this.plot.addEventListener("blur", () => this.leave());
     this.plot.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.leave();
