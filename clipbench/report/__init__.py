@@ -5,7 +5,9 @@ figures.py       one group → its figures' files and its part of the page
 page.py          the page: templates/ filled in
 cells.py         a row of its table
 provenance.py    where the runs come from
-panels.py        the page's small figures
+data.py          what the page's figures show, as numbers
+chart.py         the same as page.js draws it, rounded to what a pixel shows
+panels.py        the page's small figures where there is no JavaScript
 sensitivity.py   of them, over settings
 divergence.py    of them, where runs diverge
 across.py        of them, over tasks

@@ -56,7 +56,7 @@ def draw(
     for paths, found in _each(results, groups, out, formats, side, apart, width):
         written += paths
         for ranking, html in found:
-            page.add(ranking, html)
+            page.add(ranking, html, paths)
     path, text = out / "report.html", page.html()
     with writing(out):
         path.write_text(text, encoding="utf-8")

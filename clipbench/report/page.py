@@ -6,8 +6,11 @@ The text lies in templates/, where everything that is filled in is escaped.
 
 from __future__ import annotations
 
+import base64
+import colorsys
+import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,17 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from clipbench.analysis.across import Across, across
-from clipbench.analysis.ranking import Ranking
+from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.verdict import Verdict, judge
-from clipbench.plot.looks import Look, method_looks
+from clipbench.plot.looks import Look, in_print, method_looks
 from clipbench.plot.style import drawing
 from clipbench.record.folder import unfinished_runs
 from clipbench.report import across as several
-from clipbench.report import cells, panels, svg
-from clipbench.report.frame import BANDS, RC, Drawing
+from clipbench.report import cells, data, panels, svg
+from clipbench.report.chart import Chart, Rows
+from clipbench.report.frame import BANDS, RC, Drawing, banded
 from clipbench.report.provenance import facts, failures
 from clipbench.report.sensitivity import sensitivity
 
@@ -43,28 +48,40 @@ BADGES = {
 DESCRIBED = ("helps", "hurts", "ahead", "behind", "mixed", "same")
 """Kinds of verdicts that without equal budgets are descriptive only."""
 
-BLOCKS: dict[str, tuple[Callable[[Ranking], Iterable[Drawing]], str]] = {
+Draw = Callable[[Ranking], Iterable[Chart | Rows]]
+Still = Callable[[Ranking], Iterable[Drawing]]
+
+BLOCKS: dict[str, tuple[Draw, Still, str]] = {
     "Difference": (
+        data.difference,
         panels.difference,
-        "In the table's order; dots from the top by number, positive is better.",
+        "In the table's order; positive is better.",
     ),
     "Training": (
+        data.curves,
         panels.curves,
         "Means; up to seven runs are thin lines, of more the 95 % t-interval of the mean is a band; "
         "seconds are medians, evaluation left out; "
         "✕ ends a run that diverged, no part of these.",
     ),
     "Sensitivity": (
+        data.sensitivity,
         sensitivity,
         "Points are runs, lines are means, with 95 % bands where there are more than seven runs; "
-        "rows on top say how many of the runs diverged where.",
+        "marks on top say how many of the runs diverged where.",
     ),
     "Budget": (
+        data.budget,
         panels.budget,
         "Validation, tuning runs only: the final runs above are others, on other seeds.",
     ),
-    "What clipping did": (panels.clipping, "Over all seeds. A factor of 1 leaves the gradient alone."),
+    "What clipping did": (
+        data.clipping,
+        panels.clipping,
+        "Over all runs. A factor of 1 leaves the gradient alone.",
+    ),
 }
+"""What page.js draws, what stands in for it where there is no JavaScript, and what explains both."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +108,23 @@ class Image:
 
 @dataclass(frozen=True)
 class Block:
-    """A named row of images under a ranking's table, with the `text` that explains them."""
+    """A named row of charts under a ranking's table, with the `text` that explains them; `images` are shown
+    instead where there is no JavaScript.
+    """
 
     name: str
     text: str
+    charts: list[Chart | Rows]
     images: list[Image]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the page and the names of the `files` that were drawn beside it."""
+
+    anchor: str
+    html: str
+    files: Sequence[str] = ()
 
 
 class Page:
@@ -105,11 +134,15 @@ class Page:
         self.name = folder.resolve().name
         self.unfinished = len(unfinished_runs(folder))
         self.rankings: list[Ranking] = []
-        self.parts: list[str] = []
+        self.parts: list[Part] = []
 
-    def add(self, ranking: Ranking, part: str | None = None) -> None:
-        """`part`: what `part_of` made of the ranking, in another process."""
-        self.parts.append(part_of(ranking) if part is None else part)
+    def add(self, ranking: Ranking, part: str | None = None, files: Iterable[Path] = ()) -> None:
+        """`part`: what `part_of` made of the ranking, in another process; `files`: its figures, in the folder
+        that the page will lie in.
+        """
+        html = part_of(ranking) if part is None else part
+        names = [path.name for path in files]
+        self.parts.append(Part(f"at-{_anchor(ranking.title)}", html, names))
         self.rankings.append(ranking)
 
     def html(self) -> str:
@@ -119,27 +152,40 @@ class Page:
         for ranking in self.rankings:
             verdict = judge(ranking)
             summary.append((ranking, verdict, badge(verdict)))
-        parts_across = map(_part_across, across(self.rankings))
+        parts = list(self.parts)
+        for found in across(self.rankings):
+            anchor = f"across-{_anchor_across(found.title)}"
+            parts.append(Part(anchor, _part_across(found, anchor)))
+        script = "\n" + source.joinpath("page.js").read_text(encoding="utf-8")
         return _fill(
             "page.html",
             name=self.name,
             unfinished=self.unfinished,
             summary=summary,
-            parts_of_page=[*self.parts, *parts_across],
+            parts_of_page=parts,
             style=source.joinpath("page.css").read_text(encoding="utf-8"),
-            script=source.joinpath("page.js").read_text(encoding="utf-8"),
+            script=script,
+            script_hash=_hash(script),
         )
+
+
+def _hash(script: str) -> str:
+    """As a page's security policy names the one script that may run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return "sha256-" + base64.b64encode(digest).decode()
 
 
 def part_of(ranking: Ranking) -> str:
     """A ranking's part of the page, its figures among it."""
     verdict = judge(ranking)
+    looks = method_looks(ranking)
     return _fill(
         "ranking.html",
         ranking=ranking,
         verdict=verdict,
         badge=badge(verdict),
-        looks=method_looks(ranking),
+        looks=looks,
+        methods=_methods(ranking.judged, looks, banded(ranking)),
         columns=cells.columns(ranking),
         cells=cells.cells,
         flags=cells.flags,
@@ -149,19 +195,43 @@ def part_of(ranking: Ranking) -> str:
     )
 
 
-def _part_across(found: Across) -> str:
+def _part_across(found: Across, anchor: str) -> str:
     """The part on several tasks."""
     with drawing(RC):
         image = _image("performance profile: higher is better", several.profile(found))
+    looks = several.looks(found)
     return _fill(
         "across.html",
         found=found,
-        looks=several.looks(found),
+        anchor=anchor,
+        looks=looks,
+        methods=_methods(found.methods, looks, _few(found.methods)),
         columns=several.COLUMNS,
         cells=several.cells,
         seeds=several.seeds(found),
-        block=Block("Performance profile", "Band: stratified bootstrap.", [image]),
+        block=Block("Performance profile", "Band: stratified bootstrap.", list(data.profile(found)), [image]),
     )
+
+
+def _few(methods: list[Method]) -> list[Method]:
+    """Those that keep their bands among many: the best and no clipping."""
+    if len(methods) <= BANDS:
+        return methods
+    return [method for method in methods if method is methods[0] or method.is_reference]
+
+
+def _methods(
+    methods: Iterable[Method], looks: Mapping[str, Look], banded: Sequence[Method]
+) -> list[dict[str, Any]]:
+    """What page.js knows of each method, in the order of the legend; `banded`: they show their runs or a band
+    however many others are on view.
+    """
+    found = []
+    for method in methods:
+        look = looks[method.name]
+        row = {"name": in_print(method.name), "colour": look.colour, "night": _night(look.colour)}
+        found.append({**row, "dash": _strokes(look), "banded": method in banded})
+    return found
 
 
 def badge(verdict: Verdict) -> Badge:
@@ -177,13 +247,11 @@ def _blocks(ranking: Ranking) -> list[Block]:
     """The figures under their headings; a heading without figures is left out."""
     blocks = []
     with drawing(RC):
-        for name, (draw, text) in BLOCKS.items():
-            images = [_image(caption, figure) for caption, figure in draw(ranking)]
-            if name == "Training" and len(ranking.judged) > BANDS:
-                best = ranking.judged[0].name
-                text += f" Of more than {BANDS} methods only no clipping and {best} show their runs."
-            if images:
-                blocks.append(Block(name, text, images))
+        for name, (draw, still, text) in BLOCKS.items():
+            images = [_image(caption, figure) for caption, figure in still(ranking)]
+            charts = list(draw(ranking))
+            if charts or images:
+                blocks.append(Block(name, text, charts, images))
     return blocks
 
 
@@ -198,6 +266,12 @@ def _anchor(text: str) -> str:
 
 def _anchor_across(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())
+
+
+def _night(colour: str) -> str:
+    """The same hue on a dark ground: as light as it was dark, but never dimmer than text may be."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
+    return str(to_hex(colorsys.hls_to_rgb(hue, max(0.62, 1 - lightness), saturation)))
 
 
 def _strokes(look: Look) -> str:
@@ -222,6 +296,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"anchor": _anchor, "anchor_across": _anchor_across, "strokes": _strokes}
+    environment.filters |= {"anchor": _anchor, "strokes": _strokes, "night": _night, "method": in_print}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals |= {"WIDTH": cells.WIDTH, "HEIGHT": cells.HEIGHT}
     return environment

@@ -65,7 +65,7 @@ class Page(HTMLParser):
         self.scripts, self.images = 0, []
 
     def handle_starttag(self, tag, attributes):
-        self.scripts += tag == "script"
+        self.scripts += tag == "script" and not attributes  # data has a type
         source = dict(attributes).get("src", "")
         if source.startswith("data:image/svg+xml,"):
             self.images.append(unquote(source.partition(",")[2]))

@@ -44,7 +44,8 @@ class Checked(HTMLParser):
         self.open, self.links, self.count = [], [], {}
 
     def handle_starttag(self, tag, attrs):
-        self.count[tag] = self.count.get(tag, 0) + 1
+        kind = "data" if tag == "script" and attrs else tag
+        self.count[kind] = self.count.get(kind, 0) + 1
         self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
         if tag not in self.VOID:
             self.open.append(tag)
@@ -233,7 +234,7 @@ def test_the_part_on_several_tasks_is_escaped_and_closed(tmp_path):
         for ranking in rankings(group):
             page.add(ranking)
     text = page.html()
-    assert "<h2>Across 2 tasks · mini · sgd</h2>" in text
+    assert ">Across 2 tasks · mini · sgd</h2>" in text
     assert "<script>alert" not in text
     parser = Checked()
     parser.feed(text)
