@@ -5,6 +5,7 @@ table `tails`.
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 
@@ -14,6 +15,7 @@ from clipbench.errors import UserError
 from clipbench.stats import Heaviness, Interval, Tail, errors
 from clipbench.stats.heaviness import FITS
 
+PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")
 ROUNDING = 1e-5  # of a gradient in float32
 
 
@@ -47,6 +49,20 @@ def _passes(passes: float) -> str:
     if passes < 1:
         return f"{100 * passes:.0f} % of a pass"
     return "1 pass" if passes == 1 else f"{passes:g} passes"
+
+
+def data_seen(rows: pd.DataFrame) -> str:
+    """ "Data: cifar10, 10 classes, 4320/540/540 images. ", or "" where it was not recorded. Where a folder
+    lies is left out.
+    """
+    if "data" not in rows or pd.isna(rows["data"].iloc[0]) or not rows["data"].iloc[0]:
+        return ""
+    source, comma, sizes = rows["data"].iloc[0].partition(", ")
+    return f"Data: {PATH.sub(_last_folder, source)}{comma}{sizes}. "
+
+
+def _last_folder(path: re.Match[str]) -> str:
+    return re.split(r"[\\/]", path[0].rstrip("\\/"))[-1]
 
 
 def provenance(rows: pd.DataFrame) -> str:
@@ -142,7 +158,8 @@ def _why(found: Heaviness) -> str:
     if found.tied:
         return "most of the larger values are equal"
     if found.fit <= FITS:
-        return f"no tail law fits (p = {found.fit:.2g}), as batches stand apart, which those with a rare example do"
+        apart = "batches stand apart, as those with a rare example do"
+        return f"no tail law fits (p = {found.fit:.2g}), {apart}"
     if found.slow:
         largest = f"the largest {found.without}"
         return f"it looks so, but not without {largest}, which outliers alone would do; {_bound(found.index)}"

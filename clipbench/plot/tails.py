@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarForm
 from clipbench import stats
 from clipbench.analysis.noise import (
     conclusion,
+    data_seen,
     error_rates,
     provenance,
     samples,
@@ -81,7 +82,7 @@ def figure(rows: pd.DataFrame, width: float = FULL) -> Figure:
         heads[step] = _head(step, tail, full_norm, width)
     name = _lines(visible(title(rows)), 0.8 * width)
     size = len(rows) // len(tails)
-    notes = _lines(f"{provenance(rows)} {error_rates(size)}", width)
+    notes = _lines(visible(f"{data_seen(rows)}{provenance(rows)} {error_rates(size)}"), width)
     columns = 4 if width >= WIDE else 2
     legend = LINE * math.ceil((len(COLOURS) + 1) / (6 if width >= WIDE else 3)) + 0.1
     top = 0.15 * len(name) + LINE * len(notes) + 0.1

@@ -116,6 +116,15 @@ def test_what_is_part_of_the_noise_is_said(rng):
     assert "the draw of neighbours is part of the noise" in findings.provenance(less)
 
 
+def test_which_data_is_said_without_the_folder_it_lies_in():
+    rows = rows_of([1.0]).assign(data="/home/me/cifar10, 10 classes, 40/5/5 images")
+    assert findings.data_seen(rows) == "Data: cifar10, 10 classes, 40/5/5 images. "
+    assert findings.data_seen(rows.assign(data="Reddit (C:\\me\\cora), 7 classes")) == (
+        "Data: Reddit (cora), 7 classes. "
+    )
+    assert findings.data_seen(rows.assign(data="")) == findings.data_seen(rows.drop(columns="data")) == ""
+
+
 def said_of(values):
     return findings.conclusion(stats.tail(values))
 
