@@ -2,9 +2,9 @@
 
 python scripts/calibrate_tails.py [SAMPLES]      a table, and results/reference/tails_calibration.parquet
 
-SAMPLES (400) of each distribution, clean, with one outlier and with 1 % of them, at each n: an hour on two
-cores. What is called is the function that the command calls. `clipbench/stats/heaviness.py` states the rates
-that this prints last.
+SAMPLES (200) of each distribution, clean, with one outlier and with 1 % of them, at each n: ten minutes of
+two cores. What is called is the function that the command calls. `clipbench/stats/heaviness.py` states the
+rates that this prints last.
 """
 
 from __future__ import annotations
@@ -147,4 +147,4 @@ def main(samples: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)

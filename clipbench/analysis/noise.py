@@ -123,7 +123,7 @@ def conclusion(tail: Tail) -> str:
 def error_rates(n: int) -> str:
     """How often the rule is wrong at n batches, or at the largest number below that was measured."""
     rates = errors(n)
-    missed = ", ".join(f"{name}: {_share(share)}" for name, share in rates.missed.items())
+    missed = "; ".join(f"{name}: {_share(share)}" for name, share in rates.missed.items())
     return (
         f'Error rates of "heavy", simulated with {rates.n} batches. Wrong: at most {_share(rates.wrong)} '
         f"(Gaussian, χ, exponential), {_share(rates.wrong_outliers)} with outliers. Missed: {missed}."

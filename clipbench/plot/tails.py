@@ -131,7 +131,9 @@ def _head(step: int, tail: Tail, full_norm: float, width: float) -> list[str]:
 
 
 def _lines(text: str, width: float) -> list[str]:
-    """As many characters of small print as fit in a line."""
+    """As many characters of small print as fit in a line. A number stays with its sign and unit."""
+    for apart, together in ((" = ", "\u00a0=\u00a0"), (" %", "\u00a0%"), ("ξ ", "ξ\u00a0")):
+        text = text.replace(apart, together)
     return textwrap.wrap(text, int(LETTERS * width))
 
 

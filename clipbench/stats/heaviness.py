@@ -88,7 +88,56 @@ class Errors:
 
 
 # Measured: scripts/calibrate_tails.py, results/reference/tails_calibration.parquet.
-ERRORS: tuple[Errors, ...] = (Errors(100, 0.0, 0.0, {"x": 0.0}),)
+ERRORS: tuple[Errors, ...] = (
+    Errors(
+        n=100,
+        wrong=0.0,
+        wrong_outliers=1.0,
+        missed={
+            "lognormal, σ = 1": 99.0,
+            "t with 5": 100.0,
+            "t with 3": 99.5,
+            "Pareto, α = 3": 98.5,
+            "Pareto, α = 1.5": 89.0,
+        },
+    ),
+    Errors(
+        n=240,
+        wrong=0.0,
+        wrong_outliers=3.5,
+        missed={
+            "lognormal, σ = 1": 91.5,
+            "t with 5": 99.0,
+            "t with 3": 93.0,
+            "Pareto, α = 3": 86.0,
+            "Pareto, α = 1.5": 39.0,
+        },
+    ),
+    Errors(
+        n=1000,
+        wrong=0.5,
+        wrong_outliers=5.0,
+        missed={
+            "lognormal, σ = 1": 50.0,
+            "t with 5": 98.5,
+            "t with 3": 82.0,
+            "Pareto, α = 3": 37.0,
+            "Pareto, α = 1.5": 2.5,
+        },
+    ),
+    Errors(
+        n=5000,
+        wrong=0.5,
+        wrong_outliers=2.5,
+        missed={
+            "lognormal, σ = 1": 2.5,
+            "t with 5": 97.0,
+            "t with 3": 28.5,
+            "Pareto, α = 3": 1.0,
+            "Pareto, α = 1.5": 1.5,
+        },
+    ),
+)
 
 
 def errors(n: int) -> Errors:
