@@ -5,13 +5,17 @@ table `tails`.
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 
 from clipbench import stats
+from clipbench.analysis.names import optimizer_name, task_name
 from clipbench.errors import UserError
-from clipbench.stats import Interval, Tail
+from clipbench.stats import Heaviness, Interval, Tail, errors
+from clipbench.stats.heaviness import FITS
 
+PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")
 ROUNDING = 1e-5  # of a gradient in float32
 
 
@@ -47,6 +51,20 @@ def _passes(passes: float) -> str:
     return "1 pass" if passes == 1 else f"{passes:g} passes"
 
 
+def data_seen(rows: pd.DataFrame) -> str:
+    """ "Data: cifar10, 10 classes, 4320/540/540 images. ", or "" where it was not recorded. Where a folder
+    lies is left out.
+    """
+    if "data" not in rows or pd.isna(rows["data"].iloc[0]) or not rows["data"].iloc[0]:
+        return ""
+    source, comma, sizes = rows["data"].iloc[0].partition(", ")
+    return f"Data: {PATH.sub(_last_folder, source)}{comma}{sizes}. "
+
+
+def _last_folder(path: re.Match[str]) -> str:
+    return re.split(r"[\\/]", path[0].rstrip("\\/"))[-1]
+
+
 def provenance(rows: pd.DataFrame) -> str:
     """What ∇f is the mean of, and what besides the choice of examples is in the noise."""
     first = rows.iloc[0]
@@ -59,64 +77,100 @@ def provenance(rows: pd.DataFrame) -> str:
     return f"∇f: {mean}. Dropout off; {drawn}."
 
 
-def statistics_in_words(step: int, tail: Tail) -> str:
-    """ "step 0   skewness 1.18 (0.9 to 1.5)   ρ_mR 4.1 (2.2 to 7)   ξ 0.02 (−0.15 to 0.3)": 95 %
-    intervals.
-    """
+def title(rows: pd.DataFrame) -> str:
+    """ "CoLA (full) · AdamW · norm clipping_level=1 · seed 0 · 240 batches, 1 pass"."""
+    task, *rest = rows["label"].iloc[0].split(" · ")
+    name, *scale = task.split(" ")
+    words = [" ".join([task_name(name), *scale]), *map(optimizer_name, rest), amount(rows)]
+    return " · ".join(words)
+
+
+def statistics_in_words(tail: Tail) -> str:
+    """ "skewness 1.18 (0.9 to 1.5); ρ_mR 4.1 (2.2 to 7); ξ 0.02 (−0.15 to 0.3)": 95 % intervals."""
+    found = tail.heaviness
     parts = [
-        f"step {step}",
         f"skewness {_text(tail.skewness)}",
         f"ρ_mR {_text(tail.rho)}, of χ {tail.rho_chi:.2g}",
-        f"ξ {_text(tail.index)}",
+        f"ξ {_text(found.index)}, without the largest {found.without} {_text(found.kept)}",
     ]
-    return "   ".join(parts)
+    return "; ".join(parts)
 
 
 def conclusion(tail: Tail) -> str:
-    """What these batches allow to be said, and no more."""
+    """What these batches allow to be said, and no more; and how often that is wrong."""
+    found, n = tail.heaviness, len(tail.values)
+    rates = errors(n)
     far = (
-        f"far values {tail.rho.estimate:.2g} times as frequent as under a normal, "
+        f"far values are {tail.rho.estimate:.2g} times as frequent as under a normal, "
         f"where Gaussian noise (χ) has {tail.rho_chi:.2g}"
     )
-    if tail.verdict == "irregular":
-        start = f"No tail law fits (p = {tail.fit:.2g}), so ξ says nothing"
-        return f"{start}: batches stand apart, as those with a rare example do; {far}."
-    if tail.verdict == "heavy":
-        start = "Heavy tail: ξ is above 0, so the noise falls off more slowly than exponentially"
-        return f"{start}; as a power law it has {_variance(tail.index)} variance."
-    bound = _bound(tail)
-    if tail.verdict == "outliers":
-        shown = "not" if tail.index.high <= 0 else "not shown to be"
-        return f"Skewed, {shown} heavy: {far}; {bound}."
-    return f"No sign of a heavy tail: {far}, {_apart(tail)}; {bound}."
-
-
-def _variance(index: Interval) -> str:
-    """Of a power law with an index in this interval: it is finite below ½."""
-    if index.high < 0.5:
-        return "finite"
-    return "perhaps infinite" if index.low < 0.5 else "infinite"
-
-
-def _bound(tail: Tail) -> str:
-    """What is said against a power tail."""
-    high = tail.index.high
-    if high >= 0.5:
+    if found.outcome == "heavy":
         return (
-            f"{len(tail.values)} batches are too few to exclude a power tail, even one of infinite variance"
+            "Heavy tail: the largest quarter of the batches falls off more slowly than exponentially, with "
+            f"and without the largest {found.without}. {_power(found)} Of lighter noise this is said in at "
+            f"most {_share(rates.wrong)}, with outliers {_share(rates.wrong_outliers)}."
         )
-    if high <= 0:
-        return "a power tail is excluded"
-    return f"a power tail would have α above {1 / high:.1f}"
+    if found.outcome == "not heavy":
+        return f"Not heavy: the largest quarter of the batches falls off faster than exponentially; {far}."
+    easiest, hardest = min(rates.missed.values()), max(rates.missed.values())
+    missed = (
+        f"With {rates.n} batches a heavy tail is missed in {easiest:.0f} to {_share(hardest)} of samples."
+    )
+    start = f"Cannot tell from {n} batches whether the tail is heavy"
+    return f"{start}: {_why(found)}; {far}. {missed}"
 
 
-def _apart(tail: Tail) -> str:
-    """How far values stand to those of Gaussian noise."""
-    if tail.rho_chi in tail.rho:
-        return "which these batches do not tell apart"
-    if tail.rho.high < tail.rho_chi:
-        return "so fewer than that"
-    return "so more than that, and no more than a normal's"
+def error_rates(n: int) -> str:
+    """How often the rule is wrong at n batches, or at the largest number below that was measured."""
+    rates = errors(n)
+    missed = "; ".join(f"{name}: {_share(share)}" for name, share in rates.missed.items())
+    return (
+        f'Error rates of "heavy", simulated with {rates.n} batches. Wrong: at most {_share(rates.wrong)} '
+        f"(Gaussian, χ, exponential), {_share(rates.wrong_outliers)} with outliers. Missed: {missed}."
+    )
+
+
+def _share(per_cent: float) -> str:
+    return f"{per_cent:.2g} %" if per_cent < 10 else f"{per_cent:.0f} %"
+
+
+def _power(found: Heaviness) -> str:
+    """What the index means if the tail is a power law, P(‖noise‖ > x) ~ x^−α with α = 1/ξ."""
+    ends = _alphas(found.index), _alphas(found.kept)
+    index = f"Read as a power law, its α is {ends[0]}, without these {ends[1]}"
+    if max(found.index.high, found.kept.high) < 0.5:
+        return f"{index}: a finite variance. A lognormal, which is no power law, can look the same."
+    if min(found.index.low, found.kept.low) >= 0.5:
+        return f"{index}: an infinite variance."
+    return (
+        f"{index}: whether the variance is finite (α > 2) is open, and a lognormal, whose variance is, can "
+        "look the same."
+    )
+
+
+def _alphas(index: Interval) -> str:
+    """1/ξ with its ends, of an interval above 0."""
+    return f"{1 / index.estimate:.1f} ({1 / index.high:.1f} to {1 / index.low:.1f})"
+
+
+def _why(found: Heaviness) -> str:
+    """Why it cannot be told."""
+    if found.tied:
+        return "most of the larger values are equal"
+    if found.fit <= FITS:
+        apart = "batches stand apart, as those with a rare example do"
+        return f"no tail law fits (p = {found.fit:.2g}), {apart}"
+    if found.slow:
+        largest = f"the largest {found.without}"
+        return f"it looks so, but not without {largest}, which outliers alone would do; {_bound(found.index)}"
+    return f"its index ξ may lie on either side of 0; {_bound(found.index)}"
+
+
+def _bound(index: Interval) -> str:
+    """What is said against a power tail, by an interval whose upper end is above 0."""
+    if index.high >= 0.5:
+        return "even a power tail of infinite variance is not excluded"
+    return f"a power tail would have α above {1 / index.high:.2g}, a finite variance"
 
 
 def _text(interval: Interval) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from clipbench.analysis.noise import conclusion, provenance, samples, statistics_in_words
+from clipbench.analysis.noise import conclusion, error_rates, provenance, samples, statistics_in_words
 from clipbench.cli.estimate import announce
 from clipbench.cli.messages import DONE
 from clipbench.cli.progress import counting
@@ -24,7 +24,8 @@ def tails(options: Namespace) -> int:
         rows = measure_noise(plan, at, options.batches, tick)
     print(provenance(rows))
     for step, tail in samples(rows).items():
-        print(f"{statistics_in_words(step, tail)}\n  {conclusion(tail)}")
+        print(f"Step {step}: {statistics_in_words(tail)}\n  {conclusion(tail)}")
+    print(error_rates(len(rows) // rows["step"].nunique()))
     name = f"{plan.settings.task.name}_{plan.settings.scale}_{plan.run}_tails.png"
     with only_shown("The figure is not drawn"):
         print(draw_tails(rows, plan.results / "figures" / name))

@@ -5,7 +5,8 @@ paired.py      two methods at the same seeds; a family of methods against none
 aggregate.py   several tasks on one scale: bootstrap, interquartile mean, optimality gap, profiles
 curves.py      time to a target, best so far against budget
 smoothing.py   a local mean of scattered points
-tails.py       is a sample heavy-tailed: skewness, ρ_mR, Hill, fits
+tails.py       the tail of a sample: skewness, ρ_mR, Hill, fits
+heaviness.py   the rule that calls it so, and how often that is wrong
 pareto.py      where its tail starts, the index of the tail, and whether any tail law fits
 
 A value that is not there (NaN) is a run that diverged. It is worse than any value and is never dropped: ranks
@@ -27,6 +28,7 @@ from clipbench.stats.aggregate import (
     stratified_bootstrap,
 )
 from clipbench.stats.curves import best_so_far, expected_best, time_to_target
+from clipbench.stats.heaviness import Heaviness, errors, heaviness
 from clipbench.stats.interval import Interval, mean_and_half, median_interval, share_interval, t_interval
 from clipbench.stats.paired import (
     DIFFERENT,
@@ -56,13 +58,16 @@ __all__ = [
     "Band",
     "Comparison",
     "Divergence",
+    "Heaviness",
     "Interval",
     "Tail",
     "best_so_far",
     "bootstrap_probability",
     "compare",
     "compare_pairs",
+    "errors",
     "expected_best",
+    "heaviness",
     "hill",
     "interquartile_mean",
     "least_gap",

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from clipbench.stats.heaviness import Heaviness, heaviness
 from clipbench.stats.interval import Interval, check_level, share_interval, vector
-from clipbench.stats.pareto import start_and_above, tail_fit, tail_index
+from clipbench.stats.pareto import start_and_above
 
 OUTLYING = 3.488e-3  # P(X > Q3 + 1.5·IQR) of a normal
-LEAST = 100  # values: a tenth of fewer is no tail
+LEAST = 100  # values: a quarter of fewer is no tail
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,10 @@ class Tail:
     skewness: Interval
     rho: Interval
     rho_chi: float
-    index: Interval
-    fit: float  # p of `tail_fit`
+    heaviness: Heaviness
     # {name: frozen distribution of scipy.stats}; exponential and pareto are those of the values above `start`
     fits: dict[str, Any]
     start: float
-
-    @property
-    def verdict(self) -> str:
-        """ "irregular": no tail law fits, so ξ says nothing. "heavy": heavier than exponential, ξ > 0.
-        "outliers": that is not shown, but more lies far out than χ has. "light": neither.
-        """
-        if self.fit <= 0.05:
-            return "irregular"
-        if self.index.low > 0:
-            return "heavy"
-        return "outliers" if self.rho.low > max(1.0, self.rho_chi) else "light"
 
     def ccdf(self, name: str, x: np.ndarray) -> np.ndarray:
         """P(X ≥ x) under a fit; NaN where it says nothing, below the start of the tail."""
@@ -69,8 +58,7 @@ def tail(values: ArrayLike, rng: np.random.Generator | None = None, level: float
         skewness=skewness(x, rng, level),
         rho=rho_mr(x, level),
         rho_chi=float(fits["chi"].sf(_fence(*quartiles)) / OUTLYING),
-        index=tail_index(x, level),
-        fit=tail_fit(x, rng),
+        heaviness=heaviness(x, level),
         fits=fits,
         start=start,
     )
@@ -97,6 +85,8 @@ def skewness(
 def _skewness(x: np.ndarray) -> float:
     centred = x - x.mean()
     square = centred * centred
+    if not square.any():  # a resample of equal values
+        return 0.0
     return float((square * centred).mean() / square.mean() ** 1.5)
 
 
@@ -146,7 +136,7 @@ def hill(values: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray
 
 def fitted(values: ArrayLike) -> dict[str, Any]:
     """Maximum-likelihood fits: normal, χ and lognormal to all values, exponential and Pareto to the largest
-    tenth, from its start on.
+    quarter, from its start on.
 
     χ is σ·√(χ² with ν degrees of freedom), the norm of Gaussian noise in ν directions of equal size; ν need
     not be whole.
