@@ -80,8 +80,9 @@ def sweep(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
 
 
 def study(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> pd.DataFrame:
-    """Tune every method on the same budget and compare the winners on fresh seeds. The rows of all its runs;
-    the columns `role`, `method` and `trial` tell trials, final runs and defaults apart.
+    """In each of several repetitions, tune every method on the same budget and run the winners at a fresh
+    seed. The rows of all its runs; the columns `repetition`, `role`, `method` and `trial` tell trials, final
+    runs and defaults apart.
 
     `overrides` as for `clipbench study`: `study=NAME`, `study.KEY=VALUE`, and keys of a run.
 
@@ -109,10 +110,7 @@ def study(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
         _raise_for(phase)
     if outcome.shortfall:
         warnings.warn(" ".join(outcome.shortfall), stacklevel=2)
-    plans: list[Plan] = []
-    for phase in outcome.phases:
-        plans += phase.plans
-    return rows_of(plans)
+    return rows_of(outcome.plans)
 
 
 class Results:
@@ -190,13 +188,14 @@ def plan_run(overrides: Sequence[str], config_dir: Path | None, contents: Conten
 
 
 def finished_row(plan: Plan) -> dict[str, Any] | None:
-    """The row of a run that need not be repeated: done or diverged, not failed."""
+    """The row of a run that has come to the end that the plan asks for; None where it is to be made."""
     from clipbench.record import tables
 
     row = tables.row_of(plan.results, plan.run)
-    if row is None or row["status"] == "failed":
+    if row is None or not plan.ends_with(row["status"], row["steps"]):
         return None
-    plan.run_folder.clear_if_abandoned()
+    if row["status"] != "stopped":
+        plan.run_folder.clear_if_abandoned()
     return row
 
 

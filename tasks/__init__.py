@@ -6,6 +6,7 @@ cola.py          BERT on sentences
 reddit.py        GraphConv on sampled neighbourhoods
 
 digits.py        scikit-learn's handwritten digits, in three fixed parts
+crops.py         parts of images, resized as bytes
 pixels.py        images as bytes on the way, as numbers on the device
 scenes.py        scenes of digits: voc at scale=mini
 voc_files.py     the files of Pascal VOC

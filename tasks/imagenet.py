@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import Dataset
 from torchvision.models import resnet18
-from torchvision.transforms import v2
 
 from clipbench.errors import UserError
 from clipbench.task import Batch, Metric, Task, holdout, majority, shuffled
@@ -21,8 +21,9 @@ from clipbench.task.images import check_each, decode, header
 from clipbench.task.loading import ordered_batches, random_batches, whole_number
 from clipbench.task.metrics import TopKAccuracy
 from clipbench.task.prepared import prepared
+from clipbench.tasks.crops import centre, random_part
 from clipbench.tasks.digits import digits
-from clipbench.tasks.pixels import drawn_flip, mirrored, normalised
+from clipbench.tasks.pixels import normalised
 
 LAYOUT = (
     "Expected: DATA/train/<class>/*.jpg and DATA/val/<class>/*.jpg with the same classes, and task.data=DATA."
@@ -79,8 +80,8 @@ class ImageNet(Classification):
         self.batch_size = batch_size
         self.workers = None if workers is None else whole_number("task.workers", workers, least=0)
         whole_number("task.size", size)
-        self.cropped = v2.Compose([v2.RandomResizedCrop(size), v2.ToImage()])
-        self.centred = v2.Compose([v2.Resize(size * 256 // 224), v2.CenterCrop(size), v2.ToImage()])
+        self.random_part = partial(random_part, size=size, least=0.08)
+        self.centre = partial(centre, size=size)
 
     @classmethod
     def data_files(cls, key: str, path: Path) -> Iterable[Path]:
@@ -136,20 +137,20 @@ class ImageNet(Classification):
         return max(1, len(self.samples["train"]) // self.batch_size)
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        images = Images(self.samples["train"], self.cropped, flip=True)
+        images = Images(self.samples["train"], self.random_part)
         return random_batches(images, self.batch_size, rng, self.workers)
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        images = Images(self.samples["train"], self.centred)
+        images = Images(self.samples["train"], self.centre)
         return random_batches(images, self.batch_size, rng, self.workers)
 
     def eval_batches(self, split: str) -> Iterable[Batch]:
-        images = Images(self.samples[split], self.centred)
+        images = Images(self.samples[split], self.centre)
         return ordered_batches(images, self.batch_size, self.workers)
 
     def finish(self, batch: Batch) -> Batch:
-        images, flips, labels = batch
-        return normalised(mirrored(images, flips)), labels
+        images, labels = batch
+        return normalised(images), labels
 
     def prepare(self) -> str:
         samples = self.samples["train"] + self.samples["val"] + self.samples["test"]
@@ -159,18 +160,17 @@ class ImageNet(Classification):
 
 
 class Images(Dataset):
-    """(bytes of the transformed image (3, size, size), whether to mirror it, label) of each file."""
+    """(what `look` sees of the image, label) of each file."""
 
-    def __init__(self, samples: list[tuple[str, int]], transform: v2.Transform, flip: bool = False) -> None:
-        self.samples, self.transform, self.flip = samples, transform, flip
+    def __init__(self, samples: list[tuple[str, int]], look: Callable[[Image.Image], Tensor]) -> None:
+        self.samples, self.look = samples, look
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
-        pixels = self.transform(decode(path, "RGB")).as_subclass(Tensor)
-        return pixels, drawn_flip() if self.flip else torch.tensor(False), label
+        return self.look(decode(path, "RGB")), label
 
 
 class Digits(Classification):

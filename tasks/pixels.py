@@ -12,22 +12,15 @@ from torch import Tensor
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 
 
-def drawn_flip() -> Tensor:
-    """Whether to mirror this sample, with probability ½, by torch's global generator, which
-    `clipbench.task.loading` seeds for each. ()
-    """
-    return torch.rand(()) < 0.5
-
-
-def mirrored(images: Tensor, flips: Tensor) -> Tensor:
-    """Left and right exchanged where `flips` is true. (B, …, W) and (B,) bool"""
-    return torch.where(flips.view(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
-
-
 def normalised(images: Tensor) -> Tensor:
     """(x / 255 − mean) / std of each channel. (B, 3, H, W), uint8 → float32"""
     scale, shift = _line(images.device)
-    return images.float().mul_(scale).add_(shift)  # in place: new memory costs a CPU more than the arithmetic
+    found = torch.empty(images.shape, device=images.device)
+    # In place, and on a CPU image by image: memory costs it more than the arithmetic.
+    at_once = 1 if images.device.type == "cpu" else max(1, len(images))
+    for part, levels in zip(found.split(at_once), images.split(at_once), strict=True):
+        part.copy_(levels).mul_(scale).add_(shift)
+    return found
 
 
 @cache

@@ -20,7 +20,7 @@ from clipbench.task.metrics import Accuracy, MeanIoU
 from clipbench.task.prepared import prepared
 from clipbench.tasks import voc_files
 from clipbench.tasks.digits import digits
-from clipbench.tasks.pixels import mirrored, normalised
+from clipbench.tasks.pixels import normalised
 from clipbench.tasks.scenes import DIGITS, VOID, compose
 from clipbench.tasks.unet import UNet
 
@@ -158,8 +158,7 @@ class VOC(Segmentation):
         return max(1, len(self.files["train"]) // self.batch_size)
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        crop = voc_files.training_transform(self.size)
-        scenes = voc_files.Scenes(self.files["train"], crop, flip=True)
+        scenes = voc_files.Scenes(self.files["train"], voc_files.random_part(self.size))
         return random_batches(scenes, self.batch_size, rng, self.workers)
 
     def plain_batches(self, rng: torch.Generator) -> Iterator[Batch]:
@@ -170,12 +169,11 @@ class VOC(Segmentation):
 
     def scenes(self, split: str) -> voc_files.Scenes:
         """Whole images, resized."""
-        resize = voc_files.resizing(self.size)
-        return voc_files.Scenes(self.files[split], resize)
+        return voc_files.Scenes(self.files[split], voc_files.whole(self.size))
 
     def finish(self, batch: Batch) -> Batch:
-        images, masks, flips = batch
-        return normalised(mirrored(images, flips)), mirrored(masks, flips).long()
+        images, masks = batch
+        return normalised(images), masks.long()
 
     def prepare(self) -> str:
         if not (self.folder / "VOCdevkit").exists():

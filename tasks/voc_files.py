@@ -9,19 +9,23 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from clipbench.errors import UserError
 from clipbench.task.images import decode, header
 from clipbench.task.prepared import one_at_a_time
-from clipbench.tasks.pixels import drawn_flip
 from clipbench.tasks.scenes import VOID
+
+if TYPE_CHECKING:
+    from clipbench.tasks.crops import View
 
 LAYOUT = (
     "Expected in DATA/VOCdevkit/VOC2012: JPEGImages/*.jpg, SegmentationClass/*.png "
@@ -32,28 +36,23 @@ LAYOUT = (
 
 
 class Scenes(Dataset):
-    """(bytes of the image (3, size, size), classes of its pixels (size, size), whether to mirror both) of two
-    files, transformed alike.
+    """(bytes of the image (3, size, size), classes of its pixels (size, size)) of two files, `look` saying
+    what is seen of both.
     """
 
-    def __init__(
-        self, files: list[tuple[str, str]], transform: Callable[..., Any], flip: bool = False
-    ) -> None:
-        self.files, self.transform, self.flip = files, transform, flip
+    def __init__(self, files: list[tuple[str, str]], look: Callable[[Image.Image], View]) -> None:
+        self.files, self.look = files, look
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """One image with its mask. UserError names a file that does not decode."""
-        from torchvision.tv_tensors import Mask
-
         path, mask_path = self.files[index]
         image = decode(path, "RGB")
         mask = read_mask(mask_path)
-        pixels, labels = self.transform(image, Mask(mask))
-        flip = drawn_flip() if self.flip else torch.tensor(False)
-        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor), flip
+        view = self.look(image)
+        return view.pixels(image), view.labels(mask)
 
 
 class Histograms(Dataset):
@@ -193,15 +192,15 @@ def download(folder: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def training_transform(size: int) -> Callable[..., Any]:
-    """A random part of the image, resized to size × size."""
-    from torchvision.transforms import v2
+def random_part(size: int) -> Callable[[Image.Image], View]:
+    """At least a quarter of the image, resized to size × size; half of them mirrored."""
+    from clipbench.tasks.crops import random_view
 
-    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.25, 1.0)), v2.ToImage()])
+    return partial(random_view, size=size, least=0.25)
 
 
-def resizing(size: int) -> Callable[..., Any]:
+def whole(size: int) -> Callable[[Image.Image], View]:
     """The whole image, resized to size × size."""
-    from torchvision.transforms import v2
+    from clipbench.tasks.crops import whole_view
 
-    return v2.Compose([v2.Resize((size, size)), v2.ToImage()])
+    return partial(whole_view, size=size)

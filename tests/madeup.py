@@ -15,7 +15,14 @@ from clipbench.record import tables
 STEPS = 12
 NONE = [0.500, 0.520, 0.510, 0.490, 0.505]
 BETTER = [0.530, 0.553, 0.545, 0.519, 0.534]
-OTHERS = {"role": None, "trial": None, "higher": True, "optim": "sgd", "skipped": 0}
+OTHERS = {
+    "role": None,
+    "trial": None,
+    "repetition": None,
+    "higher": True,
+    "optim": "sgd",
+    "skipped": 0,
+}
 FACTS = ("resolution", "worth", "baseline", "baseline_test", "data", "git", "device", "versions")
 
 
@@ -30,9 +37,11 @@ def write_table(folder, table, run, rows):
 
 
 def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy", **more):
-    role, trial, higher, optim, skipped = (more.pop(key, default) for key, default in OTHERS.items())
+    role, trial, repetition, higher, optim, skipped = (
+        more.pop(key, default) for key, default in OTHERS.items()
+    )
     known = {key: more.pop(key) for key in FACTS if key in more}
-    run = f"r{abs(hash((task, name, seed, level, lr, role, trial, optim, str(more)))):x}"
+    run = f"r{abs(hash((task, name, seed, level, lr, role, trial, repetition, optim, str(more)))):x}"
     factor = 1.0 if name == "none" or level == np.inf else 0.5
     norms = {"grad_norm": 2.0, "clipped_norm": 2 * factor, "clip_factor": factor}
     steps = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms} for i in range(1, STEPS + 1)]
@@ -81,6 +90,7 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
         "role": role,
         "method": name if role else None,
         "trial": trial,
+        "repetition": repetition,
     }
     row |= known
     if status == "done":

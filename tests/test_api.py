@@ -20,7 +20,7 @@ TEXT = (ROOT / "docs" / "python-api.md").read_text()
 LINE = "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
 SHORT = ["task=line", "steps=6", "eval_every=3", "sweep.workers_per_device=1"]
 GRID = [*SHORT, "optim.clipping_type=none,norm", "seed=0,1", "task.fail_at=-1,4"]
-STUDY = [*SHORT, "study=quick", "study.trials=2", "study.final_seeds=[0,1]", "results=study"]
+STUDY = [*SHORT, "study=quick", "study.trials=2", "study.repetitions=2", "results=study"]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -77,13 +79,11 @@ def _place(method: Method, group: Group) -> tuple[bool, float, float, str]:
     return method.is_default, method.diverged / method.n, mean, method.name
 
 
-def _chosen(
-    group: Group, configurations: Iterable[Configuration]
-) -> list[tuple[Configuration, list[Mapping[str, Any]]]]:
-    """For each method its configuration by the rule of choice, and the settings of all that it was chosen
-    from.
+def _chosen(group: Group, configurations: Iterable[Configuration]) -> list[tuple[Configuration, list[Tried]]]:
+    """For each method its configuration by the rule of choice, and what it was chosen from.
 
-    In a study tuning has chosen already, and the group holds the final runs of that choice only.
+    In a study tuning has chosen already, in each repetition, and the group holds the final runs of these
+    choices only.
     """
     families: dict[tuple[str, str], list[Configuration]] = {}
     for configuration in configurations:
@@ -94,38 +94,71 @@ def _chosen(
         candidates = []
         for member in members:
             candidates.append(Candidate(member, len(member.runs), len(member.diverged), member.final))
-        best = best_first(candidates, group.higher_is_better)[0]
-        tried = [member.settings for member in members]
+        best = best_first(candidates, group.higher_is_better)[0].what
+        tried = [Tried(best.settings, [member.settings for member in members])]
         tuned = group.tuning[group.tuning["method"] == name]
         if role == "final" and not tuned.empty:
-            tried = list(tuned.drop_duplicates("trial")["settings"])
-        found.append((best.what, tried))
+            tried = _tried_in_tuning(group, best, tuned)
+        found.append((best, tried))
     return found
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Settings that were chosen, and all those that they were chosen from."""
+
+    chosen: Mapping[str, Any]
+    among: Sequence[Mapping[str, Any]]
+
+
+def _tried_in_tuning(group: Group, configuration: Configuration, tuning: pd.DataFrame) -> list[Tried]:
+    """Of each repetition that has a final run; one in all where a study tuned once."""
+    finals = group.runs.loc[list(configuration.runs)]
+    of_repetition = dict(list(tuning.groupby("repetition", dropna=False)))
+    by_number = {_number(repetition): part for repetition, part in of_repetition.items()}
+    found = []
+    for repetition, part in finals.groupby("repetition", dropna=False):
+        tried = by_number.get(_number(repetition))
+        if tried is not None:
+            among = list(tried.drop_duplicates("trial")["settings"])
+            found.append(Tried(part["settings"].iloc[0], among))
+    return found or [Tried(configuration.settings, [configuration.settings])]
+
+
+def _number(repetition: Any) -> int:
+    """Of a repetition, −1 where there is none."""
+    return -1 if pd.isna(repetition) else int(repetition)
 
 
 def _method(
     group: Group,
     configuration: Configuration,
-    tried: list[Mapping[str, Any]],
+    tried: list[Tried],
     split: str,
     shares: pd.DataFrame,
 ) -> Method:
     """`shares`: those of `_shares_clipped`."""
     runs = group.runs.loc[list(configuration.runs)]
-    scores = runs.set_index("seed")["final_test" if split == "test" else "final"].astype(float)
+    scores = runs.set_index(group.unit)["final_test" if split == "test" else "final"].astype(float)
     done = runs["status"].to_numpy() == "done"
+    untested = done & scores.isna().to_numpy()
     steps = shares[shares.index.isin(configuration.runs)].sum()
     clipped = float(steps["sum"] / steps["size"]) if steps["size"] else np.nan
     times = 1000 * runs["seconds"].astype(float) / runs["steps"].astype(float)
-    chosen = hyperparameters(configuration.settings)
-    edges = edges_of(chosen, map(hyperparameters, tried))
+    edges: Counter[str] = Counter()
+    without = False
+    for each in tried:
+        edges.update(edges_of(hyperparameters(each.chosen), map(hyperparameters, each.among)).keys())
+        without = without or any(map(is_without_clipping, each.among))
     return Method(
         configuration=configuration,
-        tried=len(tried),
-        edges=tuple(edges),
-        scores=scores.where(done).sort_index(),
+        tried=min(len(each.among) for each in tried),
+        edges=dict(edges),
+        scores=scores.where(done)[~untested].sort_index(),
         clipped=clipped,
-        without=any(map(is_without_clipping, tried)),
+        without=without,
         ms_per_step=float(times.median()),
         skipped=int(runs["skipped"].fillna(0).sum()),
+        choices=len(tried),
+        untested=int(untested.sum()),
     )

@@ -1,13 +1,14 @@
 """The runs of one task, scale and optimizer, sorted into configurations. Runs of one differ in nothing but
-the seed.
+the seed; those of a study's method also in what each repetition has chosen.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ class Configuration:
     """A clipping type with its settings; `label` names those that set it apart. `finals`: final validation
     metric of each run in `done`.
 
+    `settings` are what all its runs share. `varied`, by name: what the repetitions of a study chose, a value
+    each in their order, where it is not the same; `settings` holds None there.
+
     Of the group's `variants` configurations of its type it is number `variant`, from 0, by level, quantile,
     beta, learning rate.
     """
@@ -35,6 +39,7 @@ class Configuration:
     variants: int
     name: str  # the type, or what a study calls the method
     role: str  # in a study "final" or "default", else ""
+    varied: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def type(self) -> str:
@@ -72,6 +77,24 @@ class Group:
     tuning: pd.DataFrame  # a study's trials, by run: never drawn or judged together with the others
     failed: pd.DataFrame
     apart: bool  # each configuration stands for itself, with those of other optimizers
+
+    @property
+    def tuned_once(self) -> bool:
+        """Whether it is a study of an earlier version: one choice for all final runs, and so no more than
+        what holds at these settings.
+        """
+        return bool(self.study) and not self.in_repetitions
+
+    @property
+    def in_repetitions(self) -> bool:
+        """Whether its runs are told apart by the repetition of a study; by their seed where not."""
+        own = self.tuning if self.runs.empty else self.runs
+        return not own.empty and bool(own["repetition"].notna().all())
+
+    @property
+    def unit(self) -> str:
+        """What its intervals and tests count: "repetition" in a study with repetitions, else "seed"."""
+        return "repetition" if self.in_repetitions else "seed"
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from clipbench.analysis.choice import winners
 from clipbench.analysis.group import Configuration, Group
-from clipbench.analysis.settings import Settings, label, order, settings_of
+from clipbench.analysis.settings import Settings, is_of_the_method, label, merged, order, settings_of
 from clipbench.errors import UserError
 from clipbench.record import tables
 
@@ -41,7 +41,7 @@ def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.
             "it holds runs/, steps/ and evals/."
         )
     runs = tables.read(folder, "runs")
-    if not runs["status"].isin(["done", "diverged"]).any():
+    if not runs["status"].isin(["done", "diverged", "stopped"]).any():
         failed = f" (failed: {len(runs)})" if len(runs) else ""
         advice = f"Train one first: clipbench run results={folder}"
         raise UserError(f"{folder} holds no finished run{failed}. {advice}")
@@ -61,22 +61,26 @@ def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.
 def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     """One of the `parts`, with its steps and evaluations."""
     finished = _numbered(runs[runs["status"] != "failed"].sort_values(["started", "run"]))
+    earlier = _of_earlier_choice(finished)
+    of_now = finished[~earlier]
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further
     # seed.
-    latest = finished.drop_duplicates(["number", "seed"], keep="last").sort_values(["seed", "run"])
-    earlier = _of_earlier_choice(latest)
+    latest = of_now.drop_duplicates(["number", "seed"], keep="last")
+    again = latest["repetition"].notna() & latest.duplicated(["number", "repetition"], keep="last")
+    latest = latest[~again].sort_values(["seed", "run"])
+    tuned = latest["role"] == "tune"
+    stopped = ~tuned & (latest["status"] == "stopped")
+    shown = latest[~tuned & ~stopped]
     left_out = {
         "failed": len(runs) - len(finished),
-        "repeated later": len(finished) - len(latest),
+        "repeated later": len(of_now) - len(latest),
         "of what an earlier, smaller tuning chose": int(earlier.sum()),
+        "stopped early": int(stopped.sum()),
     }
     notes = []
     for why, count in left_out.items():
         if count:
             notes.append(f"runs left out: {count} {why}")
-    latest = latest[~earlier]
-    tuned = latest["role"] == "tune"
-    shown = latest[~tuned]
     first = latest.iloc[0]
     higher_is_better = bool(first["higher_is_better"])
     return Group(
@@ -111,13 +115,19 @@ def _best_first(configurations: Iterable[Configuration], higher_is_better: bool)
 
 
 def _numbered(runs: pd.DataFrame) -> pd.DataFrame:
-    """With `settings`, and `number`: the same for runs that differ in nothing but the seed."""
+    """With `settings`, and `number`: the same for runs that differ in nothing but the seed and, of a method's
+    final runs in the repetitions of a study, in what was chosen.
+    """
     settings, numbers = [], []
     known: dict[frozenset[Any], int] = {}
     places = runs[["role", "method", "trial"]].fillna(-1).to_dict("records")
     for row, place in zip(runs.to_dict("records"), places, strict=True):
         found = settings_of(row)
-        identity = frozenset([*found.items(), *place.items()])
+        shared = list(found.items())
+        if row["role"] == "final" and pd.notna(row["repetition"]):
+            shared = [item for item in shared if not is_of_the_method(item[0])]
+            place = {"role": place["role"], "method": place["method"]}
+        identity = frozenset([*shared, *place.items()])
         number = known.setdefault(identity, len(known))
         settings.append(found)
         numbers.append(number)
@@ -125,14 +135,23 @@ def _numbered(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_earlier_choice(runs: pd.DataFrame) -> pd.Series:
-    """Which final runs are of another trial than tuning's winner: a study that got more trials may have
-    chosen anew.
+    """Which final runs are of another trial than tuning's winner in their repetition: a study that got more
+    trials may have chosen anew.
     """
-    chosen = winners(runs).set_index("method")["trial"]
-    is_final = runs["role"] == "final"
-    was_tuned = runs["method"].isin(chosen.index)
-    is_other = runs["trial"] != runs["method"].map(chosen)
-    return is_final & was_tuned & is_other
+    chosen = {}
+    for winner in winners(runs).to_dict("records"):
+        chosen[_place(winner)] = winner["trial"]
+    is_other = []
+    for row in runs[["role", "method", "repetition", "trial"]].to_dict("records"):
+        place = _place(row)
+        is_known = row["role"] == "final" and place in chosen
+        is_other.append(is_known and row["trial"] != chosen[place])
+    return pd.Series(is_other, index=runs.index, dtype=bool)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int]:
+    """The method and the repetition, −1 where a study tuned once."""
+    return row["method"], -1 if pd.isna(row["repetition"]) else int(row["repetition"])
 
 
 def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
@@ -149,7 +168,10 @@ def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
 
 def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:
     """One for each number of `runs`, those of a type one after the other."""
-    settings_of_number: dict[int, Settings] = dict(zip(runs["number"], runs["settings"], strict=True))
+    settings_of_number: dict[int, Settings] = {}
+    varied_of_number: dict[int, dict[str, tuple[Any, ...]]] = {}
+    for number, part in runs.groupby("number", sort=False):
+        settings_of_number[number], varied_of_number[number] = merged(part["settings"])
     everyone = settings_of_number.values()
     types: dict[str, list[int]] = {}
     for number, settings in settings_of_number.items():
@@ -176,4 +198,5 @@ def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:
                 variants=len(numbers),
                 name=text if apart else method or settings["clipping_type"],
                 role=role,
+                varied=varied_of_number[number],
             )

@@ -29,7 +29,7 @@ def divergences(ranking: Ranking) -> list[str]:
     """
     if not any(method.diverged for method in ranking.judged):
         return []
-    found = []
+    found: list[str] = []
     for method in ranking.judged:
         if method.diverged or method is ranking.reference:
             of = f"{method.diverged} of {method.n}"

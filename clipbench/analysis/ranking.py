@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,17 +24,20 @@ MUST_AGREE = ("data", "git")
 
 @dataclass(frozen=True)
 class Method:
-    """A way of clipping at its chosen configuration. `scores` by seed, NaN where the run diverged."""
+    """A way of clipping at its chosen configuration; in a study that repeats its tuning, at what each
+    repetition has chosen. `scores` by seed or repetition, NaN where the run diverged.
+    """
 
     configuration: Configuration
-    tried: int  # configurations that it was chosen from
-    edges: tuple[str, ...]  # of what was tried, where the choice lies: "lr", "clipping_level"
+    tried: int  # configurations that it was chosen from, of the repetition that had the fewest
+    edges: Mapping[str, int]  # of what was tried, where the choice lies, and in how many choices: {"lr": 2}
     scores: pd.Series
     clipped: float  # share of steps
     without: bool  # among what was tried is no clipping: a level of ∞, or p = 1
     ms_per_step: float
     skipped: int  # steps whose gradient was not finite
     untested: int = 0  # runs that are done but have no value of the split that is judged
+    choices: int = 1  # how often it was chosen: the repetitions of a study
 
     @property
     def name(self) -> str:
@@ -57,7 +61,12 @@ class Method:
     @property
     def settings_in_words(self) -> str:
         """ "level 2  lr=0.01": what it was tuned over."""
-        return in_words(self.configuration.settings)
+        return in_words(self.configuration.settings, self.configuration.varied)
+
+    @property
+    def unit(self) -> str:
+        """What `scores` are told by: "repetition" or "seed"."""
+        return str(self.scores.index.name)
 
     @property
     def diverged(self) -> int:
@@ -91,6 +100,11 @@ class Ranking:
     methods: tuple[Method, ...]
     configurations: tuple[Configuration, ...]  # all that were run, chosen or not
     split: str
+
+    @property
+    def unit(self) -> str:
+        """What is paired and counted: "repetition" or "seed"."""
+        return self.group.unit
 
     @property
     def sign(self) -> int:
@@ -128,16 +142,9 @@ class Ranking:
         return max(references, key=lambda method: methods[method.optimizer])
 
     @property
-    def unit(self) -> str:
-        """What pairs the methods' runs: "repetition" of the tuning in a study, else "seed"."""
-        repetitions = self.group.runs.get("repetition")
-        is_repeated = repetitions is not None and repetitions.notna().any()
-        return "repetition" if is_repeated else "seed"
-
-    @property
     def tuned_once(self) -> bool:
         """A study whose one choice of settings ran at several seeds: they say nothing of another choice."""
-        return bool(self.group.study) and self.unit == "seed"
+        return self.group.tuned_once
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
@@ -265,7 +272,9 @@ class Ranking:
 
     @property
     def learning_rates(self) -> set[float]:
-        tried = {configuration.settings["lr"] for configuration in self.configurations}
+        tried: set[float] = set()
+        for configuration in self.configurations:
+            tried.update(configuration.varied.get("lr", [configuration.settings["lr"]]))
         tried.update(self.group.tuning.get("lr", ()))
         return tried
 

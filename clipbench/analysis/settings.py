@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -65,6 +66,17 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 def _hashable(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (dict, list)) else value
+
+
+def merged(every: Iterable[Settings]) -> tuple[Settings, dict[str, tuple[Any, ...]]]:
+    """What they share, None where they differ; and by key, where they do, the value of each."""
+    first, *others = every
+    shared, varied = dict(first), {}
+    for key in {key: None for settings in (first, *others) for key in settings}:
+        values = [settings.get(key) for settings in (first, *others)]
+        if any(value != values[0] for value in values):
+            shared[key], varied[key] = None, tuple(values)
+    return shared, varied
 
 
 def is_of_the_rule(key: str) -> bool:
@@ -141,14 +153,28 @@ def as_text(value: Any) -> str:
     return f"{value:g}".replace("inf", "∞")
 
 
-def in_words(settings: Settings) -> str:
-    """ "level 2  lr=0.01": what was tuned over."""
-    words = []
+def in_words(settings: Settings, varied: Mapping[str, Iterable[Any]] | None = None) -> str:
+    """ "level 2  lr=0.01": what was tuned over; of what is `varied`, the range: "lr=0.003–0.01"."""
+    texts = {}
     for name, value in hyperparameters(settings).items():
-        if value is None:
+        texts[name] = "" if value is None else as_text(value)
+    for key, values in (varied or {}).items():
+        texts[key.removeprefix(OWN)] = as_range(values)
+    words = []
+    for name, text in texts.items():
+        if not text:
             continue
         symbol = SYMBOLS.get(name, f"{name}=")
         if name == "clipping_level":
             symbol = "level "
-        words.append(symbol + as_text(value))
+        words.append(symbol + text)
     return "  ".join(words)
+
+
+def as_range(values: Iterable[Any]) -> str:
+    """ "0.003–0.01", "0.5–∞"; of what is no number, each once: "fast, slow"."""
+    known = [math.inf if value == "inf" else value for value in values if value is not None]
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in known):
+        ends = dict.fromkeys(map(as_text, (min(known), max(known))))
+        return "–".join(ends)
+    return ", ".join(dict.fromkeys(map(str, known)))

@@ -22,8 +22,8 @@ class Reached:
 
 
 def target(ranking: Ranking) -> float | None:
-    """The mean last validation value of none's chosen trial over the tuning seeds: other runs than those
-    judged. None outside a study.
+    """The mean last validation value of none's chosen trials over the repetitions (the tuning seeds, where a
+    study tuned once): other runs than those judged. None outside a study.
     """
     tuning = ranking.group.tuning
     if tuning.empty:
@@ -31,7 +31,7 @@ def target(ranking: Ranking) -> float | None:
     best = winners(tuning[tuning["method"] == REFERENCE])
     if best.empty:
         return None
-    value = float(best["value"].iloc[0])
+    value = float(best["value"].mean())
     return None if math.isnan(value) else value
 
 

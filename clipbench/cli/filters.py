@@ -44,8 +44,9 @@ class Filter:
         return found is not None and COMPARE[self.sign](found, self.values[0])
 
     @property
-    def names_unfinished(self) -> bool:
-        return self.column == "status" and self.sign == "=" and "unfinished" in self.values
+    def named_statuses(self) -> tuple[Any, ...]:
+        """What `status=…` names."""
+        return self.values if self.column == "status" and self.sign == "=" else ()
 
 
 def read_filter(word: str, ids: Iterable[str] = ()) -> Filter:

@@ -75,7 +75,7 @@ class Pace:
             self.steps[run] = latest.step
         for run in state.status:
             if run in self.first:
-                self.steps[run] = max(self.steps[run], state.plans[run].settings.steps)
+                self.steps[run] = max(self.steps[run], state.plans[run].last_step)
 
     def speed(self, run: str) -> float:
         """Steps per second of one run."""
@@ -90,14 +90,15 @@ class Pace:
         rest = 0
         for run, plan in state.plans.items():
             if run not in state.status:
-                rest += plan.settings.steps - self.steps.get(run, 0)
+                rest += plan.last_step - self.steps.get(run, 0)
         return rest * (self.now - min(self.seen.values())) / steps
 
 
 def counts(state: SweepState, pace: Pace) -> str:
     """ "7 of 18 runs done, 1 of them diverged · 4 running · 7 waiting · about 3 min left"."""
     status = Counter(state.status.values())
-    done = f"{status['done'] + status['diverged']} of {len(state.plans)} runs done"
+    ended = status["done"] + status["diverged"] + status["stopped"]
+    done = f"{ended} of {len(state.plans)} runs done"
     if status["diverged"]:
         done += f", {status['diverged']} of them diverged"
     parts = [done]
@@ -213,7 +214,7 @@ def _rows(state: SweepState, pace: Pace) -> list[list[str]]:
             latest = state.at.get(plan.run)
             if latest and latest.step:
                 known = [
-                    f"{latest.step}/{plan.settings.steps}",
+                    f"{latest.step}/{plan.last_step}",
                     f"{latest.loss:.4g}",
                     f"{pace.speed(plan.run):.3g}",
                     f"{latest.share_clipped:.0%}",

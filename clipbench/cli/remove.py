@@ -18,8 +18,9 @@ from clipbench.cli.status import show_list
 from clipbench.errors import UserError
 from clipbench.record import tables
 from clipbench.record.folder import RunFolder
-from clipbench.record.state import UnfinishedRun, read_folder
+from clipbench.record.state import UnfinishedRun, damaged_runs, read_folder
 
+DAMAGED = "damaged"
 EVERYTHING = "status=done,diverged,failed,unfinished"
 
 Rows = dict[str, Mapping[str, Any]]
@@ -49,6 +50,8 @@ def remove(folder: Path, words: Sequence[str], yes: bool) -> None:
     every: Rows = dict(rows)
     for run, known in open_runs.items():
         every.setdefault(run, known.facts)
+    for run in damaged_runs(folder, every):
+        every[run] = {"run": run, "status": DAMAGED, "steps": 0}
     filters = [read_filter(word, every) for word in words if word not in every]
     chosen = _chosen(every, set(words) & set(every), filters, set(rows))
     for run, known in open_runs.items():
@@ -74,13 +77,15 @@ def remove(folder: Path, words: Sequence[str], yes: bool) -> None:
 
 
 def _chosen(every: Rows, ids: set[str], filters: Sequence[Filter], ended: set[str]) -> Rows:
-    """Those of `ids`, or of all where there are none, for which all filters hold. A run that has not `ended`
-    is meant only where its id or its status is named.
+    """Those of `ids`, or of all where there are none, for which all filters hold. A run that has not `ended`,
+    or whose row is damaged, is meant only where its id or its status is named.
     """
-    unfinished_named = any(one.names_unfinished for one in filters)
+    statuses: set[Any] = set()
+    for one in filters:
+        statuses.update(one.named_statuses)
     chosen = {}
     for run, row in every.items():
-        named = run in ids or (not ids and (run in ended or unfinished_named))
+        named = run in ids or (not ids and (run in ended or row["status"] in statuses))
         if named and all(one.holds(row) for one in filters):
             chosen[run] = row
     return chosen
@@ -100,6 +105,8 @@ def _values_there(one: Filter, rows: Rows) -> str:
 def _line(row: Mapping[str, Any], known: UnfinishedRun | None) -> list[str]:
     if row["status"] == "unfinished" and known:
         return [known.run, "unfinished", known.progress, known.label]
+    if row["status"] == DAMAGED:
+        return [row["run"], DAMAGED, "", "its row cannot be read"]
     return [row["run"], row["status"], str(row["steps"]), run_label(row)]
 
 
@@ -123,7 +130,7 @@ def _remove_run(folder: Path, run: str, status: str) -> bool:
             print(f"Left alone: {run} is being made by {owner}.")
             return False
         now = tables.statuses(folder, [run]).get(run, "unfinished")
-        if now != status:
+        if now != status and status != DAMAGED:
             run_folder.lease.release()
             print(f"Left alone: {run} is {now} by now.")
             return False

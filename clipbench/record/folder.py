@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -200,14 +200,14 @@ class LaunchFolder:
         """One that no other launch has. It is made at the first write."""
         return cls((results / WORK / f"launch-{secrets.token_hex(4)}").absolute())
 
-    def write_overrides(self, by_run: Mapping[str, Sequence[str]]) -> None:
-        """Keep what asks for each run."""
+    def write_plans(self, by_run: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep what asks for each run: its `overrides`, and the step `until` which it is to be trained."""
         with atomic_write(self.path / "plans.json") as partial:
             partial.write_text(json.dumps(by_run), encoding="utf-8")
 
-    def overrides_of(self, run: str) -> list[str]:
+    def plan_of(self, run: str) -> dict[str, Any]:
         """What asks for the run."""
-        found: dict[str, list[str]] = json.loads((self.path / "plans.json").read_text(encoding="utf-8"))
+        found: dict[str, dict[str, Any]] = json.loads((self.path / "plans.json").read_text(encoding="utf-8"))
         return found[run]
 
     def request_stop(self) -> None:

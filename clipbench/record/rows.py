@@ -22,7 +22,7 @@ NO_CLIPPING = {"clipping_level": math.inf, "p_autoclip": 1.0}
 REFERENCE = "none"
 """The clipping type that the others are compared with."""
 
-ENDED = ("done", "diverged", "failed")
+ENDED = ("done", "diverged", "stopped", "failed")
 """What `runs.status` may be."""
 
 NOT_CLIPPED_FROM = 1 - 1e-6  # float32 rounds a norm that was left alone
@@ -255,7 +255,7 @@ class RunRow:
     )
     study: str | None = column(
         "text",
-        "the study that the run belongs to; this and the next three are null outside one",
+        "the study that the run belongs to; this and the next four are null outside one",
         new=True,
         default=None,
     )
@@ -275,14 +275,25 @@ class RunRow:
     )
     trial: int | None = column(
         "int",
-        "0, 1, …: the point of the quasi-random sequence, the same for all methods; null for a default",
+        "0, 1, …: the point of the repetition's quasi-random sequence, the same for all methods; null for a "
+        "default",
+        least=0,
+        new=True,
+        default=None,
+    )
+    repetition: int | None = column(
+        "int",
+        "0, 1, …: of the whole of tuning, with draws, a tuning seed and a final seed of its own; null too in "
+        "studies of earlier versions, which tuned once",
         least=0,
         new=True,
         default=None,
     )
     status: str = column(
         "text",
-        "done; diverged (the loss was not finite, or above max_loss); failed (see error)",
+        "done; diverged (the loss was not finite, or above max_loss, or every step from one on to the last "
+        "was skipped); stopped (a trial that its study gave up before the last step, to go on from there if "
+        "it is asked for again); failed (see error)",
         among=ENDED,
         default="",
     )
@@ -352,8 +363,9 @@ class RunEnd:
     """How a run's training ended: the last item that it yields. `skipped`: steps whose gradient was not
     finite.
 
-    status "done"; "diverged": a loss that is not finite or above `max_loss`; "failed": it raised, `error` is
-    the traceback; "out of memory": likewise, for want of memory.
+    status "done"; "diverged": a loss that is not finite or above `max_loss`, or no step taken any more;
+    "stopped": before its last step, as it was asked to; "failed": it raised, `error` is the traceback; "out
+    of memory": likewise, for want of memory.
     """
 
     status: str
@@ -396,4 +408,6 @@ def fault_of_run(row: Mapping[str, Any]) -> str:
     for name in needed:
         if row[name] in (None, ""):
             return f"{name} is null"
+    if row["status"] == "stopped" and row["role"] != "tune":
+        return "status is stopped, and it is no trial"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from clipbench.record.lease import AnyOwner
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """What is known of a run that is unfinished or has failed: `step` of its last checkpoint, the rest as it
-    was planned.
+    """What is known of a run that is unfinished, was stopped or has failed: `step` of its last checkpoint,
+    the rest as it was planned.
 
     `facts`: what plan.json says under the columns' names of `runs`; less where an earlier version wrote it.
     """
@@ -43,7 +44,8 @@ class UnfinishedRun:
 
 
 def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, UnfinishedRun]]:
-    """The rows of `runs` by id, and by id what is known of the runs that are unfinished or have failed.
+    """The rows of `runs` by id, and by id what is known of the runs that are unfinished, were stopped
+    or have failed.
 
     UserError where the folder is not there or holds nothing of ours.
     """
@@ -56,7 +58,7 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
             rows[row["run"]] = row
     unfinished = {}
     for run in sorted(_runs_with_files(results)):
-        known = run in rows and rows[run]["status"] == "failed"
+        known = run in rows and rows[run]["status"] in ("failed", "stopped")
         if not known and table_path(results, "runs", run).exists():  # it has ended, or its row is damaged
             continue
         try:
@@ -64,7 +66,7 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
         except OSError as error:
             message = f"Skipped run {run}: {error.filename} cannot be read now ({reason(error)})."
             warnings.warn(message, Unreadable, stacklevel=2)
-    if not rows and not unfinished:
+    if not rows and not unfinished and not damaged_runs(results, rows):
         raise UserError(
             f"{results} holds no runs. A results folder has runs/*.parquet, and {WORK}/ while runs are being "
             "made."
@@ -88,3 +90,12 @@ def _unfinished(folder: RunFolder) -> UnfinishedRun:
     label = plan.get("label") or ("loading" if owner else "without a plan")
     facts = {**plan.get("facts", {}), "run": folder.run, "status": "unfinished"}
     return UnfinishedRun(folder.run, folder.checkpoint_step(), plan.get("steps"), label, owner, facts)
+
+
+def damaged_runs(results: Path, known: Container[str]) -> list[str]:
+    """Ids of runs that have a file in `runs` but are not `known`: nothing can be read there."""
+    found = []
+    for path in sorted((results / "runs").glob("*.parquet")):
+        if RUN_ID.fullmatch(path.stem) and path.stem not in known:
+            found.append(path.stem)
+    return found

@@ -241,8 +241,3 @@ def statuses(folder: Path, runs: Iterable[str] | None = None) -> dict[str, str]:
         if row is not None:
             found[run] = row["status"]
     return found
-
-
-def is_finished(folder: Path, run: str) -> bool:
-    """Done or diverged, so not to be repeated. A failed run is."""
-    return statuses(folder, [run]).get(run, "failed") != "failed"

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipbench import stats
+from clipbench.analysis.choice import pool
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.steps import without_skipped
 from clipbench.plot import style
@@ -183,32 +184,19 @@ def _norms(ax: Axes, steps: pd.DataFrame, bins: np.ndarray, width: int, look: Lo
 
 
 def budget(ranking: Ranking) -> Iterator[Drawing]:
-    """What tuning brought: the expected best of k trials, and thin the best so far in the order they were
-    made.
-    """
+    """What tuning brought: the expected best of k trials, over the pool of all repetitions."""
     tuning, group = ranking.group.tuning, ranking.group
     if tuning.empty:
         return
     fig, ax = panel("tuning trials", f"best validation {group.headline}")
     looks, drawn = method_looks(ranking), []
     for method in reversed(ranking.judged):
-        trials = _trial_means(tuning[tuning["method"] == method.name])
+        trials = pool(tuning[tuning["method"] == method.configuration.name])
         if trials.isna().all():
             continue
-        x = np.arange(1, len(trials) + 1)
-        so_far = stats.best_so_far(trials, group.higher_is_better)
-        expected = stats.expected_best(trials, group.higher_is_better)
-        line = looks[method.name].line
-        ax.plot(x, so_far, drawstyle="steps-post", linewidth=0.5, alpha=0.7, **line)
-        ax.plot(x, expected, **line)
+        expected = stats.expected_best(trials, group.higher_is_better)[: method.tried]
+        ax.plot(np.arange(1, len(expected) + 1), expected, **looks[method.name].line)
         drawn.append(expected)
     if drawn:
         style.fit(ax, np.concatenate(drawn))
-        yield "best so far against budget: expected over orders of the trials, and thin as it came", fig
-
-
-def _trial_means(runs: pd.DataFrame) -> pd.Series:
-    """The final value of each trial, by number: the mean over its seeds, NaN where one of them diverged."""
-    ended = runs["final"].astype(float).where(runs["status"] == "done")
-    by_trial = ended.groupby(runs["trial"])
-    return by_trial.agg(lambda part: part.mean(skipna=False)).sort_index()
+        yield "best validation against budget: what so many of all trials bring on average", fig

@@ -66,6 +66,8 @@ def identity(
     defined = settings.as_dict()
     for name in _idle_keys(settings):
         del defined[name]
+    if "tag" in defined and settings.tag.repetition is None:  # a study of an earlier version
+        defined["tag"] = {key: value for key, value in defined["tag"].items() if key != "repetition"}
     clipping_type = ALIASES.get(settings.optim.clipping_type, settings.optim.clipping_type)
     rule_name = RULE_NAMES.get(clipping_type, type(rule).__qualname__)
     defined |= {

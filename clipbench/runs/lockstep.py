@@ -30,7 +30,7 @@ from clipbench.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from clipbench.runs.plan import Plan
+from clipbench.runs.plan import Plan, is_finished
 from clipbench.runs.recording import describe, now, outcome, record
 from clipbench.runs.settings import interval
 from clipbench.task import Task
@@ -77,7 +77,7 @@ def group_key(plan: Plan) -> str:
     # a process keeps a few compiled models at a time, and would compile again in turns
     alone = plan.run if settings.compile else ""
     shared = (settings.task.name, settings.task.target, settings.task.keywords, settings.seed)
-    sizes = (settings.batch_size, settings.accumulate, settings.steps, settings.eval_every)
+    sizes = (settings.batch_size, settings.accumulate, settings.steps, settings.eval_every, plan.last_step)
     return repr((shared, sizes, alone))
 
 
@@ -96,8 +96,8 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
         for plan in plans:
             if owner := heartbeat.acquire(plan.run_folder.lease):
                 yield RunEvent(plan, elsewhere=owner)
-            elif tables.is_finished(plan.results, plan.run):
-                plan.run_folder.clear()
+            elif is_finished(plan):
+                _clear_ended(plan)
                 yield RunEvent(plan, elsewhere="finished")
             else:
                 ours.append(plan)
@@ -117,6 +117,12 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
                 half = len(left) // 2
                 groups.extendleft([left[half:], left[:half]])
             _free_memory(plans)
+
+
+def _clear_ended(plan: Plan) -> None:
+    """The folder of a run that will not go on; that of a stopped one stays, with its checkpoint."""
+    if tables.statuses(plan.results, [plan.run]).get(plan.run) != "stopped":
+        plan.run_folder.clear()
 
 
 def _free_memory(plans: Sequence[Plan]) -> None:
@@ -162,13 +168,19 @@ def _train_members(
 
     `facts`: what is known of all of them before the first step.
     """
-    settings = next(iter(members.values())).plan.settings
+    plan = next(iter(members.values())).plan
+    settings = plan.settings
     clock = CheckpointClock(interval(settings.checkpoint_every), stopped)
     first = min(learner.step for learner in members) * settings.accumulate
     batches = device_batches(task, task.train_batches(generator(settings.seed, "data")), device, first)
     with closing(batches):
         training = train(
-            list(members), batches, steps=settings.steps, eval_every=settings.eval_every, readings=clock
+            list(members),
+            batches,
+            steps=settings.steps,
+            until=plan.last_step,
+            eval_every=settings.eval_every,
+            readings=clock,
         )
         for new in training:
             too_large = False
@@ -183,6 +195,8 @@ def _train_members(
                 if end.status == "out of memory" and facts["lockstep"] > 1:
                     too_large = True
                 else:
+                    if end.status == "stopped":
+                        save_checkpoint(member.plan.run_folder, learner, member.rows)
                     known = {**facts, "started": member.started}
                     yield _ended(member.plan, member.rows, known, end, device)
             if clock.due or too_large:
@@ -244,7 +258,8 @@ def _save(member: GroupMember) -> None:
 def _ended(
     plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], end: RunEnd, device: torch.device
 ) -> RunEvent:
-    """Write the tables and clear the run's folder; a failed run's stays, so that another try resumes.
+    """Write the tables and clear the run's folder; that of a run which failed or was stopped stays, so that
+    it can go on from there.
 
     What cannot be recorded keeps its folder too, and is this run's mistake alone.
     """
@@ -256,7 +271,7 @@ def _ended(
         return RunEvent(plan, mistake=str(error))
     except (ValueError, TypeError, ArithmeticError) as error:  # of the values, whatever they are
         return RunEvent(plan, mistake=f"{plan.label} cannot be recorded: {error}")
-    if end.status != "failed":
+    if end.status not in ("failed", "stopped"):
         plan.run_folder.clear()
     return RunEvent(plan, row=row)
 
@@ -266,7 +281,7 @@ def record_failure(plan: Plan, error: str) -> dict[str, Any]:
 
     Its row of `runs` comes back: that of a run which was finished before something else failed stays.
     """
-    if tables.is_finished(plan.results, plan.run):
+    if is_finished(plan):
         found = tables.read(plan.results, "runs", runs=[plan.run])
         return dict(found.iloc[0])
     rows = checkpoint_rows(plan.run_folder)

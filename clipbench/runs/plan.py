@@ -13,6 +13,7 @@ from clipbench.errors import UserError
 from clipbench.optim import ALIASES, Rule
 from clipbench.optim.clip import POLICIES
 from clipbench.optim.protocols import extra
+from clipbench.record import tables
 from clipbench.record.folder import RunFolder
 from clipbench.record.rows import CLIP_KEYS, columns
 from clipbench.runs import config
@@ -38,7 +39,8 @@ class Plan:
     """`run`: the run's id. `overrides`: what asks for it on a command line, with `config_dir`.
 
     `unread`: its data that are not hashed yet, where they must not be for a mere look; `run` is then not its
-    id.
+    id. `until`: the step that it is to be trained to for now, None for its last one. It is no part of the id:
+    the run goes on from there when it is asked for again.
     """
 
     settings: Settings
@@ -47,6 +49,20 @@ class Plan:
     overrides: tuple[str, ...]
     config_dir: Path | None = None
     unread: tuple[Unread, ...] = ()
+    until: int | None = None
+
+    @property
+    def last_step(self) -> int:
+        """The step that it is to be trained to."""
+        return self.settings.steps if self.until is None else self.until
+
+    def ends_with(self, status: str, steps: int) -> bool:
+        """Whether a row of `runs` with this status, after so many steps, is the end that this plan asks for:
+        a run that failed, or was stopped before `last_step`, is to be made.
+        """
+        if status == "stopped":
+            return steps >= self.last_step
+        return status != "failed"
 
     @property
     def command(self) -> str:
@@ -104,6 +120,28 @@ class Plan:
         if given := [str(value) for value in tag if value is not None]:
             parts.append(" ".join(given))
         return " · ".join(parts)
+
+
+def statuses(plans: Sequence[Plan]) -> dict[str, str]:
+    """{run: status} of those that have a row, those that have failed among them; without those that were
+    stopped before the step that they are to be trained to. UserError as of `tables.row_of`.
+    """
+    found = {}
+    for plan in plans:
+        row = tables.row_of(plan.results, plan.run)
+        if row is None:
+            continue
+        status = str(row["status"])
+        if status == "failed" or plan.ends_with(status, row["steps"]):
+            found[plan.run] = status
+    return found
+
+
+def is_finished(plan: Plan) -> bool:
+    """Whether the run has come to the end that the plan asks for, so that it is not to be made. A failed one
+    is.
+    """
+    return statuses([plan]).get(plan.run, "failed") != "failed"
 
 
 def make_plan(

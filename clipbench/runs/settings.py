@@ -135,13 +135,14 @@ class TagSettings:
     role: str | None
     method: str | None
     trial: int | None
+    repetition: int | None
 
     def __post_init__(self) -> None:
         names = (self.study, self.role, self.method)
         for key in ("study", "method"):
             if getattr(self, key) is not None:
                 check_name(f"tag.{key}", getattr(self, key))
-        given = [value for value in (*names, self.trial) if value is not None]
+        given = [value for value in (*names, self.trial, self.repetition) if value is not None]
         if given and not all(isinstance(value, str) and value for value in names):
             raise UserError(
                 f"tag.study, tag.role and tag.method are texts that go together, got {asdict(self)}. "
@@ -150,8 +151,10 @@ class TagSettings:
         if self.role is not None and self.role not in ROLES:
             close = nearest(self.role, ROLES)
             raise UserError(f"tag.role must be one of {', '.join(ROLES)}, got {self.role!r}.{close}")
-        if self.trial is not None and not is_whole(self.trial, 0):
-            raise UserError(f"tag.trial must be null or a whole number of at least 0, got {self.trial!r}.")
+        for key in ("trial", "repetition"):
+            value = getattr(self, key)
+            if value is not None and not is_whole(value, 0):
+                raise UserError(f"tag.{key} must be null or a whole number of at least 0, got {value!r}.")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,11 +17,15 @@ from clipbench.runs import config
 from clipbench.runs.build import optimizer_class_of
 from clipbench.runs.plan import Contents, Plan, make_plan
 from clipbench.studies import space
+from clipbench.studies.halving import Rung, rungs
 from clipbench.studies.space import Axis
 from clipbench.studies.spec import HYPERPARAMETERS, Study, read_study
 from clipbench.sweeps.grid import expand, later_wins
 
 SEVERAL = ("task", "optim")  # what may have several values: a contest for each
+
+Place = tuple[int, str]
+"""A repetition and a method: where trials are chosen among."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Contest:
     @cached_property
     def plan(self) -> Plan:
         """A run of no method in particular, for what all runs have in common."""
-        return self._plan(REFERENCE, self.study.final_seeds[0], "default")
+        return self._plan(REFERENCE, 0, "default")
 
     @property
     def label(self) -> str:
@@ -71,48 +75,79 @@ class Contest:
         return float(lr)
 
     @cached_property
-    def tuning_plans(self) -> tuple[Plan, ...]:
-        found = []
-        for seed in self.study.tuning_seeds:
+    def trials(self) -> dict[Place, tuple[Plan, ...]]:
+        """Every trial of every method in every repetition, by number, to its end."""
+        found = {}
+        for repetition in range(self.study.repetitions):
             for method in self.study.methods:
+                plans = []
                 for number in range(self.study.trials):
-                    found.append(self.trial(method, number, seed, "tune"))
-        return tuple(found)
-
-    def tuning(self) -> list[Plan]:
-        """Every method at every trial and tuning seed."""
-        return list(self.tuning_plans)
-
-    def finals(self, chosen: Mapping[str, int]) -> list[Plan]:
-        """The chosen trial of each method, and each method at its defaults, on the final seeds."""
-        found = []
-        for seed in self.study.final_seeds:
-            for method in self.study.methods:
-                found.append(self.trial(method, chosen[method], seed, "final"))
-                found.append(self._plan(method, seed, "default"))
+                    plans.append(self._trial(method, repetition, number, "tune"))
+                found[repetition, method] = tuple(plans)
         return found
 
-    def trial(self, method: str, number: int, seed: int, role: str) -> Plan:
-        """A run of the method's trial of that number."""
-        return self._plan(method, seed, role, [*self.draws[method][number], f"tag.trial={number}"])
+    @cached_property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The stretches in which trials are made, the same for every method and repetition."""
+        settings = self.plan.settings
+        return rungs(self.study.trials, settings.steps, settings.eval_every, self.study.halving)
+
+    def tuning(self) -> list[Plan]:
+        """Every trial to its end, those that will be stopped before it among them."""
+        found: list[Plan] = []
+        for plans in self.trials.values():
+            found += plans
+        return found
+
+    def tuning_to(self, rung: Rung, numbers: Mapping[Place, Sequence[int]]) -> list[Plan]:
+        """The trials of these numbers, to a rung."""
+        found = []
+        for place, plans in self.trials.items():
+            for number in numbers[place]:
+                found.append(replace(plans[number], until=rung.until))
+        return found
+
+    def finals(self, chosen: Mapping[int, Mapping[str, int]]) -> list[Plan]:
+        """In each repetition of `chosen` the trial that was chosen for each method, and each method at its
+        defaults, at the repetition's final seed.
+        """
+        found = []
+        for repetition, trials in chosen.items():
+            for method in self.study.methods:
+                found.append(self._trial(method, repetition, trials[method], "final"))
+                found.append(self._plan(method, repetition, "default"))
+        return found
+
+    def _trial(self, method: str, repetition: int, number: int, role: str) -> Plan:
+        drawn = self.draws(repetition)[method][number]
+        return self._plan(method, repetition, role, [*drawn, f"tag.trial={number}"])
+
+    def draws(self, repetition: int) -> dict[str, list[list[str]]]:
+        """The overrides of each trial of a repetition, by method: at trial i all methods have the same point
+        of the axes that they share.
+        """
+        if repetition not in self._drawn:
+            self._drawn[repetition] = self._draw(repetition)
+        return self._drawn[repetition]
 
     @cached_property
-    def draws(self) -> dict[str, list[list[str]]]:
-        """The overrides of each trial, by method: at trial i all methods have the same point of the axes that
-        they share.
-        """
+    def _drawn(self) -> dict[int, dict[str, list[list[str]]]]:
+        """What was asked of `draws` so far."""
+        return {}
+
+    def _draw(self, repetition: int) -> dict[str, list[list[str]]]:
         study = self.study
         names = space.names([study.space, *study.own.values()])
-        points = space.points(names, study.trials, study.draws)
+        points = space.points(names, study.trials, [study.draws, repetition])
         found: dict[str, list[list[str]]] = {}
         for method, axes in self.spaces.items():
             found[method] = []
             for number in range(study.trials):
                 at = {name: float(points[name][number]) for name in axes}
-                found[method].append(self._drawn(axes, at))
+                found[method].append(self._overrides_at(axes, at))
         return found
 
-    def _drawn(self, axes: Mapping[str, Axis], at: Mapping[str, float]) -> list[str]:
+    def _overrides_at(self, axes: Mapping[str, Axis], at: Mapping[str, float]) -> list[str]:
         """The overrides of one point."""
         found = []
         for name, axis in axes.items():
@@ -127,8 +162,16 @@ class Contest:
         same_task = (table["task"] == settings.task.name) & (table["scale"] == settings.scale)
         return table[same_task & (table["optimizer"] == settings.optim.name)]
 
-    def _plan(self, method: str, seed: int, role: str, overrides: Sequence[str] = ()) -> Plan:
-        tag = (f"tag.study={self.study.name}", f"tag.role={role}", f"tag.method={method}")
+    def _plan(self, method: str, repetition: int, role: str, overrides: Sequence[str] = ()) -> Plan:
+        seed = self.study.final_seed(repetition)
+        if role == "tune":
+            seed = self.study.tuning_seed(repetition)
+        tag = (
+            f"tag.study={self.study.name}",
+            f"tag.role={role}",
+            f"tag.method={method}",
+            f"tag.repetition={repetition}",
+        )
         own = (f"optim.clipping_type={method}", f"seed={seed}", *tag, *overrides)
         return make_plan([*self.base, *own], self.config_dir, self.composed, self.contents)
 
@@ -169,7 +212,7 @@ def _check_override(override: Override) -> None:
     if key == "seed" or key.startswith("tag"):
         raise UserError(
             f"{line}: a study sets this itself. "
-            "Its seeds: study.tuning_seeds=[1000,1001] study.final_seeds=[0,1,2]"
+            "How often all of it is repeated, each time at seeds of its own: study.repetitions=5"
         )
     name = key.removeprefix("optim.")
     if name in HYPERPARAMETERS:

@@ -18,9 +18,10 @@ from clipbench.studies.space import Axis
 class ContestCost:
     """How many runs of how many steps, and what is drawn from where.
 
-    The tuning runs are methods × trials × tuning seeds, the final ones twice methods × final seeds: the
-    winners and the defaults. Learning rates are drawn from `lr_axis` × `lr`. `own_axes`: by method, what is
-    drawn besides, or instead of the common axis of the learning rate.
+    The tuning runs are methods × trials × repetitions, the final ones twice methods × repetitions: the
+    winners and the defaults. `rungs`: (the step, how many trials of each method come to it in a repetition),
+    the last step last. Learning rates are drawn from `lr_axis` × `lr`. `own_axes`: by method, what is drawn
+    besides, or instead of the common axis of the learning rate.
     """
 
     study: str
@@ -28,19 +29,28 @@ class ContestCost:
     steps: int
     methods: int
     trials: int
-    tuning_seeds: int
-    final_seeds: int
+    repetitions: int
+    rungs: tuple[tuple[int, int], ...]
     lr: float
     lr_axis: Axis
     own_axes: Mapping[str, Mapping[str, Axis]]
 
     @property
     def tuning_runs(self) -> int:
-        return self.methods * self.trials * self.tuning_seeds
+        return self.methods * self.trials * self.repetitions
+
+    @property
+    def tuning_steps(self) -> int:
+        """Of all trials together, those that are stopped counted to where they are."""
+        of_a_method, before = 0, 0
+        for step, count in self.rungs:
+            of_a_method += count * (step - before)
+            before = step
+        return self.methods * self.repetitions * of_a_method
 
     @property
     def final_runs(self) -> int:
-        return 2 * self.methods * self.final_seeds
+        return 2 * self.methods * self.repetitions
 
 
 def contest_cost(contest: Contest) -> ContestCost:
@@ -52,14 +62,15 @@ def contest_cost(contest: Contest) -> ContestCost:
         for name, axis in axes.items():
             if name != "lr" or axis != study.space["lr"]:
                 own_axes[method][name] = axis
+    steps = contest.plan.settings.steps
     return ContestCost(
         study=study.name,
         contest=contest.label,
-        steps=contest.plan.settings.steps,
+        steps=steps,
         methods=len(study.methods),
         trials=study.trials,
-        tuning_seeds=len(study.tuning_seeds),
-        final_seeds=len(study.final_seeds),
+        repetitions=study.repetitions,
+        rungs=tuple((rung.until or steps, rung.count) for rung in contest.rungs),
         lr=contest.lr,
         lr_axis=study.space["lr"],
         own_axes=own_axes,
@@ -82,27 +93,34 @@ class TestValues:
 
 
 @dataclass(frozen=True)
-class MethodResult:
-    """What tuning chose for a method and what that came to.
-
-    `hyperparameters`: of the chosen trial; `edge`: those at the "lowest" or "highest" value that was tried.
-    `validation`: the headline in tuning, mean over `seeds` runs, of which `diverged` diverged. `chosen` and
-    `defaults`: on test.
+class Choice:
+    """What tuning chose for a method in a repetition. `hyperparameters`: of the chosen trial; `edge`: those
+    at the "lowest" or "highest" value that was tried; `validation`: its headline in tuning, NaN where it
+    diverged.
     """
 
-    method: str
+    repetition: int
     trial: int
     hyperparameters: Mapping[str, float]
     edge: Mapping[str, str]
     validation: float
-    seeds: int
-    diverged: int
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What tuning chose for a method, repetition by repetition, and what that came to: `chosen` and
+    `defaults`, on test.
+    """
+
+    method: str
+    choices: tuple[Choice, ...]
     chosen: TestValues
     defaults: TestValues
 
 
 def contest_results(contest: Contest, rows: pd.DataFrame) -> list[MethodResult]:
-    """A result for each method that has a complete trial, in the study's order.
+    """A result for each method that has a choice, in the study's order.
 
     `rows`: rows of `runs`, of the contest's study (`ended_rows` of its plans); those of other contests are
     left out.
@@ -112,26 +130,34 @@ def contest_results(contest: Contest, rows: pd.DataFrame) -> list[MethodResult]:
     found = []
     for method in contest.study.methods:
         of_method = rows[rows["method"] == method]
-        for _, row in best[best["method"] == method].iterrows():
-            is_final = (of_method["role"] == "final") & (of_method["trial"] == row["trial"])
-            found.append(
-                MethodResult(
-                    method=method,
-                    trial=int(row["trial"]),
+        choices = []
+        is_final = pd.Series(False, index=of_method.index)
+        for row in best[best["method"] == method].sort_values("repetition").to_dict("records"):
+            repetition, trial = int(row["repetition"]), int(row["trial"])
+            is_of_it = (of_method["repetition"] == repetition) & (of_method["trial"] == trial)
+            is_final |= is_of_it & (of_method["role"] == "final")
+            choices.append(
+                Choice(
+                    repetition=repetition,
+                    trial=trial,
                     hyperparameters=row["hyperparameters"],
                     edge=row["edge"],
                     validation=float(row["value"]),
-                    seeds=int(row["seeds"]),
-                    diverged=int(row["diverged"]),
-                    chosen=_test_values(of_method[is_final]),
-                    defaults=_test_values(of_method[of_method["role"] == "default"]),
+                    diverged=bool(row["diverged"]),
                 )
             )
+        if choices:
+            defaults = of_method[of_method["role"] == "default"]
+            result = MethodResult(
+                method, tuple(choices), _test_values(of_method[is_final]), _test_values(defaults)
+            )
+            found.append(result)
     return found
 
 
 def _test_values(rows: pd.DataFrame) -> TestValues:
-    values = tuple(float(value) for value in rows["final_test"].dropna())
+    done = rows[rows["status"] == "done"]
+    values = tuple(float(value) for value in done["final_test"].dropna())
     return TestValues(values, int((rows["status"] == "diverged").sum()))
 
 
@@ -142,7 +168,7 @@ def headline(contest: Contest, rows: pd.DataFrame) -> str:
 
 
 def ended_rows(plans: Sequence[Plan]) -> pd.DataFrame:
-    """Rows of `runs`, of those plans that have ended."""
+    """Rows of `runs`, of those plans that have one: stopped trials too, whether or not they are to go on."""
     folder = plans[0].results
-    ended = tables.statuses(folder, [plan.run for plan in plans])
-    return tables.read(folder, "runs", runs=list(ended))
+    runs = [plan.run for plan in plans]
+    return tables.read(folder, "runs", runs=list(tables.statuses(folder, runs)))

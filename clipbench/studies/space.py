@@ -107,7 +107,7 @@ def _is_finite(value: Any) -> bool:
     return is_number(value) and math.isfinite(value)
 
 
-def points(axes: Sequence[str], trials: int, seed: int) -> dict[str, NDArray[np.float64]]:
+def points(axes: Sequence[str], trials: int, seed: int | Sequence[int]) -> dict[str, NDArray[np.float64]]:
     """Scrambled Sobol points in [0, 1): {axis: (trials,)}.
 
     Trial i is the same for every method, and for any larger number of trials. In each axis, 2^k trials fall
@@ -118,7 +118,7 @@ def points(axes: Sequence[str], trials: int, seed: int) -> dict[str, NDArray[np.
             f"A study draws at most {DIMENSIONS} different hyperparameters, "
             f"got {len(axes)}: {', '.join(axes)}."
         )
-    sequence = qmc.Sobol(DIMENSIONS, scramble=True, rng=seed)
+    sequence = qmc.Sobol(DIMENSIONS, scramble=True, rng=np.random.default_rng(seed))
     drawn = sequence.random_base2(math.ceil(math.log2(trials)))
     return {name: drawn[:trials, i] for i, name in enumerate(axes)}
 

@@ -1,4 +1,4 @@
-"""What a study is: a file of methods, budget, seeds and spaces, read and checked."""
+"""What a study is: a file of methods, budget, repetitions and spaces, read and checked."""
 
 from __future__ import annotations
 
@@ -27,22 +27,43 @@ HYPERPARAMETERS = CLIP_KEYS[1:]
 
 DEFAULT_STUDY = "quick"
 
+TUNING_SEED = 1000
+"""Of repetition 0; repetition r has the seed behind it by r, and r itself as the seed of its final runs."""
+
+EARLIER = {
+    "tuning_seeds": "study.repetitions=N repeats the whole of tuning N times",
+    "final_seeds": "study.repetitions=N makes N final runs of each method, one of each repetition's choice",
+}
+"""Keys of earlier versions, and what stands in their place."""
+
 
 @dataclass(frozen=True)
 class Study:
     """A file of conf/study, checked. `space`: axes by hyperparameter; `own`: by method, what stands instead
     or besides.
+
+    Tuning is done `repetitions` times, each with draws of its own from `draws` and the repetition's number, a
+    tuning seed and a final seed, which all methods share. `halving`: at each rung the best one in so many
+    trials goes on; 1: all are trained to their end.
     """
 
     name: str
     methods: tuple[str, ...]
     trials: int
-    tuning_seeds: tuple[int, ...]
-    final_seeds: tuple[int, ...]
+    repetitions: int
+    halving: int
     length: float
     draws: int
     space: dict[str, Axis]
     own: dict[str, dict[str, Axis]] = field(default_factory=dict)
+
+    def tuning_seed(self, repetition: int) -> int:
+        """What the trials of a repetition are run at. No repetition has it as its final seed."""
+        return TUNING_SEED + repetition
+
+    def final_seed(self, repetition: int) -> int:
+        """What a repetition's choices, and the defaults, are run at."""
+        return repetition
 
     def axes(self, method: str) -> dict[str, Axis]:
         """What is drawn for a method: the learning rate, and those of its hyperparameters that there is a
@@ -147,16 +168,18 @@ def _checked(path: Path, given: Any, methods: Sequence[str]) -> Study:
     known = {"lr", *HYPERPARAMETERS}
     for name in names:
         known |= hyperparameters(name)
-    tuning = _seeds(f"{where}: tuning_seeds", given["tuning_seeds"])
-    final = _seeds(f"{where}: final_seeds", given["final_seeds"])
-    if both := sorted(set(tuning) & set(final)):
-        raise UserError(f"{where}: the final seeds must be fresh, but {both[0]} is a tuning seed too.")
+    repetitions = _whole_number(f"{where}: repetitions", given["repetitions"], 1)
+    if repetitions > TUNING_SEED:
+        raise UserError(
+            f"{where}: repetitions must be at most {TUNING_SEED}, got {repetitions}: "
+            "a final seed would be one that tuning has seen."
+        )
     return Study(
         name=path.stem,
         methods=names,
         trials=_whole_number(f"{where}: trials", given["trials"], 1),
-        tuning_seeds=tuning,
-        final_seeds=final,
+        repetitions=repetitions,
+        halving=_whole_number(f"{where}: halving", given["halving"], 1),
         length=_length(where, given["length"]),
         draws=_whole_number(f"{where}: draws", given["draws"], 0),
         space=_axes(f"{where}: space", given["space"], known),
@@ -169,6 +192,13 @@ def _check_keys(where: str, path: Path, given: Any) -> None:
     keys = [each.name for each in fields(Study) if each.name != "name"]
     if not isinstance(given, dict):
         raise UserError(f"{where}: {path} must say {', '.join(keys)}.")
+    for key, instead in EARLIER.items():
+        if key in given:
+            raise UserError(
+                f"{where}: {key} was a key of earlier versions, which tuned once. Now {instead}, and "
+                "study.halving=3 stops poor trials early (1: none). "
+                "In a file of your own: repetitions: 5, halving: 3."
+            )
     missing = [key for key in keys if key not in given]
     if "own" in missing:
         missing.remove("own")
@@ -228,9 +258,3 @@ def _whole_number(where: str, value: Any, least: int) -> int:
     if not is_whole(value, least):
         raise UserError(f"{where} must be a whole number of at least {least}, got {value!r}.")
     return int(value)
-
-
-def _seeds(where: str, given: Any) -> tuple[int, ...]:
-    if not isinstance(given, list) or not given or len(set(map(repr, given))) < len(given):
-        raise UserError(f"{where} must be a list of different seeds, got {given!r}.")
-    return tuple(_whole_number(where, seed, 0) for seed in given)

@@ -4,13 +4,12 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from clipbench.record import tables
-from clipbench.runs.plan import Plan
+from clipbench.runs.plan import Plan, statuses
 from clipbench.sweeps.groups import arrange
 from clipbench.sweeps.speed import Kind, NoSpeed, Speed, seconds_per_step, time_steps
 from clipbench.task.content import Unread
@@ -73,27 +72,34 @@ def estimate(
     launcher: Sequence[str] = (),
     known: Known | None = None,
     announce: Callable[[str], None] = lambda text: None,
+    begins: Mapping[str, int] | None = None,
 ) -> Estimate:
     """What making these runs would mean.
 
     `launcher`: the overrides that choose another engine. `known`: speeds that were found before; new ones are
-    added. `announce` is told what is about to be timed, since that takes seconds.
+    added. `announce` is told what is about to be timed, since that takes seconds. `begins`, by run id: the
+    step that a run will have come to before, where that is further than it is now.
     """
     results = plans[0].results
-    status = tables.statuses(results, [plan.run for plan in plans])
+    status = statuses(plans)
     todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
     failed = unfinished = 0
+    begun = begins or {}
     for plan in todo:
         if plan.run in status:
             failed += 1
-        elif plan.run_folder.checkpoint_step() > 0:
+        elif plan.run_folder.checkpoint_step() > 0 or plan.run in begun:
             unfinished += 1
+    made = {plan.run: plan.run_folder.checkpoint_step() for plan in todo}
+    for run, step in begun.items():
+        if run in made:
+            made[run] = max(made[run], step)
     groups, slots = [todo], [""]
     if todo and not launcher:
         groups, places = arrange(todo)
         slots = [slot.name for slot in places]
     known = {} if known is None else known
-    kinds = _kinds_left(todo, known, announce)
+    kinds = _kinds_left(todo, made, known, announce)
     return Estimate(
         results=results,
         runs=len(plans),
@@ -107,12 +113,14 @@ def estimate(
         launcher=launcher[0] if launcher else "",
         unread=tuple(dict.fromkeys(unread for plan in plans for unread in plan.unread)),
         kinds=kinds,
-        left=_left(groups, len(slots), known),
+        left=_left(groups, made, len(slots), known),
     )
 
 
-def _kinds_left(todo: Sequence[Plan], known: Known, announce: Callable[[str], None]) -> tuple[KindLeft, ...]:
-    """Each kind of run with its speed, which is found where it is not known."""
+def _kinds_left(
+    todo: Sequence[Plan], made: Mapping[str, int], known: Known, announce: Callable[[str], None]
+) -> tuple[KindLeft, ...]:
+    """Each kind of run with its speed, found where it is not known. `made`: the steps of each run."""
     if not todo:
         return ()
     measured = seconds_per_step(todo[0].results)
@@ -128,12 +136,12 @@ def _kinds_left(todo: Sequence[Plan], known: Known, announce: Callable[[str], No
         elif kind not in known:
             announce(f"timing a few steps of {kind} …")
             known[kind] = time_steps(plans[0])
-        steps = sum(_steps_left(plan) for plan in plans)
+        steps = sum(_steps_left(plan, made) for plan in plans)
         found.append(KindLeft(kind, len(plans), steps, known[kind]))
     return tuple(found)
 
 
-def _left(groups: Sequence[Sequence[Plan]], slots: int, known: Known) -> Left:
+def _left(groups: Sequence[Sequence[Plan]], made: Mapping[str, int], slots: int, known: Known) -> Left:
     """The slots share the work evenly, and none is done before its longest group. A run's steps and what
     validation was timed; no test and no loading, and as if no batches were shared.
     """
@@ -146,17 +154,18 @@ def _left(groups: Sequence[Sequence[Plan]], slots: int, known: Known) -> Left:
             speed = known[Kind.of(plan)]
             if isinstance(speed, Speed):
                 with_speed += 1
-                seconds += _steps_left(plan) * speed.step + _validations_left(plan) * speed.validation
+                seconds += _steps_left(plan, made) * speed.step
+                seconds += _validations_left(plan, made) * speed.validation
         group_seconds.append(seconds)
     total = max(sum(group_seconds) / slots, *group_seconds)
     return Left(runs, total, with_speed)
 
 
-def _steps_left(plan: Plan) -> int:
-    return plan.settings.steps - plan.run_folder.checkpoint_step()
+def _steps_left(plan: Plan, made: Mapping[str, int]) -> int:
+    return max(0, plan.last_step - made[plan.run])
 
 
-def _validations_left(plan: Plan) -> int:
-    done, steps, every = plan.run_folder.checkpoint_step(), plan.settings.steps, plan.settings.eval_every
+def _validations_left(plan: Plan, made: Mapping[str, int]) -> int:
+    done, steps, every = made[plan.run], plan.last_step, plan.settings.eval_every
     at_the_end = steps % every > 0
-    return steps // every - done // every + at_the_end
+    return max(0, steps // every - done // every + at_the_end)

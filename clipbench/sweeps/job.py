@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +61,8 @@ class Job:
 
         UserError for a mistake.
         """
-        plan = make_plan(folder.overrides_of(run), self.config_dir)
+        asked = folder.plan_of(run)
+        plan = replace(make_plan(asked["overrides"], self.config_dir), until=asked["until"])
         if plan.run != run:
             raise UserError(f"{plan.label}: its source or data changed after the sweep was started.")
         try:

@@ -21,7 +21,7 @@ from clipbench.output import listening
 from clipbench.record import tables
 from clipbench.record.files import table_path
 from clipbench.record.folder import LaunchFolder
-from clipbench.runs.plan import Plan
+from clipbench.runs.plan import Plan, statuses
 from clipbench.sweeps.engine import make_launcher
 from clipbench.sweeps.job import JobReport
 from clipbench.sweeps.outcome import SweepOutcome
@@ -55,8 +55,8 @@ def launch(
     jobs = LaunchedJobs()
     if todo:
         jobs = _hand_out(launcher, todo, folder, interrupted, listener)
-    statuses = tables.statuses(results, [plan.run for plan in plans])
-    left = [plan for plan in todo if plan.run not in statuses]
+    ended = statuses(plans)
+    left = [plan for plan in todo if plan.run not in ended]
     keeps_output = bool(left and jobs.error and folder.holds_output)
     if not keeps_output:
         folder.clear()
@@ -68,12 +68,12 @@ def launch(
     for plan in left:
         report = jobs.reports.get(plan.run, JobReport("lost"))
         if report.kind == "mistake":
-            statuses[plan.run] = "not made"
+            ended[plan.run] = "not made"
         if report.text:
             notes[plan.run] = report.text
     return SweepOutcome(
         plans=tuple(plans),
-        statuses=statuses,
+        statuses=ended,
         mistakes=jobs.mistakes,
         interrupted=jobs.interrupted,
         launcher_error=jobs.error,
@@ -107,7 +107,7 @@ def _hand_out(
     listener: JobListener | None,
 ) -> LaunchedJobs:
     """Launch a job for each run and wait until no run is being made any more."""
-    folder.write_overrides({plan.run: plan.overrides for plan in todo})
+    folder.write_plans({plan.run: {"overrides": plan.overrides, "until": plan.until} for plan in todo})
     reports: dict[str, JobReport] = {}
     error = ""
     with _watch(todo, folder, interrupted, listener):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from clipbench.record.rows import ENDED
 from clipbench.runs.plan import Plan
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """`statuses`, by run id: done, diverged or failed of the runs that have ended, now or before; "not made"
-    of those whose data or settings were found wrong, for the reasons in `mistakes`.
+    """`statuses`, by run id: done, diverged, stopped or failed of the runs that have ended, now or before;
+    "not made" of those whose data or settings were found wrong, for the reasons in `mistakes`.
 
     `interrupted`: it was asked to stop; the runs without a status resume when the same sweep is made again.
     `launcher_error`: what went wrong with the launcher itself, "" if nothing did. `notes`, by run id: what a
@@ -31,8 +32,8 @@ class SweepOutcome:
 
     @property
     def finished(self) -> list[Plan]:
-        """Done or diverged, now or before."""
-        return self.with_status("done", "diverged")
+        """Done, diverged or stopped where they were to be, now or before."""
+        return self.with_status("done", "diverged", "stopped")
 
     @property
     def failed(self) -> list[Plan]:
@@ -41,8 +42,7 @@ class SweepOutcome:
     @property
     def not_made(self) -> list[Plan]:
         """Neither finished nor failed."""
-        ended = ("done", "diverged", "failed")
-        return [plan for plan in self.plans if self.statuses.get(plan.run) not in ended]
+        return [plan for plan in self.plans if self.statuses.get(plan.run) not in ENDED]
 
     @property
     def is_complete(self) -> bool:

@@ -13,10 +13,9 @@ from typing import Any
 from clipbench.interrupt import never
 from clipbench.output import listening
 from clipbench.processes import check_main_guard
-from clipbench.record import tables
 from clipbench.record.files import check_writable
 from clipbench.runs.lockstep import record_failure
-from clipbench.runs.plan import Plan
+from clipbench.runs.plan import Plan, statuses
 from clipbench.sweeps.groups import arrange
 from clipbench.sweeps.messages import (
     GroupFailed,
@@ -50,29 +49,30 @@ def make_runs(
     results folder cannot be written, or the main program lacks a main guard.
     """
     todo = unfinished(plans)
-    before = tables.statuses(plans[0].results, [plan.run for plan in plans])
+    before = statuses(plans)
     if not todo:
         return SweepOutcome(tuple(plans), before)
     sweep = Sweep(plans, todo, listener)
     sweep.train_all(interrupted)
-    statuses = {**before, **sweep.state.status}
-    return SweepOutcome(tuple(plans), statuses, tuple(sweep.mistakes), sweep.state.stopping)
+    now = {**before, **sweep.state.status}
+    return SweepOutcome(tuple(plans), now, tuple(sweep.mistakes), sweep.state.stopping)
 
 
 def unfinished(plans: Sequence[Plan]) -> list[Plan]:
-    """Those that have no row or a failed one. What finished runs have left in `.work` is cleared away.
+    """Those that have no row, a failed one, or that of a run which was stopped before the step it is to come
+    to. What finished runs have left in `.work` is cleared away.
 
     UserError where the folder cannot be written.
     """
     check_main_guard()
     folder = plans[0].results
     check_writable(folder, [plan.run for plan in plans])
-    status = tables.statuses(folder, [plan.run for plan in plans])
+    status = statuses(plans)
     todo = []
     for plan in plans:
         if status.get(plan.run, "failed") == "failed":
             todo.append(plan)
-        else:
+        elif status[plan.run] != "stopped":
             plan.run_folder.clear_if_abandoned()
     return todo
 
@@ -81,10 +81,9 @@ class Sweep:
     """Hands groups to workers and handles what they report, until nothing is left to do."""
 
     def __init__(self, plans: Sequence[Plan], todo: Sequence[Plan], listener: Listener | None) -> None:
-        self.folder = plans[0].results
         self.listener = listening(listener)
         by_id = {plan.run: plan for plan in plans}
-        status = tables.statuses(self.folder, by_id)
+        status = statuses(plans)
         for plan in todo:
             status.pop(plan.run, None)  # it failed, and is tried again
         groups, places = arrange(todo)
@@ -147,7 +146,7 @@ class Sweep:
         self.looked = time.monotonic()
         for run in list(self.state.elsewhere):
             plan = self.state.plans[run]
-            status = tables.statuses(self.folder, [run]).get(run, "failed")
+            status = statuses([plan]).get(run, "failed")
             if status != "failed":
                 self._ended(run, status)
             elif plan.run_folder.owner is None:
@@ -170,7 +169,8 @@ class Sweep:
             case RunRefused(run, mistake):
                 self._not_made(run, mistake)
             case MadeElsewhere(run, "finished"):
-                self._ended(run, tables.statuses(self.folder, [run]).get(run, "done"))
+                plan = self.state.plans[run]
+                self._ended(run, statuses([plan]).get(run, "done"))
             case MadeElsewhere(run, owner):
                 self.state.elsewhere[run] = owner
             case _:

@@ -56,10 +56,15 @@ def decode(path: str, mode: str | None = None) -> Image.Image:
     """
     with opened(path) as image:
         _check_frames(path, image)
-        pixels = _in_eight_bits(path, image) if mode else image.copy()
+        if mode:
+            _check_depth(path, image)
+        image.load()
+        pixels = _in_eight_bits(image) if mode else image
         turn = TURNED.get(_orientation(image))  # not before: a TIFF turns itself while it is decoded
+        if mode:
+            pixels = _on_paper(pixels)
         if mode and pixels.mode != mode:
-            pixels = _on_paper(pixels).convert(mode)
+            pixels = pixels.convert(mode)
         return pixels.transpose(turn) if turn is not None else pixels
 
 
@@ -111,11 +116,10 @@ def _check_depth(path: str, image: Image.Image) -> None:
         )
 
 
-def _in_eight_bits(path: str, image: Image.Image) -> Image.Image:
-    """A copy; of 16 bits the upper eight."""
-    _check_depth(path, image)
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """As it is; of 16 bits the upper eight."""
     if image.mode in BANDS_THAT_FIT:
-        return image.copy()
+        return image
     deep = np.asarray(image).astype(np.int64)
     pixels = Image.fromarray((deep >> 8).astype(np.uint8))
     transparent = image.info.get("transparency")

@@ -21,6 +21,11 @@ from clipbench.train.batches import BatchTiming, DeviceBatch, Stopwatch, waiting
 from clipbench.train.metrics import BufferedMetrics
 from clipbench.train.step import Plain, Step
 
+STUCK = 3
+"""So many skipped steps at the end of a run, or all of its steps, are a divergence: it does not train any
+more. One or two may be bad batches.
+"""
+
 
 class UnreadStep(NamedTuple):
     """A step whose values are still on the device."""
@@ -65,6 +70,7 @@ class Learner:
         self.random = RandomState(generator(seed, "dropout").initial_seed(), device)
         self.metrics = BufferedMetrics(MetricSet(task.metrics(), device))
         self.step, self.seconds, self.skipped = 0, 0.0, 0
+        self.skipped_last = 0  # steps in a row, up to the last one read
         self.unread: list[UnreadStep] = []
 
     @property
@@ -116,11 +122,24 @@ class Learner:
             epoch = each.step * self.batches_per_step / self.task.steps_per_epoch
             factor = _clip_factor(norm, clipped)
             rows.append(StepRow(each.step, epoch, self.seconds, loss, norm, clipped, factor, each.lr))
-            self.skipped += not math.isfinite(norm)
+            is_skipped = not math.isfinite(norm)
+            self.skipped += is_skipped
+            self.skipped_last = self.skipped_last + 1 if is_skipped else 0
             if not loss <= self.max_loss:
                 rows.append(RunEnd("diverged", each.step, self.seconds, self.skipped))
                 break
         return rows
+
+    def end(self, steps: int) -> RunEnd:
+        """How a run of so many steps ends here, all of them read: stopped before its last one, diverged where
+        it has come to take no step any more, else done.
+        """
+        status = "done"
+        if self.step < steps:
+            status = "stopped"
+        elif self.step and self.skipped_last >= min(STUCK, self.step):
+            status = "diverged"
+        return RunEnd(status, self.step, self.seconds, self.skipped)
 
     def train_metrics(self) -> list[EvalRow]:
         """Over the training batches since the last call."""
@@ -146,6 +165,7 @@ class Learner:
             "step": self.step,
             "seconds": self.seconds,
             "skipped": self.skipped,
+            "skipped_last": self.skipped_last,
         }
         if self.restarter:
             state["restarter"] = self.restarter.state_dict()
@@ -159,6 +179,7 @@ class Learner:
             self.restarter.load_state_dict(state["restarter"])
         self.random.state = [part.cpu() for part in state["random"]]
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
+        self.skipped_last = state.get("skipped_last", 0)  # earlier versions did not count them
 
 
 def _clip_factor(norm: float, clipped_norm: float) -> float:

@@ -46,22 +46,25 @@ def train(
     *,
     steps: int,
     eval_every: int,
+    until: int | None = None,
     readings: Readings | None = None,
 ) -> Iterator[dict[Learner, list[Row]]]:
     """Train to `steps` and yield once per step: the rows that have become readable, mostly none.
 
-    A learner's last row is a RunEnd. Where `readings.reads_at(step)`, no step is left unread: the moment for
-    a checkpoint. `batches` start at the step of the learner that is furthest behind; others join when their
-    step comes. All take the same number of batches a step. Validation every `eval_every` steps and at the
-    end, a learner's other `splits` once, at the end. Nothing in a step waits for the device, and clocks stand
-    still during evaluation and while somebody else has the turn.
+    A learner's last row is a RunEnd. `until`: the step to stop at for now, at an evaluation; whoever trains
+    on from there gets the rows that an unbroken training would have given. Where `readings.reads_at(step)`,
+    no step is left unread: the moment for a checkpoint. `batches` start at the step of the learner that is
+    furthest behind; others join when their step comes. All take the same number of batches a step. Validation
+    every `eval_every` steps and at the end, a learner's other `splits` once, at the end. Nothing in a step
+    waits for the device, and clocks stand still during evaluation and while somebody else has the turn.
     """
     readings = NoReadings() if readings is None else readings
     active = ActiveLearners(learners)
     batches_per_step = _shared_batches_per_step(learners)
     splits = learners[0].task.splits
     step, read_at = min(learner.step for learner in learners), time.perf_counter()
-    while step < steps and active.learners:
+    last = steps if until is None else min(until, steps)
+    while step < last and active.learners:
         step_batches = [next(batches) for _ in range(batches_per_step)]
         step += 1
         present = [learner for learner in active.learners if learner.step == step - 1]
@@ -71,7 +74,7 @@ def train(
         evaluate = step % eval_every == 0 or step == steps
         full = any(len(learner.unread) >= READ_EVERY_STEPS for learner in present)
         late = time.perf_counter() - read_at > READ_EVERY_SECONDS
-        if readings.reads_at(step) or evaluate or full or late:
+        if readings.reads_at(step) or evaluate or full or late or step == last:
             _read(active, present)
             read_at = time.perf_counter()
         if evaluate:
@@ -80,7 +83,7 @@ def train(
                 _evaluate(active, active.among(present), split)
         yield active.take_rows()
     for learner in list(active.learners):
-        active.add(learner, [RunEnd("done", learner.step, learner.seconds, learner.skipped)])
+        active.add(learner, [learner.end(steps)])
     yield active.take_rows()
 
 

@@ -24,6 +24,7 @@ def table(*rows, higher=True):
                 "role": "tune",
                 "method": method,
                 "trial": trial,
+                "repetition": None,
                 "seed": seed,
                 "final": final,
                 "status": status,

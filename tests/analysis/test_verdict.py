@@ -1,6 +1,7 @@
 """The report says in words what the numbers allow, and nothing more."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_each_method_stands_at_its_best_by_validation_against_none_at_its_own(tm
         "auto": 0.1,
     }
     assert found.comparisons["auto"].difference.estimate == pytest.approx(np.mean(BETTER) - 0.6)
-    assert {method.name: method.edges for method in found.methods} == {"none": ("lr",), "auto": ("lr",)}
+    assert {method.name: method.edges for method in found.methods} == {"none": {"lr": 1}, "auto": {"lr": 1}}
 
 
 def test_other_settings_are_not_compared(tmp_path):
@@ -247,8 +248,10 @@ def test_tuning_and_final_runs_are_never_mixed(tmp_path):
     assert facts(found)["seeds"] == "final 1, 2, 3, 4, 5; tuning 0"
     best = dict(panels.budget(found))
     (figure,) = best.values()
-    steps = [line.get_ydata() for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
-    np.testing.assert_allclose(steps[0], [0.89, 0.94, 0.94, 0.94, 0.94])
+    expected = [line.get_ydata() for line in figure.axes[0].lines]
+    worst_counts_twice = [0.79, 0.79, 0.89, 0.89, 0.94]  # one of the five diverged
+    means = [np.mean([max(drawn) for drawn in combinations(worst_counts_twice, k)]) for k in range(1, 6)]
+    np.testing.assert_allclose(expected, [means] * len(expected))
 
 
 def test_what_an_earlier_smaller_tuning_chose_is_left_out(tmp_path):

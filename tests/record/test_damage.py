@@ -239,3 +239,18 @@ def test_the_name_of_the_first_column_is_the_files(folder):
     path.rename(folder / "runs" / f"{DAMAGED[0]}.parquet")
     with pytest.warns(Unreadable, match=f"run is '{HEALTHY[0]}'"):
         assert len(tables.read(folder, "runs")) == len(HEALTHY) - 1
+
+
+def test_a_run_whose_row_is_damaged_can_be_removed(folder, capsys):
+    path = folder / "runs" / f"{HEALTHY[0]}.parquet"
+    path.write_bytes(path.read_bytes()[:50])
+    assert main(["rm", str(folder), "status=done", "--yes"]) == 0
+    assert path.exists()  # it is meant only where it is named
+    assert "Removed 5 runs" in capsys.readouterr().out
+    assert main(["rm", str(folder), HEALTHY[0], "--yes"]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert not list(folder.rglob(f"*{HEALTHY[0]}*"))
+    write_run(folder, HEALTHY[1], "norm", 1)
+    damage(folder, "runs", HEALTHY[1], "status", "[[")
+    assert main(["rm", str(folder), "status=damaged", "--yes"]) == 0
+    assert "Removed 1 run" in capsys.readouterr().out

@@ -67,7 +67,7 @@ def test_a_wrong_space_gets_one_clear_message(given, message):
 
 @pytest.fixture(scope="module")
 def standard():
-    [contest] = contests(["task=cola", "study=standard", "study.tuning_seeds=[100]"])
+    [contest] = contests(["task=cola", "study=standard", "study.repetitions=1"])
     return contest.tuning()
 
 

@@ -2,10 +2,10 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -67,8 +67,8 @@ STUDY = """
 # two methods, a first look
 methods: [none, norm]
 trials: 4
-tuning_seeds: [100]
-final_seeds: [0, 1]
+repetitions: 2
+halving: 3
 length: 1
 draws: 0
 space:
@@ -161,37 +161,79 @@ def there(finished, monkeypatch):
 
 def test_a_study_of_ones_own_task_and_rule_tunes_all_alike_and_compares_on_fresh_seeds(finished, there):
     _, outcome, phases = finished
-    assert phases == [("tuning", 12), ("final", 12)]
+    # of 4 trials the best 2 go on at step 4, a third of 12
+    assert phases == [("tuning, rung 1 of 2", 24), ("tuning, rung 2 of 2", 12), ("final", 12)]
     assert not outcome.interrupted
     assert outcome.mistakes == outcome.shortfall == ()
-    assert outcome.tuning.is_complete
+    assert all(rung.is_complete for rung in outcome.tuning)
     assert outcome.finals.is_complete
     runs = table("runs")
     tune, final, default = (runs[runs["role"] == role] for role in ("tune", "final", "default"))
     assert set(runs["study"]) == {"small"}
-    assert tune.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 4)
+    assert tune.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 8)
+    done = tune[tune["status"] == "done"]
+    assert done.groupby(["method", "repetition"]).size().to_dict() == dict.fromkeys(
+        product(METHODS, (0, 1)), 2
+    )
+    assert set(done["steps"]) == {12}
+    others = tune[tune["status"] != "done"]
+    assert set(others["status"]) == {"stopped", "diverged"}  # one of Smooth's draws does, in each repetition
+    assert (others["steps"] == 4).to_list() == (others["status"] == "stopped").to_list()
     for part in (final, default):
         assert part.groupby("method").size().to_dict() == dict.fromkeys(METHODS, 2)
-    assert (set(tune["seed"]), set(final["seed"]), set(default["seed"])) == ({100}, {0, 1}, {0, 1})
+    assert (tune["seed"] == 1000 + tune["repetition"]).all()
+    for part in (final, default):
+        assert (part["seed"] == part["repetition"]).all()
     assert default["trial"].isna().all()
     assert final["final_test"].notna().all()
     assert default["final_test"].notna().all()
-    assert tune["final"].notna().to_list() == (tune["status"] == "done").to_list()
+    assert tune["final"].notna().to_list() == (tune["status"] != "diverged").to_list()
     assert tune["final_test"].isna().all()
     evals = table("evals")
     assert set(evals[evals["run"].isin(tune["run"])]["split"]) == {"train", "val"}
 
-    lowest = tune.groupby("method")["final"].idxmin()  # one seed, mean squared error
-    best = tune.loc[lowest].set_index("method")
-    trials = best["trial"].to_dict()
-    assert outcome.chosen == {"line (mini) · adamw": trials} == choice(there)
-    assert final.groupby("method")["trial"].agg(set).to_dict() == {name: {trials[name]} for name in METHODS}
-    assert winners(runs).set_index("method")["trial"].to_dict() == trials
+    lowest = done.groupby(["repetition", "method"])["final"].idxmin()  # mean squared error
+    best = done.loc[lowest].set_index(["repetition", "method"])
+    trials = best["trial"].astype(int)
+    chosen = {repetition: trials[repetition].to_dict() for repetition in (0, 1)}
+    assert outcome.chosen == {"line (mini) · adamw": chosen} == choice(there)
+    assert final.set_index(["repetition", "method"])["trial"].to_dict() == trials.to_dict()
+    assert winners(runs).set_index(["repetition", "method"])["trial"].to_dict() == trials.to_dict()
     for row in final.itertuples():
-        assert row.lr == best.loc[row.method, "lr"]
+        assert row.lr == best.loc[(row.repetition, row.method), "lr"]
+    lrs = tune.groupby(["repetition", "trial"])["lr"].agg(set)
+    assert all(len(found) == 1 for found in lrs)  # shared by the methods
+    assert len(set.union(*lrs)) == 8  # but not by the repetitions
     settings = pd.json_normalize([json.loads(text) for text in tune["config"]])
     assert settings["optim.clip.k"].dropna().between(0.5, 2).all()
-    assert settings["optim.clip.k"].nunique() == 4
+    assert settings["optim.clip.k"].nunique() == 8
+
+
+def test_who_goes_on_at_a_rung_was_best_there(there):
+    evals = table("evals").query("split == 'val' and metric == 'mse' and step == 4").set_index("run")["value"]
+    runs = table("runs").query("role == 'tune'")
+    runs = runs.assign(then=runs["run"].map(evals))
+    for _, part in runs.groupby(["repetition", "method"]):
+        went_on = part[part["status"] == "done"]["then"]
+        assert len(went_on) == 2
+        assert went_on.max() < part[part["status"] == "stopped"]["then"].min()
+
+
+def test_a_run_that_went_on_from_a_rung_is_the_run_that_never_stopped(there, tmp_path):
+    [contest] = there
+    plan = next(
+        plan for plan in contest.tuning() if finished_row(plan) and plan.settings.tag.method == "norm"
+    )
+    settings = ["results=alone", *plan.overrides]
+    monkey = make_plan(settings, Path("."))
+    assert monkey.run == plan.run
+    assert make_run(monkey, never)["steps"] == 12
+    for name in ("steps", "evals"):
+        parts = []
+        for folder in ("results", "alone"):
+            rows = table(name, folder).query(f"run == '{plan.run}'").drop(columns="seconds")
+            parts.append(rows.reset_index(drop=True))
+        pd.testing.assert_frame_equal(*parts, check_exact=True)
 
 
 def test_the_results_of_a_study_are_those_of_its_table(there):
@@ -202,16 +244,18 @@ def test_the_results_of_a_study_are_those_of_its_table(there):
     assert headline(contest, rows) == "mse"
     for result in results:
         mine = rows[rows["method"] == result.method].set_index("trial", drop=False)
-        chosen = mine[(mine["role"] == "tune") & (mine["trial"] == result.trial)].iloc[0]
-        assert result.validation == chosen["final"]
-        assert (result.seeds, result.diverged) == (1, 0)
-        assert result.hyperparameters["lr"] == chosen["lr"]
+        for repetition, choice_ in enumerate(result.choices):
+            is_chosen = (mine["role"] == "tune") & (mine["repetition"] == repetition)
+            chosen = mine[is_chosen & (mine["trial"] == choice_.trial)].iloc[0]
+            assert (choice_.repetition, choice_.validation) == (repetition, chosen["final"])
+            assert choice_.hyperparameters["lr"] == chosen["lr"]
+            assert not choice_.diverged
         for role, values in (("final", result.chosen), ("default", result.defaults)):
             on_test = mine[mine["role"] == role]["final_test"]
             assert sorted(values.values) == sorted(on_test)
             assert values.mean == pytest.approx(on_test.mean())
             assert values.diverged == 0
-    assert set(results[2].hyperparameters) == {"lr", "clipping_level", "k"}
+    assert set(results[2].choices[0].hyperparameters) == {"lr", "clipping_level", "k"}
     others = rows.assign(task="another")
     assert contest_results(contest, pd.concat([rows, others])) == results
     plans = contest.tuning()[:3]
@@ -219,28 +263,31 @@ def test_the_results_of_a_study_are_those_of_its_table(there):
 
 
 def test_a_finished_study_is_estimated_as_made(there):
-    tuning, finals = estimate_study(there)
-    assert (tuning.runs, tuning.finished, tuning.left) == (12, 12, Left())
-    assert (finals.runs, finals.finished, finals.left) == (12, 12, Left())  # of the trials that were chosen
+    counts = {}
+    for name, phase in estimate_study(there).items():
+        counts[name] = phase.runs
+        assert (phase.finished, phase.left) == (phase.runs, Left())
+    assert counts == {"tuning, rung 1 of 2": 24, "tuning, rung 2 of 2": 12, "final": 12}
 
 
 def test_the_command_shows_what_was_chosen_and_draws_it(there, capsys):
     words = ["study", "--config-dir", ".", *OVERRIDES, "optim.clipping_type=norm,own_rule:Smooth"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "3 methods × 4 trials × 1 seed: 12 runs" in said
+    share = "of 4 trials 2 go on at step 4: 67% of their steps"  # (4·4 + 2·8) / (4·12)
+    assert f"3 methods × 4 trials × 2 repetitions: 24 runs; {share}" in said
     assert "own_rule:Smooth: clipping_level 0.01 to 10 (log) or inf (0.25 of the trials), k 0.5 to 2" in said
     assert "small · line (mini) · adamw · mse" in said
     assert list(Path("results/figures").glob("line_mini_adamw_small_comparison.png"))
     assert main([*words, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"Tuning: 12 runs into results: 12 finished( \(\d diverged\))?, 0 to do", said)
-    assert "Final runs: 12 runs into results: 12 finished, 0 to do" in said
+    assert "Tuning, rung 1 of 2: 24 runs into results: 24 finished (2 diverged), 0 to do" in said
+    assert "Final runs, on fresh seeds: 12 runs into results: 12 finished, 0 to do" in said
     assert "It is made already." in said
 
 
 def test_interrupted_in_the_final_phase_it_resumes_to_the_same_tables(own):
-    overrides = ["study.trials=2", "study.final_seeds=[0]"]
+    overrides = ["study.trials=2", "study.repetitions=1"]
     assert run_study(found(*overrides, "results=untouched"), make_here).finals.is_complete
     ended = []
 
@@ -259,7 +306,7 @@ def test_interrupted_in_the_final_phase_it_resumes_to_the_same_tables(own):
     outcome = run_study(struck, make_phase)
     assert outcome.interrupted
     assert outcome.finals.interrupted
-    assert not outcome.tuning.interrupted
+    assert not outcome.tuning[0].interrupted
     assert outcome.shortfall == ()
     roles = table("runs", "struck")["role"]
     assert (roles == "tune").sum() == 4
@@ -280,7 +327,7 @@ def test_interrupted_in_tuning_nothing_is_chosen_and_no_final_run_is_asked_for(o
         lambda plans: make_runs(plans, lambda: True),
         lambda name, plans: phases.append(name),
     )
-    assert phases == ["tuning"]
+    assert phases == ["tuning"]  # a single trial has no rung
     assert outcome.interrupted
     assert (outcome.chosen, outcome.finals, outcome.shortfall) == ({}, None, ())
 
@@ -293,8 +340,9 @@ def reset_ctrl_c():
 @pytest.mark.slow
 @pytest.mark.ci
 def test_ctrl_c_between_the_phases_keeps_tuning(own):
-    command = [sys.executable, "-m", "clipbench", "study", "--config-dir", ".", *OVERRIDES, "results=struck"]
-    tuning = str(generator(100, "data").initial_seed())
+    words = [*OVERRIDES, "study.repetitions=1", "results=struck"]
+    command = [sys.executable, "-m", "clipbench", "study", "--config-dir", ".", *words]
+    tuning = str(generator(1000, "data").initial_seed())
     slow = os.environ | {"LINE_SECONDS": "1", "LINE_SWIFT": tuning, "PYTHONUNBUFFERED": "1"}
     options = {"stdout": subprocess.PIPE, "text": True, "env": slow, "preexec_fn": reset_ctrl_c}
     with open("said", "w+") as said, subprocess.Popen(command, stderr=said, **options) as process:
@@ -303,44 +351,52 @@ def test_ctrl_c_between_the_phases_keeps_tuning(own):
         process.stdout.read()
     assert process.returncode == 130, Path("said").read_text()
     assert (table("runs", "struck")["role"] == "tune").sum() == 8
-    assert (table("runs", "struck")["role"] != "tune").sum() < 8
+    assert (table("runs", "struck")["role"] != "tune").sum() < 4
 
 
 def test_a_dry_run_states_the_cost_and_writes_nothing(own):
     before = sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts)
     said = []
     asked = found("steps=1000000", "eval_every=100000")
-    tuning, finals = estimate_study(asked, announce=said.append)
-    assert len(said) == 1  # both phases are of one kind
-    for phase in (tuning, finals):
-        assert (phase.runs, phase.finished, phase.new, phase.left.known) == (8, 0, 8, 8)
-    assert (tuning.left + finals.left).seconds == pytest.approx(tuning.left.seconds + finals.left.seconds)
+    found_phases = estimate_study(asked, announce=said.append)
+    assert len(said) == 1  # all phases are of one kind
+    counts, steps = {}, {}
+    for name, phase in found_phases.items():
+        assert (phase.finished, phase.left.known) == (0, phase.runs)
+        counts[name] = phase.runs
+        steps[name] = sum(kind.steps for kind in phase.kinds)
+    # 2 methods, 2 repetitions; a third of a million, rounded up to an evaluation
+    assert counts == {"tuning, rung 1 of 2": 16, "tuning, rung 2 of 2": 8, "final": 8}
+    assert list(steps.values()) == [16 * 400_000, 8 * 600_000, 8 * 1_000_000]
     [cost] = map(contest_cost, asked)
     assert (cost.study, cost.contest, cost.steps) == ("small", "line (mini) · adamw", 1000000)
-    assert (cost.methods, cost.trials, cost.tuning_seeds, cost.final_seeds) == (2, 4, 1, 2)
-    assert (cost.tuning_runs, cost.final_runs) == (8, 8)
+    assert (cost.methods, cost.trials, cost.repetitions) == (2, 4, 2)
+    assert cost.rungs == ((400_000, 4), (1_000_000, 2))
+    assert (cost.tuning_runs, cost.final_runs) == (16, 8)
+    assert cost.tuning_steps == 16 * 400_000 + 8 * 600_000
     assert (cost.lr, cost.lr_axis) == (1e-3, Axis(1, 30, log=True))
     assert cost.own_axes == {"none": {}, "norm": {"clipping_level": Axis(0.01, 10, True, float("inf"), 0.25)}}
     assert sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts) == before
 
 
 def test_more_trials_take_what_is_there_and_other_changes_are_refused(own):
-    assert run_study(found("study.trials=1"), make_here).finals.is_complete
-    more = ["study.trials=2", "study.final_seeds=[0,1,2]"]
+    assert run_study(found("study.trials=1", "study.repetitions=1"), make_here).finals.is_complete
+    more = ["study.trials=2", "study.repetitions=2"]
     outcome = run_study(found(*more), make_here)
-    assert len(outcome.tuning.plans) == 4
+    assert len(outcome.tuning[0].plans) == 8
     assert outcome.finals.is_complete
     runs = table("runs").set_index("run")
-    assert set(runs.loc[[plan.run for plan in outcome.tuning.plans], "trial"]) == {0, 1}
     tune = runs[runs["role"] == "tune"]
-    assert tune.groupby("method")["trial"].agg(set).to_dict() == {"none": {0, 1}, "norm": {0, 1}}
-    assert len(tune) == 4  # the two of the first study are not made again
+    counts = tune.groupby(["method", "repetition"])["trial"].agg(list).to_dict()
+    assert set(counts) == set(product(("none", "norm"), (0, 1)))
+    assert all(sorted(trials) == [0, 1] for trials in counts.values())
+    assert len(tune) == 8  # the two of the first study are not made again
     message = (
-        r"2 runs of study 'small' on line \(mini\) · adamw \(none, norm\) that this command would not make"
+        r"4 runs of study 'small' on line \(mini\) · adamw \(none, norm\) that this command would not make"
     )
     with pytest.raises(UserError, match=message):
         check_folder(found("study.trials=1"))
-    for change in ("study.draws=1", "steps=8", "study.space.lr={log:[1,2]}", "study.tuning_seeds=[101]"):
+    for change in ("study.draws=1", "steps=8", "study.space.lr={log:[1,2]}", "study.repetitions=1"):
         with pytest.raises(UserError, match="clipbench rm results study=small task=line optimizer=adamw"):
             run_study(found("study.trials=2", change), make_runs)
     check_folder(found("study.draws=1", "results=other"))
@@ -353,29 +409,39 @@ def test_where_a_task_fails_the_others_go_on_to_their_end(own, odd):
         line.replace("name: line", "name: bad").replace("fail_at: -1", odd)
     )
     is_mistake = "nonsense" in odd
-    asked = found("task=bad,line", "study.trials=2")
+    asked = found("task=bad,line", "study.trials=2", "study.repetitions=1")
     outcome = run_study(asked, make_runs)
     runs = table("runs")
     assert set(runs[runs["task"] == "bad"]["role"]) <= {"tune"}
     counts = runs[runs["task"] == "line"].groupby("role").size().to_dict()
-    assert counts == {"tune": 4, "final": 4, "default": 4}
+    assert counts == {"tune": 4, "final": 2, "default": 2}
     assert list(outcome.chosen) == ["line (mini) · adamw"]
     assert outcome.finals.is_complete
-    assert len(outcome.tuning.not_made if is_mistake else outcome.tuning.failed) == 4
+    [tuning] = outcome.tuning
+    assert len(tuning.not_made if is_mistake else tuning.failed) == 4
     assert len(outcome.mistakes) == is_mistake
     assert all("Task 'bad': " in text and "nonsense" in text for text in outcome.mistakes)
     first, advice = outcome.shortfall
     assert "bad (mini) · adamw: 4 of 4 tuning runs failed (none, norm)" in first
     assert "clipbench status results" in advice
-    tuning, finals = estimate_study(asked)
+    estimates = estimate_study(asked)
+    tuning, finals = estimates["tuning"], estimates["final"]
     assert (tuning.runs, tuning.finished, tuning.left.runs) == (8, 4, 4)
     assert tuning.failed == (0 if is_mistake else 4)
     assert any(isinstance(kind.speed, NoSpeed) for kind in tuning.kinds)
-    assert (finals.runs, finals.finished, finals.left.runs) == (16, 8, 8)
+    assert (finals.runs, finals.finished, finals.left.runs) == (8, 4, 4)
 
 
 def test_the_command_says_once_what_failed_and_what_cannot_be_timed(own, capsys):
-    words = ["study", "--config-dir", ".", *OVERRIDES, "study.trials=1", "task.fail_at=5"]
+    words = [
+        "study",
+        "--config-dir",
+        ".",
+        *OVERRIDES,
+        "study.trials=1",
+        "study.repetitions=1",
+        "task.fail_at=5",
+    ]
     assert main(words) == 1
     said = capsys.readouterr().err
     assert said.count("line (mini) · adamw: 2 of 2 tuning runs failed (none, norm)") == 1
@@ -390,7 +456,7 @@ def test_a_trial_that_failed_has_no_place_and_its_method_goes_on(own):
     (own / "study" / "small.yaml").write_text(
         STUDY.replace("Smooth", "Fragile").replace("[0.5, 2]", "[0, 1]")
     )
-    outcome = study("optim.clipping_type=own_rule:Fragile")
+    outcome = study("optim.clipping_type=own_rule:Fragile", "study.repetitions=1", "study.halving=1")
     runs = table("runs")
     tune = runs.query("role == 'tune' and method == 'own_rule:Fragile'")
     assert set(tune["status"]) == {"done", "failed"}
@@ -402,7 +468,7 @@ def test_a_trial_that_failed_has_no_place_and_its_method_goes_on(own):
 
 
 def test_nothing_is_chosen_where_a_method_has_no_complete_trial(own):
-    outcome = study("optim.clipping_type=own_rule:Broken", "study.trials=1")
+    outcome = study("optim.clipping_type=own_rule:Broken", "study.trials=1", "study.repetitions=1")
     runs = table("runs")
     assert set(runs["role"]) == {"tune"}
     assert runs.set_index("method")["status"].to_dict() == {"none": "done", "own_rule:Broken": "failed"}
@@ -413,11 +479,12 @@ def test_nothing_is_chosen_where_a_method_has_no_complete_trial(own):
 
 def plans(*overrides):
     [contest] = found(*overrides)
-    return contest.tuning(), contest.finals(dict.fromkeys(contest.study.methods, 0))
+    first = dict.fromkeys(contest.study.methods, 0)
+    return contest.tuning(), contest.finals(dict.fromkeys(range(contest.study.repetitions), first))
 
 
 def test_tuning_final_and_other_runs_are_never_the_same_run(own):
-    tuning, finals = plans("study.final_seeds=[0]", "study.tuning_seeds=[1]")
+    tuning, finals = plans("study.trials=1", "study.repetitions=3")
     alone = make_plan(["threads=1", *OVERRIDES[:-1], "optim.clipping_type=norm", "seed=0"], Path("."))
     default = next(
         plan for plan in finals if plan.settings.tag.role == "default" and plan.settings.tag.method == "norm"
@@ -425,7 +492,8 @@ def test_tuning_final_and_other_runs_are_never_the_same_run(own):
     assert default.settings.optim == alone.settings.optim
     ids = [plan.run for plan in (*tuning, *finals, alone)]
     assert len(set(ids)) == len(ids)
-    assert not {plan.settings.seed for plan in tuning} & {plan.settings.seed for plan in finals}
+    assert {plan.settings.seed for plan in tuning} == {1000, 1001, 1002}
+    assert {plan.settings.seed for plan in finals} == {0, 1, 2}
 
 
 def test_a_run_of_no_study_has_the_id_that_it_had_before_there_were_studies():
@@ -461,8 +529,7 @@ def test_several_tasks_and_optimizers_are_a_contest_each():
 @pytest.mark.parametrize("name", ["quick", "standard", "full"])
 def test_every_study_of_ours_is_sound(name):
     for contest in contests(["task=cola,imagenet,voc,reddit", f"study={name}"]):
-        seeds = contest.study.tuning_seeds, contest.study.final_seeds
-        assert not set(seeds[0]) & set(seeds[1])
+        assert contest.study.repetitions >= 5
         assert contest.study.methods[0] == "none"
         assert all("lr" in axes for axes in contest.spaces.values())
 
@@ -481,10 +548,14 @@ def test_every_study_of_ours_is_sound(name):
         (["study.trials=2.5"], "got 2.5"),
         (["study.length=0"], "length must be a number above 0"),
         (["study.methods=norm"], "methods must be a list"),
-        (["study.final_seeds=[]"], r"final_seeds must be a list of different seeds, got \[\]"),
-        (["study.final_seeds=[1,1]"], "list of different seeds"),
-        (["study.final_seeds=[1,-1]"], "whole number of at least 0, got -1"),
-        (["study.final_seeds=[1,100]"], "the final seeds must be fresh, but 100 is a tuning seed too"),
+        (
+            ["study.final_seeds=[1]"],
+            r"final_seeds was a key of earlier versions.*study\.repetitions=N.*study\.halving=3",
+        ),
+        (["study.tuning_seeds=[1]"], r"tuning_seeds was a key of earlier versions.*study\.repetitions=N"),
+        (["study.repetitions=0"], "repetitions must be a whole number of at least 1, got 0"),
+        (["study.repetitions=1001"], "repetitions must be at most 1000, got 1001: a final seed would be one"),
+        (["study.halving=0.5"], "halving must be a whole number of at least 1, got 0.5"),
         (["optim.clipping_type=nrm"], r"Unknown clipping_type 'nrm'\. Did you mean 'norm'"),
         (["optim.clipping_type=own_rule:Smoth"], "'Smoth' in own_rule must be a dataclass"),
         (
@@ -522,7 +593,8 @@ def test_a_mistake_gets_one_clear_message(own, overrides, message):
     [
         ("methods: [none", r"broken\.yaml cannot be read"),
         ("- 1", r"broken\.yaml must say methods, trials"),
-        ("trials: 3", r"broken\.yaml must say methods, tuning_seeds"),
+        ("trials: 3", r"broken\.yaml must say methods, repetitions"),
+        ("trials: 3\ntuning_seeds: [1]", r"tuning_seeds was a key of earlier versions"),
     ],
 )
 def test_a_broken_file_is_named(own, content, message):
@@ -558,7 +630,7 @@ def test_the_command_offers_its_own_keys(own, capsys):
     assert {
         "study=",
         "study.trials=",
-        "study.final_seeds=",
+        "study.repetitions=",
         "task=",
         "optim.clipping_type=",
         "hydra/launcher=",

@@ -208,7 +208,7 @@ def test_a_launcher_that_never_started_a_job_is_an_error(own, engine):
 
 def job(own, plan, name):
     folder = LaunchFolder(own / name)
-    folder.write_overrides({plan.run: plan.overrides})
+    folder.write_plans({plan.run: {"overrides": plan.overrides, "until": None}})
     return folder, Job(str(own), folder.path, CONFIG_DIR), {"run": plan.run}
 
 

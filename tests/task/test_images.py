@@ -31,12 +31,12 @@ def test_every_mode_keeps_its_brightness(tmp_path: Path, mode: str):
     assert np.asarray(decode(str(path), "RGB"))[0, :, 1].tolist() == [0] * 4 + [255] * 4
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
 def test_what_is_transparent_is_paper(tmp_path: Path, mode: str):
     path = tmp_path / "a.png"
     grey = Image.new("L", (4, 4), 0)
-    if mode in ("P", "L"):
-        grey.convert(mode).save(path, transparency=0)
+    if mode in ("P", "L", "RGB"):
+        grey.convert(mode).save(path, transparency=(0, 0, 0) if mode == "RGB" else 0)
     else:
         grey.putalpha(0)
         grey.convert(mode).save(path)
@@ -76,3 +76,29 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path, kind, look):
     Image.fromarray(RAMP.astype(kind)).save(path)
     with pytest.raises(UserError, match=r"a\.tif has pixels of mode [IF].*Save it with"):
         look(str(path))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "mpo", "png", "webp", "tif", "gif", "bmp", "ppm"])
+@pytest.mark.parametrize("mode", ["RGB", None])
+def test_an_image_outlives_its_file(tmp_path: Path, ending: str, mode: str | None):
+    """What is decoded is whole: parts are cut from it, and copies made, once the file is gone."""
+    path = tmp_path / f"a.{ending}"
+    image = Image.effect_noise((50, 40), 60).convert("RGB")
+    previews = {"save_all": True, "append_images": [image.resize((10, 8))]} if ending == "mpo" else {}
+    image.save(path, **previews)
+    with Image.open(path) as again:
+        expected = np.asarray(again.convert("RGB"))
+    found = decode(str(path), mode)
+    path.unlink()
+    assert np.array_equal(np.asarray(found.crop((5, 7, 30, 20)).convert("RGB")), expected[7:20, 5:30])
+    assert np.array_equal(np.asarray(found.convert("RGB")), expected)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.99])
+def test_a_truncated_photograph_does_not_decode(tmp_path: Path, share: float):
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((200, 160), 60).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=r"a\.jpg does not decode"):
+        decode(str(path), "RGB")
