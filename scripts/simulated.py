@@ -387,7 +387,7 @@ def _method(name: str, scores: np.ndarray, ids: list[str]) -> Method:
     return Method(
         configuration=configuration,
         tried=1,
-        edges=(),
+        edges={},
         scores=pd.Series(scores),
         clipped=0.0 if is_none else 0.5,
         without=False,
