@@ -84,9 +84,7 @@ class Noisy(Task):
         return {"mse": MeanSquaredError()}
 '''
 
-RULES = '''"""Two names of one rule, which leaves every gradient as it is but for a hundred-thousandth: so it counts as
-clipped.
-"""
+RULES = '''"""Two names of one rule; each step counts as clipped, by a hundred-thousandth."""
 
 from dataclasses import dataclass
 
@@ -116,7 +114,14 @@ space:
   lr: {{log: [0.1, 30]}}
 """
 
-OVERRIDES = ("task=noisy", "optim=sgd", "study=same", f"steps={STEPS}", f"eval_every={STEPS // 3}", "threads=1")
+OVERRIDES = (
+    "task=noisy",
+    "optim=sgd",
+    "study=same",
+    f"steps={STEPS}",
+    f"eval_every={STEPS // 3}",
+    "threads=1",
+)
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,9 @@ def main(count: int, first: int) -> None:
             print(f"{number}: {study.kind}. {study.sentence}", flush=True)
     minutes = (time.perf_counter() - start) / 60
     most = int(binom.ppf(0.999, count, STATED))
-    print(f"\n{false} of {count} studies call a difference ({100 * false / count:.1f} %), where at most 5 % are")
+    print(
+        f"\n{false} of {count} studies call a difference ({100 * false / count:.1f} %), where at most 5 % are"
+    )
     print(f"stated; more than {most} would be less likely than 1 in 1000. Verdicts: {dict(kinds)}.")
     print(f"{minutes:.1f} minutes.")
 

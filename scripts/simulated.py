@@ -50,11 +50,12 @@ class Truth:
 
     methods: int = 2  # beside none
     trials: int = 8
+    tuned_once: bool = False  # one choice runs at all final seeds, as before tuning was repeated
     halving: int = 1  # at a third of the steps the best one in so many goes on
     sensitivity: float = 10.0  # what is lost at either end of the space of learning rates
     tuning_noise: float = 1.0  # standard deviation of a tuning run's own noise
     validation_noise: float = TEST_NOISE
-    skewed: str = ""  # whose own noise is lognormal, of skewness 3.7: "all", or the final runs of "methods"
+    skewed: str = ""  # whose own noise is lognormal, skewness 3.7: "all", or of final runs, thrice, "methods"
     resolution: float = 0.0  # values are whole multiples of it
     examples: int = 0  # the metric is the share right of so many, if not 0
     rate: float = math.nan  # the share right that is expected at the best learning rate
@@ -99,9 +100,11 @@ def draw(truth: Truth, repetitions: int, studies: int, rng: Rng) -> np.ndarray:
 
 def _choices(truth: Truth, repetitions: int, studies: int, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     """(what the chosen learning rate loses, whether it lies beyond the cliff), as `draw` has its values."""
-    u, values, diverged = tune(truth, repetitions, studies, rng)
+    u, values, diverged = tune(truth, 1 if truth.tuned_once else repetitions, studies, rng)
     chosen = choose(values, diverged)
     at = np.take_along_axis(np.broadcast_to(u[:, None], values.shape), chosen[..., None], -1)[..., 0]
+    if truth.tuned_once:
+        at = np.repeat(at, repetitions, -1)
     return _loss(truth, at), at > truth.cliff
 
 
@@ -110,9 +113,9 @@ def _loss(truth: Truth, u: np.ndarray) -> np.ndarray:
 
 
 def tune(truth: Truth, repetitions: int, studies: int, rng: Rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places of the learning rates, which methods share, (studies, repetitions, trials); and validation values
-    of their runs and whether these diverged, (studies, 1 + methods, repetitions, trials). NaN is a trial that
-    was stopped early.
+    """Places of the learning rates, which methods share, (studies, repetitions, trials); and validation
+    values of their runs and whether these diverged, (studies, 1 + methods, repetitions, trials). NaN is a
+    trial that was stopped early.
     """
     u = _sequences(truth.trials)[rng.integers(DRAWS, size=(studies, repetitions))]
     shape = (studies, 1 + truth.methods, repetitions, truth.trials)
@@ -165,8 +168,7 @@ def _final(truth: Truth, loss: np.ndarray, beyond: np.ndarray, rng: Rng) -> np.n
     seed = rng.standard_normal((studies, 1, repetitions))
     own = _skewed(rng, loss.shape) if truth.skewed == "all" else _normal(rng, loss.shape)
     if truth.skewed == "methods":
-        own[:, 0] *= 0.1
-        own[:, 1:] = _skewed(rng, own[:, 1:].shape)
+        own[:, 1:] = 3 * _skewed(rng, own[:, 1:].shape)
     values = -loss + SHARED * seed + own
     gains = np.broadcast_to(truth.gains[:, None], (studies, truth.methods, repetitions)) / truth.rare
     if truth.rare < 1:
@@ -225,7 +227,7 @@ class Called:
         none, method = truth.diverging
         wrong |= self.fewer & (method >= none)
         wrong |= self.more & (method <= none)
-        return wrong.any(1)
+        return np.asarray(wrong.any(1))
 
 
 def called(values: np.ndarray, truth: Truth) -> Called:
