@@ -37,6 +37,7 @@ METHODS = (2, 8)  # beside none
 CHECKED, JUDGED = 40, 10  # studies of a cell whose comparisons are checked, and whose verdicts are
 WIDTH = 6.75  # inches
 N = (3, 5, 10)  # values behind an interval
+TOGETHER = 200  # studies across tasks that share their resamples: that saves the time
 MEANS, SPREADS = (
     np.array([0.5, 1.0, 0.5, 1.0]),
     np.array([0.1, 0.2, 0.3, 0.4]),
@@ -402,10 +403,12 @@ AGGREGATES: dict[str, tuple[Callable[[Arrays], np.ndarray], float]] = {
 }
 
 
-def bootstrap_coverage(rng: Rng, n: int, what: str, studies: int, together: int = 200) -> int:
-    """How many of `studies` intervals of an aggregate hold the truth. So many at a time share their
-    resamples: that saves the time.
+def bootstrap_coverage(rng: Rng, n: int, what: str, studies: int, together: int = TOGETHER) -> int:
+    """How many of `studies` intervals of an aggregate hold the truth; `studies` is a multiple of `together`.
+    ValueError where it is not.
     """
+    if studies % together:
+        raise ValueError(f"Studies must be a multiple of {together}, got {studies}.")
     statistic, truth = AGGREGATES[what]
     hits = 0
     for _ in range(studies // together):
@@ -638,7 +641,7 @@ def main(studies: int) -> None:
         print(f"* {what}: {REASONS.get(what, 'not explained')}.")
     found = _shown(what_is_planted_is_found(max(1, studies // 4), rng))
     print(powers(found))
-    covers = _shown(intervals_hold_the_truth(max(200, studies // 7), rng))
+    covers = _shown(intervals_hold_the_truth(TOGETHER * max(1, studies // 1000), rng))
     print(table(covers))
     cells = [*false, *found, *covers]
     REFERENCE.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
     draw      tuning of every method in every repetition, and the final values of what it chose
     called    what stats.compare says of these values, for all studies together
-    verdict_of, ranking_of   one study as the report sees it
+    ranking_of  one study as the report sees it
 
 `choose` and `called` say of many studies what analysis.choice.best_first and stats.compare say of each:
 `check` compares them, and the verdict's sentence with them. A value's unit is the standard deviation that the
