@@ -1,5 +1,5 @@
-"""How worker processes are started: each from a clean process, deaf to the terminal's Ctrl-C and to its end,
-without the main program.
+"""How worker processes are started: each from a clean process, deaf to what a terminal or a cluster sends to
+all processes at once, without the main program.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def start_context(modules: Sequence[str]) -> BaseContext:
     """The multiprocessing context that starts our processes: where the system has it, a fork server that
     imports `modules` once. UserError as in `check_main_guard`.
 
-    A terminal sends Ctrl-C, and SIGHUP as it closes, to every process. The fork server ignores the first only
-    after its imports, and would die of the second with what it knows of our processes; so it begins with both
-    blocked, as does what it starts: `unblock_hangup`.
+    A terminal sends Ctrl-C, and SIGHUP as it closes, to every process; a cluster sends SIGTERM so. The fork
+    server ignores the first only after its imports, and would die of the others with what it knows of our
+    processes; so it begins with all of them blocked, as does what it starts: `unblock_ends`.
     """
     check_main_guard()
     if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -35,19 +35,19 @@ def start_context(modules: Sequence[str]) -> BaseContext:
     multiprocessing.forkserver.set_forkserver_preload([*modules])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
-        # where the fork server had to start the tracker, that would unblock Ctrl-C again
+        # where the fork server had to start the tracker, that would unblock these two again
         multiprocessing.resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         multiprocessing.forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return multiprocessing.get_context("forkserver")
 
 
-def unblock_hangup() -> None:
-    """In a process that the fork server started, once it has a handler for SIGHUP."""
+def unblock_ends() -> None:
+    """In a process that the fork server started, once it has its handlers for SIGHUP and SIGTERM, if any."""
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGTERM})
 
 
 @contextmanager

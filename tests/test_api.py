@@ -134,13 +134,14 @@ def test_a_study_is_the_rows_of_both_phases(here, studied):
     roles = studied.groupby("role").size()
     methods = studied["method"].nunique()
     assert {"none", "norm"} <= set(studied["method"])
-    assert dict(roles) == {"tune": 2 * methods, "final": 2 * methods, "default": 2 * methods}
-    assert set(studied["role"][: 2 * methods]) == {"tune"}
+    assert dict(roles) == {"tune": 4 * methods, "final": 2 * methods, "default": 2 * methods}
+    assert set(studied["role"][: 4 * methods]) == {"tune"}
     assert not Path("study/figures").exists()
 
 
 def test_a_study_that_lacks_runs_warns_of_it(here):
-    asked = [*SHORT, "study=quick", "study.trials=1", "optim.clipping_type=norm", "task.fail_at=4"]
+    short = ["study=quick", "study.trials=1", "study.repetitions=1"]
+    asked = [*SHORT, *short, "optim.clipping_type=norm", "task.fail_at=4"]
     with pytest.warns(UserWarning, match=r"2 of 2 tuning runs failed \(none, norm\)"):
         rows = clipbench.study([*asked, "results=lacking"], config_dir="mine")
     assert set(rows["status"]) == {"failed"}

@@ -65,7 +65,8 @@ class Lease:
     owner's last sign of life.
 
     An expired lease is taken over by creating the next number, which only one process can. An owner that
-    stalled for longer than EXPIRES and goes on makes the same rows as its successor.
+    stalled for longer than EXPIRES and goes on finds that it is not `is_ours` before it writes; in the moment
+    between, it writes the same rows as its successor.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,8 +79,8 @@ class Lease:
             return self._acquire()
         except OSError as error:
             raise UserError(
-                f"Cannot write to {self.folder}: {reason(error)}. Free it, or choose another folder with "
-                "results=DIR."
+                f"Cannot write to {self.folder.parent}: {reason(error)}. Free it, or choose another folder "
+                "with results=DIR."
             ) from error
 
     def _acquire(self) -> AnyOwner | None:
@@ -89,10 +90,15 @@ class Lease:
         older = _leases(self.folder)
         mine = self.folder / f"lease.{max(older, default=0) + 1}"
         try:
-            with open(mine, "x", encoding="utf-8") as file:
-                json.dump(_identity(), file)
+            file = open(mine, "x", encoding="utf-8")  # noqa: SIM115
         except FileExistsError:
             return UnknownOwner(f"another process, which took {mine} at this moment")
+        try:
+            with file:
+                json.dump(_identity(), file)
+        except OSError:  # an empty one would keep everybody away until it expires
+            mine.unlink(missing_ok=True)
+            raise
         if owner := self._rival(mine):
             mine.unlink()
             return owner
@@ -118,6 +124,15 @@ class Lease:
             if min(found) < int(mine.suffix[1:]) or time.monotonic() > deadline:
                 return found[min(found)]
             time.sleep(GIVES_WAY / 50)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we have it and nobody has taken it over, which removes its file. An error of the disk says
+        nothing.
+        """
+        with suppress(OSError):
+            return self.path is not None and self.path.exists()
+        return True
 
     def renew(self) -> None:
         if self.path:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from clipbench.analysis.groups import parts, read_groups
 from clipbench.errors import Unreadable, UserError, nearest
-from clipbench.processes import start_context
+from clipbench.processes import start_context, unblock_ends
 
 if TYPE_CHECKING:
     from clipbench.report.figures import Drawn
@@ -91,7 +91,7 @@ def _each(
             yield draw_group(results, runs, out, formats, apart)
         return
     aside = partial(draw_group_aside, results, out=out, formats=formats, apart=apart)
-    with ProcessPoolExecutor(min(len(groups), WORKERS), side) as pool:
+    with ProcessPoolExecutor(min(len(groups), WORKERS), side, unblock_ends) as pool:
         for drawn, messages in pool.map(aside, groups):
             for message in messages:
                 warnings.warn(message, Unreadable, stacklevel=2)

@@ -18,7 +18,7 @@ from clipbench.runs.build import task_class_of
 from clipbench.runs.settings import MACHINE, SWITCHES, Settings, TaskSettings
 from clipbench.runs.sources import source_text
 from clipbench.task import Task
-from clipbench.task.content import Contents, Unread, files_below, in_order
+from clipbench.task.content import Contents, Place, Seen, Unread, files_below, in_order
 
 RESULTS_VERSION = 1
 """Part of every id: raise it when a change to clipbench changes what the same settings give."""
@@ -154,10 +154,20 @@ def _exists(path: str) -> bool:
 
 def unread_data(task: TaskSettings, contents: Contents) -> tuple[Unread, ...]:
     """What the task's settings name that is not hashed yet, once its id was asked for."""
-    named: list[Path] = []
-    for text in _texts(list(task.keywords.values())):
-        named.append(Path(text).expanduser())
+    named = _named(task)
     return tuple(unread for unread in contents.unread if unread.root in named)
+
+
+def seen_data(task: TaskSettings, contents: Contents) -> dict[Place, Seen]:
+    """What the files and folders that the task's settings name were found to hold, once its id was asked
+    for.
+    """
+    named = _named(task)
+    return {place: seen for place, seen in contents.seen.items() if place[1] in named}
+
+
+def _named(task: TaskSettings) -> set[Path]:
+    return {Path(text).expanduser() for text in _texts(list(task.keywords.values()))}
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -20,7 +20,7 @@ from clipbench.errors import UserError
 from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.record.files import check_writable
-from clipbench.record.lease import Heartbeat
+from clipbench.record.lease import Heartbeat, Lease
 from clipbench.record.rows import Row, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.checkpoint import (
@@ -30,10 +30,11 @@ from clipbench.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from clipbench.runs.plan import Plan, is_finished
+from clipbench.runs.plan import Plan, changed_since, is_finished
 from clipbench.runs.recording import describe, now, outcome, record
 from clipbench.runs.settings import interval
 from clipbench.task import Task
+from clipbench.task.content import Contents
 from clipbench.task.seeds import generator
 from clipbench.train.batches import device_batches
 from clipbench.train.learner import Learner
@@ -59,12 +60,13 @@ class RunEvent:
 
 @dataclass
 class GroupMember:
-    """A run of a group: its plan, what trains, its rows so far, and when it was first started."""
+    """A run of a group: its plan, what trains, its rows so far, when it was first started, and its lease."""
 
     plan: Plan
     learner: Learner
     rows: RecordedRows
     started: str
+    lease: Lease
 
 
 class GroupTooLarge(Exception):
@@ -83,7 +85,7 @@ def group_key(plan: Plan) -> str:
 
 def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[RunEvent]:
     """Make the runs side by side, record each as it ends, and say what happens. What another process makes or
-    has made is left to it.
+    has made is left to it, and so is a run that another takes over while we are stopped for long.
 
     Once `stopped()`, the step is finished, each run writes a checkpoint and the iteration ends: a run without
     a row is unfinished. A run that raises is recorded as failed and leaves; so does, without a row, one that
@@ -93,8 +95,10 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
     check_writable(plans[0].results, [plan.run for plan in plans])
     with Heartbeat() as heartbeat:
         ours = []
+        leases: dict[str, Lease] = {}
         for plan in plans:
-            if owner := heartbeat.acquire(plan.run_folder.lease):
+            leases[plan.run] = plan.run_folder.lease
+            if owner := heartbeat.acquire(leases[plan.run]):
                 yield RunEvent(plan, elsewhere=owner)
             elif is_finished(plan):
                 _clear_ended(plan)
@@ -108,8 +112,8 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
                 continue
             ended = set()
             try:
-                for event in _side_by_side(group, stopped):
-                    if event.row or event.mistake:
+                for event in _side_by_side(group, leases, stopped):
+                    if event.row or event.mistake or event.elsewhere:
                         ended.add(event.plan.run)
                     yield event
             except GroupTooLarge:
@@ -133,18 +137,27 @@ def _free_memory(plans: Sequence[Plan]) -> None:
         torch.cuda.empty_cache()
 
 
-def _side_by_side(plans: Sequence[Plan], stopped: Stopped) -> Iterator[RunEvent]:
+def _side_by_side(plans: Sequence[Plan], leases: Mapping[str, Lease], stopped: Stopped) -> Iterator[RunEvent]:
     """The events of one group, GroupTooLarge after the checkpoints of those that are left."""
     settings = plans[0].settings
     device = find_device(settings.device)
     torch.set_num_threads(settings.threads)
-    task = build_task(settings, device)
-    facts = describe(task) | {"lockstep": len(plans)}
+    look = Contents(before=plans[0].seen)
+    try:
+        task = build_task(settings, device)
+        facts = describe(task) | {"lockstep": len(plans)}
+    except Exception as error:
+        if change := changed_since(plans[0], look):  # half of it replaced, perhaps
+            raise UserError(change) from error
+        raise
     members: dict[Learner, GroupMember] = {}
     for plan in plans:
+        if change := changed_since(plan, look):
+            yield RunEvent(plan, mistake=change)
+            continue
         started = _first_start(plan)
         try:
-            member = _member(plan, started, task, device)
+            member = _member(plan, started, leases[plan.run], task, device)
         except UserError as error:
             yield RunEvent(plan, mistake=str(error))
         except Exception:
@@ -185,7 +198,9 @@ def _train_members(
         for new in training:
             too_large = False
             for learner, rows in new.items():
-                member = members[learner]
+                member = members.get(learner)
+                if member is None:  # another process makes it by now
+                    continue
                 member.rows.add(rows)
                 yield RunEvent(member.plan, rows)
                 end = rows[-1]
@@ -194,18 +209,24 @@ def _train_members(
                 del members[learner]
                 if end.status == "out of memory" and facts["lockstep"] > 1:
                     too_large = True
+                elif not member.lease.is_ours:
+                    yield _taken_over(member.plan)
                 else:
                     if end.status == "stopped":
                         save_checkpoint(member.plan.run_folder, learner, member.rows)
                     known = {**facts, "started": member.started}
                     yield _ended(member.plan, member.rows, known, end, device)
             if clock.due or too_large:
-                for member in members.values():
-                    _save(member)
+                for learner, member in list(members.items()):
+                    if member.lease.is_ours:
+                        _save(member)
+                    else:
+                        del members[learner]
+                        yield _taken_over(member.plan)
                 clock.restart()
             if too_large:
                 raise GroupTooLarge
-            if clock.stopping:
+            if clock.stopping or not members:
                 return
 
 
@@ -232,11 +253,11 @@ class CheckpointClock:
         return self.due
 
 
-def _member(plan: Plan, started: str, task: Task, device: torch.device) -> GroupMember:
+def _member(plan: Plan, started: str, lease: Lease, task: Task, device: torch.device) -> GroupMember:
     """At its first step, or where its last checkpoint left it."""
     while True:
         learner = build_learner(plan.settings, plan.rule, task, device)
-        member = GroupMember(plan, learner, RecordedRows(), started)
+        member = GroupMember(plan, learner, RecordedRows(), started, lease)
         try:
             load_checkpoint(plan.run_folder, member.learner, member.rows)
             return member
@@ -253,6 +274,13 @@ def _save(member: GroupMember) -> None:
         return
     member.rows.add(rows)
     save_checkpoint(member.plan.run_folder, member.learner, member.rows)
+
+
+def _taken_over(plan: Plan) -> RunEvent:
+    """We were stopped for so long that another process took the run over: it is that one's."""
+    owner = plan.run_folder.owner or "another process"
+    finished = is_finished(plan)
+    return RunEvent(plan, elsewhere="finished" if finished else str(owner))
 
 
 def _ended(

@@ -24,7 +24,7 @@ from clipbench.record import tables
 from clipbench.record.files import check_writable, table_path
 from clipbench.record.rows import NoiseRow, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
-from clipbench.runs.plan import Plan
+from clipbench.runs.plan import Plan, changed_since
 from clipbench.stats.tails import LEAST
 from clipbench.task import Batch, Task
 from clipbench.task.seeds import generator
@@ -99,6 +99,8 @@ def _measure(
     device = find_device(settings.device)
     torch.set_num_threads(settings.threads)
     task = build_task(settings, device)
+    if change := changed_since(plan):
+        raise UserError(change)
     learner = build_learner(settings, plan.rule, task, device)
     epoch = float(task.steps_per_epoch) if math.isfinite(task.steps_per_epoch) else math.nan
     number, full = amounts(epoch, count)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ from clipbench.runs.build import (
     rule_of,
     task_class_of,
 )
-from clipbench.runs.identity import identity, unread_data
+from clipbench.runs.identity import identity, seen_data, unread_data
 from clipbench.runs.patterns import check_patterns
 from clipbench.runs.settings import LARGEST, Settings, is_number
 from clipbench.runs.sources import with_helpers
-from clipbench.task.content import Contents, Unread
+from clipbench.task.content import Contents, Place, Seen, Unread
 
 KINDS = {column.name: column.kind for column in columns("runs")}
 
@@ -39,8 +39,9 @@ class Plan:
     """`run`: the run's id. `overrides`: what asks for it on a command line, with `config_dir`.
 
     `unread`: its data that are not hashed yet, where they must not be for a mere look; `run` is then not its
-    id. `until`: the step that it is to be trained to for now, None for its last one. It is no part of the id:
-    the run goes on from there when it is asked for again.
+    id. `seen`: what its data held, and how they looked from outside. `until`: the step that it is to be
+    trained to for now, None for its last one. It is no part of the id: the run goes on from there when it is
+    asked for again.
     """
 
     settings: Settings
@@ -50,6 +51,7 @@ class Plan:
     config_dir: Path | None = None
     unread: tuple[Unread, ...] = ()
     until: int | None = None
+    seen: Mapping[Place, Seen] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def last_step(self) -> int:
@@ -164,12 +166,39 @@ def make_plan(
         raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim.nonfinite!r}.")
     check_optimizer(optim, rule)
     check_device(settings.device)
-    by_itself = bool(extra(optimizer_class_of(optim), "clips_by_itself"))
     contents = contents or Contents()
-    run = identity(settings, rule, _sources(settings, rule, config_dir), by_itself, contents)
-    plan = Plan(settings, rule, run, tuple(overrides), config_dir, unread_data(settings.task, contents))
+    run = _run_id(settings, rule, config_dir, contents)
+    unread, seen = unread_data(settings.task, contents), seen_data(settings.task, contents)
+    plan = Plan(settings, rule, run, tuple(overrides), config_dir, unread, seen=seen)
     check_recordable(plan)
     return plan
+
+
+def _run_id(settings: Settings, rule: Rule, config_dir: Path | None, contents: Contents) -> str:
+    by_itself = bool(extra(optimizer_class_of(settings.optim), "clips_by_itself"))
+    return identity(settings, rule, _sources(settings, rule, config_dir), by_itself, contents)
+
+
+def changed_since(plan: Plan, contents: Contents | None = None) -> str:
+    """What is other than when the run was planned, so that it would be another run: a sentence for the user.
+    "" where it is the same run.
+
+    To be asked once its data are loaded, for what was loaded is then what the id names. It costs a stat of
+    each file; only what looks other from outside is read. `contents`: shared by plans of the same data.
+    """
+    contents = contents or Contents(before=plan.seen)
+    if _run_id(plan.settings, plan.rule, plan.config_dir, contents) == plan.run:
+        return ""
+    other = []
+    for place, seen in plan.seen.items():
+        now = contents.seen.get(place)
+        if now is None or now.content != seen.content:
+            other.append(str(place[1]))
+    what = ", ".join(dict.fromkeys(other)) or "The source of the task or rule"
+    return (
+        f"{what} changed after the runs were planned, which are named by what it held. Nothing was trained "
+        "on what it holds now; give the same command again to plan anew."
+    )
 
 
 def check_recordable(plan: Plan) -> None:

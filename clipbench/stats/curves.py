@@ -18,14 +18,15 @@ def time_to_target(
     """The first x, in steps or in seconds, at which each curve (x, values) is at the target or beyond; inf
     where it never is. (curves,)
 
-    A run that missed it or diverged is inf, never left out; NaN reaches nothing. Values between evaluations
+    A run that missed it or diverged, before its first evaluation perhaps, is inf, never left out; NaN reaches
+    nothing. Values between evaluations
     are not made up. Take targets from other runs than those judged. Source: Dahl et al. 2023 (AlgoPerf, arXiv
     2306.07179), section 4.
     """
     sign = 1.0 if higher_is_better else -1.0
     times = []
     for at, values in curves:
-        x, y = vector(at), vector(values)
+        x, y = np.asarray(at, float), np.asarray(values, float)
         reached = x[sign * y >= sign * target]
         first = reached.min(initial=math.inf)
         times.append(float(first))

@@ -83,17 +83,14 @@ def estimate(
     results = plans[0].results
     status = statuses(plans)
     todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
+    begins = begins or {}
+    made = {plan.run: max(plan.run_folder.checkpoint_step(), begins.get(plan.run, 0)) for plan in todo}
     failed = unfinished = 0
-    begun = begins or {}
     for plan in todo:
         if plan.run in status:
             failed += 1
-        elif plan.run_folder.checkpoint_step() > 0 or plan.run in begun:
+        elif made[plan.run] > 0:
             unfinished += 1
-    made = {plan.run: plan.run_folder.checkpoint_step() for plan in todo}
-    for run, step in begun.items():
-        if run in made:
-            made[run] = max(made[run], step)
     groups, slots = [todo], [""]
     if todo and not launcher:
         groups, places = arrange(todo)

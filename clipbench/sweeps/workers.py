@@ -24,7 +24,7 @@ import torch
 from clipbench.errors import RAISED, UserError
 from clipbench.interrupt import stop_signals
 from clipbench.output import lasting_output
-from clipbench.processes import main_left_out, start_context, unblock_hangup
+from clipbench.processes import main_left_out, start_context, unblock_ends
 from clipbench.runs.latest import Latest
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
@@ -42,7 +42,7 @@ from clipbench.sweeps.messages import (
 from clipbench.sweeps.slots import Slot
 
 REPORT_EVERY = 0.5  # seconds between reports of losses and steps
-START_TRIES = 3
+START_TRIES, BETWEEN_TRIES = 3, 0.5  # seconds in which a fork server that is being killed is gone
 STOP = "stop"  # what the sweep sends besides groups
 
 
@@ -126,6 +126,7 @@ def _start(slot: Slot, modules: Sequence[str], arguments: tuple[Any, ...]) -> Ba
         except (EOFError, OSError):
             if not tries_left:
                 raise
+            time.sleep(BETWEEN_TRIES)
     return process
 
 
@@ -139,7 +140,7 @@ def _main(connection: Connection, crash_report: Connection, slot: Slot, folder: 
     for number in stop_signals():
         signal.signal(number, lambda number, frame: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the sweep decides
-    unblock_hangup()
+    unblock_ends()
     os.chdir(folder)
     if slot.cores:
         os.sched_setaffinity(0, slot.cores)

@@ -9,11 +9,12 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from clipbench.errors import UserError
 
@@ -109,16 +110,37 @@ class Unread:
         return self.size / BYTES_PER_SECOND + self.files / FILES_PER_SECOND
 
 
+Place = tuple[str, Path]
+"""The name of a listing, and the file or folder whose files it lists."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`content`: the digest of a place. `outside`: a hash of the names and stamps of its files; None where a
+    file was so new that it may have changed without a change of its stamp.
+    """
+
+    content: str
+    outside: str | None
+
+
 class Contents:
     """Hashes of what files hold, for as long as plans are made: each folder is looked at once.
 
     `read`: whether to hash what is not remembered; where not, `unread` collects it. `announce`: told what is
-    about to be read where that takes seconds.
+    about to be read where that takes seconds. `before`: the `seen` of an earlier look; what has kept its
+    stamps since is not read again.
     """
 
-    def __init__(self, read: bool = True, announce: Callable[[str], None] = lambda text: None) -> None:
-        self.read, self.announce = read, announce
+    def __init__(
+        self,
+        read: bool = True,
+        announce: Callable[[str], None] = lambda text: None,
+        before: Mapping[Place, Seen] = MappingProxyType({}),
+    ) -> None:
+        self.read, self.announce, self.before = read, announce, before
         self.unread: list[Unread] = []
+        self.seen: dict[Place, Seen] = {}
         self._known: dict[tuple[str, Path], str | None] = {}
 
     def digest(
@@ -131,13 +153,29 @@ class Contents:
         """
         if (name, root) not in self._known:
             files = list(dict.fromkeys(listing()))
-            self._known[name, root] = self._digest(root, files, verify)
+            self._known[name, root] = self._look((name, root), files, verify)
         return self._known[name, root]
 
-    def _digest(self, root: Path, files: Sequence[Path], verify: bool) -> str | None:
-        memory = Memory(root)
+    def _look(self, place: Place, files: Sequence[Path], verify: bool) -> str | None:
+        root = place[1]
         names = [b"" if path == root else os.fsencode(path.relative_to(root)) for path in files]
+        now = time.time_ns()
         stamps = [_stamp(path) for path in files]
+        outside = _outside(names, stamps)
+        before = self.before.get(place)
+        if before and before.outside == outside:
+            self.seen[place] = before
+            return before.content
+        content = self._digest(root, files, names, stamps, verify)
+        if content:
+            settled = all(now - mtime > _grain(mtime) for _, mtime, _ in stamps)
+            self.seen[place] = Seen(content, outside if settled else None)
+        return content
+
+    def _digest(
+        self, root: Path, files: Sequence[Path], names: Sequence[bytes], stamps: Sequence[Stamp], verify: bool
+    ) -> str | None:
+        memory = Memory(root)
         todo = []
         for i, name in enumerate(names):
             if verify or memory.find(name, stamps[i]) is None:
@@ -155,6 +193,13 @@ class Contents:
             content = fresh.get(name) or memory.find(name, stamp) or ""
             whole.update(b"%d %s %s\n" % (len(name), name, content.encode()))
         return whole.hexdigest()
+
+
+def _outside(names: Sequence[bytes], stamps: Sequence[Stamp]) -> str:
+    whole = hashlib.sha256()
+    for name, stamp in sorted(zip(names, stamps, strict=True)):
+        whole.update(b"%d %s %d %d %d\n" % (len(name), name, *stamp))
+    return whole.hexdigest()
 
 
 def _hash_all(todo: Sequence[tuple[Path, bytes, Stamp]], memory: Memory) -> dict[bytes, str]:
@@ -186,9 +231,14 @@ def _hash(path: Path) -> tuple[str, Stamp | None]:
             after = os.fstat(file.fileno())
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}. Mend it or its permissions.") from error
-    grain = FINE if before.st_mtime_ns % 1_000_000_000 else COARSE
-    settled = _stamp_of(before) == _stamp_of(after) and time.time_ns() - after.st_mtime_ns > grain
+    age = time.time_ns() - after.st_mtime_ns
+    settled = _stamp_of(before) == _stamp_of(after) and age > _grain(after.st_mtime_ns)
     return found.hexdigest(), _stamp_of(after) if settled else None
+
+
+def _grain(mtime: int) -> int:
+    """Nanoseconds in which the clock that gave this time may give it again."""
+    return FINE if mtime % 1_000_000_000 else COARSE
 
 
 def _stamp(path: Path) -> Stamp:

@@ -20,16 +20,19 @@ Tensors = dict[str, Tensor]
 def prepared(name: str, root: Path, files: Sequence[Path], build: Callable[[], Tensors]) -> Tensors:
     """What `build()` makes of `files`, all in `root`: made by one process, read by every other.
 
-    A copy that is damaged is made again. Where nothing can be kept, every process makes its own. `name` says
-    how it is made: another way, another name. UserError where a file cannot be read, and what `build` raises.
+    A copy that is damaged is made again. Where nothing can be kept, every process makes its own; what was
+    made while the files changed is not kept. `name` says how it is made: another way, another name. UserError
+    where a file cannot be read, and what `build` raises.
     """
-    content = Contents().digest(name, root, lambda: files)
+    before = Contents()
+    content = before.digest(name, root, lambda: files)
     place = cache_folder() / "prepared" / f"{name}-{content}.safetensors"
     with one_at_a_time(place):
         found = _load(place)
         if found is None:
             found = build()
-            _keep(found, place)
+            if Contents(before=before.seen).digest(name, root, lambda: files) == content:
+                _keep(found, place)
     return found
 
 

@@ -98,7 +98,7 @@ def test_status_counts_what_ended_how_and_shows_what_is_to_do(folder, capsys):
     assert main(["status"]) == 0
     shown = capsys.readouterr().out
     assert "9 runs: 6 done, 1 diverged, 1 failed, 1 unfinished\n" in shown
-    assert re.search(r"^line \(mini\) +6 +1 +1 +1 +·$", shown, re.MULTILINE)
+    assert re.search(r"^line \(mini\) +6 +1 +· +1 +1 +·$", shown, re.MULTILINE)
     checkpoint = next(Path("results/.work", folder["unfinished"][0]).glob("checkpoint-*.pt"))
     step = int(checkpoint.stem.split("-")[1])
     assert 0 < step < 2000

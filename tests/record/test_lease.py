@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from clipbench.errors import UserError
 from clipbench.record import lease
 from clipbench.record.lease import EXPIRES, Heartbeat, Lease, Owner, holder
 
@@ -161,3 +162,15 @@ def test_of_several_that_race_for_an_expired_lease_one_gets_it(tmp_path):
     assert (
         len({tuple(won[i : i + RIVALS]) for i in range(0, len(won), RIVALS)}) > 1
     )  # it was a race: not always the same one won
+
+
+def test_a_full_disk_leaves_no_lease_that_nobody_holds(tmp_path):
+    resource = pytest.importorskip("resource")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # nothing can be written, names can
+    try:
+        with pytest.raises(UserError, match=f"^Cannot write to {tmp_path}: File too large"):
+            Lease(tmp_path / "r1").acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert Lease(tmp_path / "r1").acquire() is None

@@ -131,19 +131,36 @@ def test_the_one_before_a_damaged_checkpoint_is_used(own):
     assert_same_rows("whole", "cut")
 
 
-@pytest.mark.parametrize("first_ends_first", [True, False])
-def test_who_stalled_beyond_the_lease_and_its_successor_write_the_same_rows(own, first_ends_first):
+@pytest.mark.parametrize("at", ["checkpoint", "end"])
+@pytest.mark.parametrize("first_goes_on", ["meanwhile", "afterwards"])
+def test_who_stalled_beyond_the_lease_leaves_the_run_to_its_successor(own, first_goes_on, at):
     make("whole")
     plan = make("both", 0)
-    first = train_group([plan])
+    stops = []
+    first = train_group([plan], lambda: bool(stops))
     advance(first, 30)
     then = time.time() - EXPIRES - 1
     os.utime(plan.run_folder.path / "lease.1", (then, then))
     second = train_group([plan])
     advance(second, 30)
-    for events in (first, second) if first_ends_first else (second, first):
-        assert [event.row["status"] for event in events if event.row] == ["done"]
+    if at == "checkpoint":
+        stops.append("now")
+    if first_goes_on == "meanwhile":
+        assert f"process {os.getpid()} on " in left_to(first)
+        assert sorted(path.name for path in plan.run_folder.path.iterdir()) == ["lease.2", "plan.json"]
+    assert [event.row["status"] for event in second if event.row] == ["done"]
+    if first_goes_on == "afterwards":
+        assert left_to(first) == "finished"
+    assert not Path("both/.work").exists()
     assert_same_rows("whole", "both")
+
+
+def left_to(events):
+    """Who makes the run that this process gave up, without a row of its own."""
+    left = list(events)
+    assert not [event for event in left if event.row or event.mistake]
+    [owner] = [event.elsewhere for event in left if event.elsewhere]
+    return owner
 
 
 def advance(events, steps):

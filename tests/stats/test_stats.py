@@ -396,8 +396,9 @@ def test_time_to_target_counts_misses_and_divergences_as_infinite():
         (steps, [0.1, 0.2, 0.3]),
         ([10, 20], [0.6, math.nan]),
         ([10], [math.nan]),
+        ([], []),  # diverged before its first evaluation
     ]
-    assert stats.time_to_target(curves, 0.5).tolist() == [20, math.inf, 10, math.inf]
+    assert stats.time_to_target(curves, 0.5).tolist() == [20, math.inf, 10, math.inf, math.inf]
     assert stats.time_to_target([(steps, [3.0, 2.0, 1.0])], 2.0, higher_is_better=False).tolist() == [20]
 
 

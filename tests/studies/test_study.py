@@ -320,6 +320,111 @@ def test_interrupted_in_the_final_phase_it_resumes_to_the_same_tables(own):
         pd.testing.assert_frame_equal(*parts, check_exact=True)
 
 
+def make_some(plans, count):
+    """The first `count` runs, and the next one's first step."""
+    for plan in plans[:count]:
+        make_here([plan])
+    assert make_run(plans[count], lambda: True) is None
+    return SweepOutcome(tuple(plans), {}, interrupted=True)
+
+
+def test_interrupted_in_any_phase_it_resumes_to_the_same_tables(own):
+    overrides = ["study.trials=3", "study.repetitions=1"]
+    assert run_study(found(*overrides, "results=untouched"), make_here).finals.is_complete
+    expected = timeless("untouched")
+    for number, count in ((0, 2), (0, 5), (1, 1), (2, 3)):  # of 6, 6, 2 and 4 runs
+        where = f"results=struck{number}{count}"
+        phases = []
+
+        def make_phase(plans, phases=phases, number=number, count=count):
+            phases.append(len(plans))
+            return make_some(plans, count) if len(phases) == number + 1 else make_here(plans)
+
+        outcome = run_study(found(*overrides, where), make_phase)
+        assert outcome.interrupted
+        assert phases == [6, 2, 4][: number + 1]
+        assert run_study(found(*overrides, where), make_here).finals.is_complete
+        for rows, untouched in zip(timeless(where.removeprefix("results=")), expected, strict=True):
+            pd.testing.assert_frame_equal(rows, untouched, check_exact=True)
+
+
+def timeless(folder):
+    """Steps, evaluations, and how the runs ended, without what a clock says."""
+    found = []
+    for name in ("steps", "evals"):
+        rows = table(name, folder).drop(columns="seconds")
+        found.append(rows.sort_values(["run", "step"], kind="stable").reset_index(drop=True))
+    runs = table("runs", folder)[["run", "role", "repetition", "trial", "status", "steps", "final"]]
+    return [*found, runs.sort_values("run").reset_index(drop=True)]
+
+
+def test_what_was_stopped_is_trained_on_by_a_larger_study_or_one_without_halving(own):
+    alone = ["study.repetitions=1", "optim.clipping_type=norm"]
+
+    def ends():
+        return table("runs").query("role == 'tune'").set_index(["method", "trial"]).sort_index()
+
+    run_study(found(*alone, "study.trials=4"), make_here)
+    first = ends()
+    assert first.groupby("method")["status"].value_counts().to_dict() == {
+        ("none", "done"): 2,
+        ("none", "stopped"): 2,
+        ("norm", "done"): 2,
+        ("norm", "stopped"): 2,
+    }
+    outcome = run_study(found(*alone, "study.trials=7"), make_here)  # ⌈7/3⌉ go on
+    larger = ends().loc[first.index]
+    done = first["status"] == "done"
+    assert (larger["ended"] == first["ended"])[done].all()
+    assert (larger["status"] == "done")[done].all()
+    assert len(outcome.tuning[0].plans) == 14
+    outcome = run_study(found(*alone, "study.trials=7", "study.halving=1"), make_here)
+    assert set(ends()["status"]) == {"done"}
+    assert not list(Path("results/.work").glob("r*"))  # every run is over
+    assert [len(phase.plans) for phase in outcome.tuning] == [14]
+    whole = ["results=whole", "study.trials=7", "study.halving=1"]
+    run_study(found(*alone, *whole), make_here)
+    steps = [timeless(folder)[0] for folder in ("results", "whole")]
+    ours = steps[0][steps[0]["run"].isin(steps[1]["run"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours, steps[1], check_exact=True)
+
+
+def test_who_goes_on_does_not_depend_on_the_order_in_which_runs_end(own):
+    overrides = ["study.repetitions=1", "optim.clipping_type=norm"]
+
+    def backwards(plans):
+        make_here(plans[::-1])
+        return make_here(plans)
+
+    ends = []
+    for folder, make in (("a", make_here), ("b", backwards)):
+        run_study(found(*overrides, f"results={folder}"), make)
+        ends.append(timeless(folder)[-1])
+    pd.testing.assert_frame_equal(*ends)
+
+
+def test_trials_that_all_diverge_leave_nobody_to_go_on_and_the_study_comes_to_its_end(own):
+    overrides = ["study.repetitions=1", "max_loss=1e-9"]
+    outcome = run_study(found(*overrides), make_here)
+    assert [len(phase.plans) for phase in outcome.phases] == [8, 4]  # no second rung
+    assert set(table("runs")["status"]) == {"diverged"}
+    assert outcome.shortfall == ()
+    assert main(["study", "--config-dir", ".", *OVERRIDES, *overrides]) == 0
+    assert Path("results/figures/report.html").exists()
+
+
+def test_a_stopped_trial_is_an_end_like_others_for_those_who_look(own, capsys):
+    run_study(found("study.repetitions=1", "optim.clipping_type=norm"), make_here)
+    assert main(["status", "results"]) == 0
+    said = capsys.readouterr().out
+    assert "results: 12 runs: 8 done, 4 stopped\n" in said
+    assert "Unfinished" not in said
+    assert main(["rm", "results", "status=stopped", "--yes"]) == 0
+    assert "Removed 4 runs" in capsys.readouterr().out
+    assert not list(Path("results").glob(".work/*"))
+    assert set(table("runs")["status"]) == {"done"}
+
+
 def test_interrupted_in_tuning_nothing_is_chosen_and_no_final_run_is_asked_for(own):
     phases = []
     outcome = run_study(

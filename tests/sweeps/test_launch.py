@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +30,7 @@ OVERRIDES = ["task=line", "steps=60", "eval_every=20", "seed=choice(0)"]
 SWEPT = "optim.clipping_type=linear_rand_norm,auto,rules:Broken"
 
 STOPS = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 from clipbench.optim import Rule
@@ -208,7 +208,7 @@ def test_a_launcher_that_never_started_a_job_is_an_error(own, engine):
 
 def job(own, plan, name):
     folder = LaunchFolder(own / name)
-    folder.write_plans({plan.run: {"overrides": plan.overrides, "until": None}})
+    folder.write_plans({plan.run: {"overrides": plan.overrides, "until": plan.until}})
     return folder, Job(str(own), folder.path, CONFIG_DIR), {"run": plan.run}
 
 
@@ -223,6 +223,32 @@ def test_a_job_stops_with_a_checkpoint_when_the_launch_asks_for_it_and_resumes(o
     assert make(asked) == JobReport("ended", "done")
     assert make(asked) == JobReport("elsewhere", "finished")
     assert statuses(Path("results")) == {plan.run: "done"}
+
+
+def test_a_launched_trial_stops_at_its_rung_and_goes_on_when_it_is_asked_for_again(own, engine):
+    engine()
+    tag = ("tag.study=s", "tag.role=tune", "tag.method=norm", "tag.trial=0", "tag.repetition=0")
+    (plan,) = plans("optim.clipping_type=norm", *tag)
+    to_rung = replace(plan, until=20)
+    assert launch([to_rung], ["hydra/launcher=here"], CONFIG_DIR).statuses == {plan.run: "stopped"}
+    assert plan.run_folder.checkpoint_step() == 20
+    assert launch([to_rung], ["hydra/launcher=here"], CONFIG_DIR).is_complete  # nothing is to do
+    assert launch([plan], ["hydra/launcher=here"], CONFIG_DIR).statuses == {plan.run: "done"}
+    assert not plan.run_folder.exists
+
+
+def test_a_trial_whose_job_is_lost_after_its_rung_has_not_ended(own, engine):
+    engine()
+    tag = ("tag.study=s", "tag.role=tune", "tag.method=norm", "tag.trial=0", "tag.repetition=0")
+    (plan,) = plans("optim.clipping_type=norm", *tag)
+    launch([replace(plan, until=20)], ["hydra/launcher=here"], CONFIG_DIR)
+
+    def before(run):
+        raise RuntimeError("the queue is full")
+
+    engine(before=before)
+    outcome = launch([plan], ["hydra/launcher=here"], CONFIG_DIR)
+    assert (outcome.finished, outcome.not_made) == ([], [plan])
 
 
 def test_a_job_whose_source_changed_says_so(own):

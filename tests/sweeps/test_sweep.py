@@ -250,6 +250,26 @@ def test_a_worker_that_is_asked_to_end_keeps_what_it_has_and_the_sweep_goes_on(o
     assert len(table("steps", "cut")) == 200
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_what_starts_the_workers_outlives_what_is_sent_to_all_processes(own, number):
+    script = (
+        "import multiprocessing.forkserver, os, signal, sys, time\n"
+        "from clipbench.processes import start_context, unblock_ends\n"
+        "context = start_context([])\n"
+        "server = multiprocessing.forkserver._forkserver._forkserver_pid\n"
+        "os.kill(server, int(sys.argv[1]))\n"
+        "time.sleep(0.2)\n"
+        "worker = context.Process(target=unblock_ends)\n"
+        "worker.start()\n"
+        "worker.join()\n"
+        "assert worker.exitcode == 0, worker.exitcode\n"
+        "assert multiprocessing.forkserver._forkserver._forkserver_pid == server\n"
+    )
+    command = [sys.executable, "-c", script, str(int(number))]
+    assert subprocess.run(command, timeout=60).returncode == 0
+
+
 def test_a_run_that_another_process_makes_is_left_to_it_and_made_once_that_is_gone(own, monkeypatch):
     monkeypatch.setattr(scheduler, "LOOK_AGAIN", 0.1)
     plans = make_plans([*OVERRIDES, "optim.clipping_type=none", "seed=0,1"], Path("."))

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from clipbench.errors import UserError
 from clipbench.task import content
 from clipbench.task.content import Contents, files_below
+from clipbench.task.prepared import prepared
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +146,16 @@ def test_a_pipe_is_refused_and_not_waited_for(folder: Path):
     os.mkfifo(folder / "pipe.png")
     with pytest.raises(UserError, match=r"pipe\.png is a pipe"):
         digest(folder)
+
+
+def test_what_was_made_while_the_files_changed_is_not_kept(folder: Path):
+    files, before = list(files_below(folder)), (folder / "a.txt").read_text()
+
+    def make_amid_a_change():
+        write(folder / "a.txt", "replaced", at=1_700_000_001_000_000_000)
+        return {"of the new": torch.ones(1)}
+
+    prepared("test", folder, files, make_amid_a_change)
+    write(folder / "a.txt", before)
+    assert list(prepared("test", folder, files, lambda: {"of the old": torch.ones(1)})) == ["of the old"]
+    assert list(prepared("test", folder, files, lambda: {})) == ["of the old"]

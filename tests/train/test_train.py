@@ -3,6 +3,7 @@
 import copy
 import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -346,3 +347,68 @@ def test_many_steps_are_kept_in_64_bytes_each():
     assert len(rows.steps) < COMPACT_AFTER + part
     assert sum(each.untyped_storage().nbytes() for each in rows.compact) <= 64 * count
     assert len(rows.state_dict()["steps"]) == count
+
+
+def gradients_broken_from(step, until=10**9):
+    """A task whose loss is finite and whose gradient is not, from one step to another."""
+
+    class Broken(Line):
+        def loss(self, outputs, targets):
+            loss = super().loss(outputs, targets)
+            if loss.requires_grad and step <= self.seen <= until:
+                loss.register_hook(lambda gradient: gradient * math.inf)
+            return loss
+
+    return Broken()
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"),
+    [
+        ((13, 10**9), "diverged"),  # every later step is skipped
+        ((1, 10**9), "diverged"),
+        ((28, 10**9), "diverged"),
+        ((29, 10**9), "done"),  # the last two: they may be bad batches
+        ((13, 29), "done"),  # the last step is taken
+    ],
+)
+def test_a_run_that_takes_no_step_any_more_has_diverged(broken, status):
+    one = learner(gradients_broken_from(*broken))
+    [rows] = together([one])
+    first, last = broken
+    skipped = min(last, 30) - first + 1
+    assert (rows[-1].status, rows[-1].steps, rows[-1].skipped) == (status, 30, skipped)
+    assert [row.split for row in rows if isinstance(row, EvalRow) and row.step == 30].count("test") >= 1
+
+
+def test_skipped_steps_are_counted_on_after_a_checkpoint():
+    one = learner(gradients_broken_from(28))
+    together([one], until=29)
+    other = learner(gradients_broken_from(28))
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    [rows] = together([other])
+    assert rows[-1].status == "diverged"
+
+
+def test_training_to_a_step_and_on_from_there_is_training_at_once():
+    def made(one, until):
+        task, start = one.task, one.step
+        batches = device_batches(task, task.train_batches(generator(0, "data")), CPU, start)
+        found = []
+        for new in train([one], batches, steps=30, eval_every=10, until=until):
+            found += new.get(one, [])
+        return found
+
+    one = learner(Line())
+    begin = made(one, 10)
+    assert begin[-1] == RunEnd("stopped", 10, one.seconds, 0)
+    other = learner(Line())
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    rows = begin[:-1] + made(other, None)
+    [expected] = together([learner(Line())])
+    assert [timeless(row) for row in rows] == [timeless(row) for row in expected]
+    assert made(one, 10)[-1].status == "stopped"  # it is there already
+
+
+def timeless(row):
+    return replace(row, seconds=0.0)
