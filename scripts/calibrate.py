@@ -1,19 +1,19 @@
-"""The instrument tested on nothing, and on something planted: does each interval cover, and the verdict err,
-as often as it says?
+"""The instrument tested on nothing, and on something planted: of whole studies, tuning included, how often is
+a verdict false, how often does it find what is there, and how often do intervals hold the truth?
 
-python scripts/calibrate.py [STUDIES]      a table, and results/reference/calibration.parquet and .png
+python scripts/calibrate.py [STUDIES]      tables, and results/reference/calibration.parquet and .png
 
-Studies are simulated: values of methods at paired seeds, drawn from distributions whose truth is known. What
-is called are the functions that the report calls; differences are judged by its verdict, on rankings made up
-of these values. Verdicts take a fifth of STUDIES.
+A cell has STUDIES simulated studies (10 000): simulated.py draws them, tunes them by the one rule of choice
+and judges them all together; of the first of each cell it checks every comparison against `stats.compare`,
+and the verdict. The intervals are those of clipbench.stats.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,43 +22,47 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import optimize, special
 from scipy import stats as distributions
+from simulated import LEVEL, Called, Rng, Truth, called, check, check_choice, draw, named, tune
 
 from clipbench import stats
 from clipbench.analysis.across import REPEATS
-from clipbench.analysis.comparison import Method, Ranking
-from clipbench.analysis.groups import Configuration, Group
-from clipbench.analysis.settings import RESOLVED
-from clipbench.analysis.verdict import judge
 from clipbench.plot import style
-from clipbench.plot.looks import HUES, OTHER_HUES
+from clipbench.plot.looks import HUES
 from clipbench.stats import Interval
 from clipbench.stats.aggregate import Arrays, bootstrap
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
-SEEDS = (3, 5, 10)
-LEVEL = 0.95
+REPETITIONS = (2, 3, 5, 10, 20)
+METHODS = (2, 8)  # beside none
+CHECKED, JUDGED = 40, 10  # studies of a cell whose comparisons are checked, and whose verdicts are
+WIDTH = 6.75  # inches
+N = (3, 5, 10)  # values behind an interval
+TOGETHER = 200  # studies across tasks that share their resamples: that saves the time
 MEANS, SPREADS = (
     np.array([0.5, 1.0, 0.5, 1.0]),
     np.array([0.1, 0.2, 0.3, 0.4]),
 )  # of the scores of four tasks, scaled
-Rng = np.random.Generator
-Family = tuple[np.ndarray, dict[str, np.ndarray]]
 Draw = Callable[[Rng, int], np.ndarray]
 DrawPair = Callable[[Rng, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Line:
-    """`hits` of `studies` did what the line names; `stated`: the share that is claimed or follows from
-    theory, NaN for none.
+class Cell:
+    """`hits` of `studies` did what `kind` says: a false call (`stated`: at most), a planted difference found,
+    an interval that holds the truth.
+
+    `refused`: the share of comparisons of means for which there were too few pairs.
     """
 
-    kind: str  # covers, false or found
+    kind: str  # false, found or covers
+    factor: str
     what: str
-    n: int
+    methods: int
+    repetitions: int
     stated: float
     hits: int
     studies: int
+    refused: float = 0.0
 
     @property
     def share(self) -> float:
@@ -70,9 +74,248 @@ class Line:
         share = min(max(self.share, 1 / self.studies), 1 - 1 / self.studies)
         return 1.96 * math.sqrt(share * (1 - share) / self.studies)
 
+    @property
+    def is_above(self) -> bool:
+        """A share as high as stated would give so many hits less than once in a thousand times."""
+        return self.hits > distributions.binom.ppf(0.999, self.studies, self.stated)
+
     def __str__(self) -> str:
-        stated = "–" if math.isnan(self.stated) else f"{100 * self.stated:.1f} %"
-        return f"| {self.what} | {self.n} | {stated} | {100 * self.share:.1f} ± {100 * self.error:.1f} % |"
+        return f"{100 * self.share:.1f} ± {100 * self.error:.1f}"
+
+
+PLAIN = Truth()
+OF_500 = Truth(examples=500, rate=0.98)
+OF_1000 = Truth(examples=1000, rate=0.6)
+
+# Where nothing differs, or less is so than could be called.
+TRUTHS: dict[str, dict[str, Truth]] = {
+    "noise of tuning": {
+        "0.3 of a run's own": replace(PLAIN, tuning_noise=0.3),
+        "as a run's own": PLAIN,
+        "3 times": replace(PLAIN, tuning_noise=3.0),
+        "lognormal, final runs' too": replace(PLAIN, skewed="all"),
+    },
+    "noise of validation": {
+        "as on test": PLAIN,
+        "3 times": replace(PLAIN, validation_noise=1.5),
+        "3 times, 56 for 500": replace(OF_500, validation_noise=1.5),
+    },
+    "sensitivity to the rate": {
+        "0": replace(PLAIN, sensitivity=0.0),
+        "10 s at the ends": PLAIN,
+        "100 s": replace(PLAIN, sensitivity=100.0),
+    },
+    "budget": {
+        "8 trials": PLAIN,
+        "16": replace(PLAIN, trials=16),
+        "8, halving = 3": replace(PLAIN, halving=3),
+    },
+    "ties": {
+        "in steps of 1 s": replace(PLAIN, resolution=1.0),
+        "of 3 s": replace(PLAIN, resolution=3.0),
+        "of 1 s, not stated": replace(PLAIN, resolution=1.0, states_resolution=False),
+    },
+    "shares of N examples": {
+        "0.98 of 500": OF_500,
+        "0.6 of 1000": OF_1000,
+        "0.98 of 500, not stated": replace(OF_500, states_resolution=False),
+    },
+    "divergence, equal": {
+        "0.03": replace(PLAIN, diverging=(0.03, 0.03)),
+        "0.1": replace(PLAIN, diverging=(0.1, 0.1)),
+        "0.3": replace(PLAIN, diverging=(0.3, 0.3)),
+        "0.5": replace(PLAIN, diverging=(0.5, 0.5)),
+        "0.3, by seed": replace(PLAIN, diverging=(0.3, 0.3), why="seed"),
+        "beyond a rate": replace(PLAIN, cliff=0.6),
+    },
+    "divergence, unequal": {
+        "0.1 and 0.5": replace(PLAIN, diverging=(0.1, 0.5)),
+        "0.1 and 0.5, by seed": replace(PLAIN, diverging=(0.1, 0.5), why="seed"),
+        "0.1 and 0.3": replace(PLAIN, diverging=(0.1, 0.3)),
+    },
+    "methods": {str(methods): replace(PLAIN, methods=methods) for methods in (1, 2, 4, 8)},
+    "differences of w": {
+        "w = 1 s": replace(PLAIN, gain=1.0, worth=1.0, better=8),
+        "w = 10 s": replace(PLAIN, gain=10.0, worth=10.0, better=8),
+        "w = 10 s, of half of them": replace(PLAIN, gain=10.0, worth=10.0, better=1),
+        "0.98 of 10 000": Truth(examples=10_000, rate=0.98, gain=0.01, worth=0.01, better=8),
+    },
+    "outside the claim": {
+        "tuned once": replace(PLAIN, tuned_once=True),
+        "lognormal, none's normal": replace(PLAIN, skewed="methods"),
+        "the worst diverge": replace(PLAIN, diverging=(0.1, 0.5), why="value"),
+    },
+    "rare losses": {
+        "10 w in 1 of 10": replace(PLAIN, gain=-10.0, worth=10.0, better=8, rare=0.1),
+        "4 w in 1 of 4": replace(PLAIN, gain=-10.0, worth=10.0, better=8, rare=0.25),
+        "2 w in 1 of 2": replace(PLAIN, gain=-10.0, worth=10.0, better=8, rare=0.5),
+    },
+}
+LOOKS = ("looked at each R", "extended as told")  # besides, outside the claim
+
+RARE = (
+    "no repetition of the study met the loss that makes the true mean: it looks equivalent, and is but for it"
+)
+REASONS = {
+    "tuned once": "one choice of each method ran at all seeds: the settings differ, and more seeds make that "
+    "surer. The verdict says: at these settings",
+    "lognormal, none's normal": "the differences are skewed, and a few of them do not show it: a t-interval "
+    "takes them for symmetric",
+    "10 w in 1 of 10": RARE,
+    "4 w in 1 of 4": RARE,
+    "2 w in 1 of 2": RARE,
+    "the worst diverge": "1 run of 10 of none and 5 of 10 of the method, those that would have ended worst: "
+    "what is left differs. The verdict tells the divergence first, and means over pairs that ended",
+    "looked at each R": "a study is made larger until something is called: the 5 % are those of a number of "
+    "repetitions that is fixed beforehand",
+    "extended as told": "undecided at R = 5, then as many as the verdict says would decide it, at most 20: a "
+    "second look, likewise",
+}
+"""Why the procedure errs more often there. Nothing in the values of one study tells it."""
+
+
+def false_calls(truth: Truth, repetitions: int, studies: int, rng: Rng) -> tuple[int, float]:
+    """(studies with a false call, share of comparisons of means that are refused). The first are checked."""
+    found = judged(truth, repetitions, studies, rng)
+    return int(found.false(truth).sum()), float((found.pairs < stats.FEWEST).mean())
+
+
+def judged(truth: Truth, repetitions: int, studies: int, rng: Rng) -> Called:
+    values = draw(truth, repetitions, studies, rng)
+    found = called(values, truth)
+    check(values, truth, found, CHECKED, JUDGED)
+    return found
+
+
+def nothing_is_called(studies: int, rng: Rng) -> Iterator[Cell]:
+    """False calls in every cell of TRUTHS, and where one looks more than once."""
+    for factor, truths in TRUTHS.items():
+        for what, one in truths.items():
+            for methods in (one.methods,) if factor == "methods" else METHODS:
+                better = math.ceil(methods / 2) if what.endswith("half of them") else min(one.better, methods)
+                truth = replace(one, methods=methods, better=better)
+                _, values, diverged = tune(truth, 2, 20, rng)
+                check_choice(values, diverged, 10)
+                for repetitions in REPETITIONS:
+                    hits, refused = false_calls(truth, repetitions, studies, rng)
+                    yield Cell("false", factor, what, methods, repetitions, 1 - LEVEL, hits, studies, refused)
+    for methods in METHODS:
+        yield from looked_again(replace(PLAIN, methods=methods), studies, rng)
+
+
+def looked_again(truth: Truth, studies: int, rng: Rng) -> Iterator[Cell]:
+    """The false calls of who goes on: at R repetitions, those at R or before; and at 20, those of who looks
+    at five and then at as many as these say are needed.
+    """
+    where = ("false", "outside the claim")
+    values = draw(truth, REPETITIONS[-1], studies, rng)
+    false = np.zeros(studies, bool)
+    for repetitions in REPETITIONS:
+        false |= called(values[..., :repetitions], truth).false(truth)
+        yield Cell(*where, LOOKS[0], truth.methods, repetitions, 1 - LEVEL, int(false.sum()), studies)
+    fewer = max(1, studies // 5)
+    hits = 0
+    for one in values[:fewer]:
+        first = stats.compare(one[0, :5], named(one[:, :5]), LEVEL, truth.step)
+        largest = max(first.values(), key=lambda comparison: abs(comparison.difference.estimate))
+        if not any(comparison.different for comparison in first.values()):
+            needed = min(largest.needed or 0, len(one[0]))
+            first = (
+                stats.compare(one[0, :needed], named(one[:, :needed]), LEVEL, truth.step) if needed else {}
+            )
+        hits += any(comparison.different for comparison in first.values())
+    yield Cell(*where, LOOKS[1], truth.methods, REPETITIONS[-1], 1 - LEVEL, hits, fewer)
+
+
+def what_is_planted_is_found(studies: int, rng: Rng) -> Iterator[Cell]:
+    """Power beside theory: of one method of m that differs, of equivalence, of divergence."""
+    for what, one in {"no choice to make": replace(PLAIN, sensitivity=0.0), "tuned": PLAIN}.items():
+        spread = spread_of_differences(one, rng)
+        for methods in (1, 4, 8):
+            for repetitions in REPETITIONS[1:]:
+                for chance in (0.5, 0.8):
+                    alpha = (1 - LEVEL) / methods
+                    effect = effect_found_with(repetitions, chance, alpha)
+                    truth = replace(one, methods=methods, better=1, gain=effect * spread)
+                    hits = int(judged(truth, repetitions, studies, rng).up[:, 0].sum())
+                    theory = power(repetitions, effect, alpha)
+                    text = f"{what}, one of {methods} better by {effect:.2f} s of the differences"
+                    yield Cell("found", "different", text, methods, repetitions, theory, hits, studies)
+        for repetitions in REPETITIONS[1:]:
+            half_width = worth_found_with(repetitions, 0.8)
+            truth = replace(one, methods=1, worth=half_width * spread)
+            hits = int(judged(truth, repetitions, studies, rng).equivalent.sum())
+            theory = equivalence_power(repetitions, half_width)
+            text = f"{what}, no difference, w = {half_width:.2f} s of the differences"
+            yield Cell("found", "equivalent", text, 1, repetitions, theory, hits, studies)
+    for none, method in ((0.9, 0.1), (0.5, 0.0), (1.0, 0.0)):
+        for repetitions in (5, 10, 20):
+            truth = replace(PLAIN, methods=1, diverging=(none, method))
+            hits = int(judged(truth, repetitions, studies, rng).fewer.sum())
+            theory = divergence_power(repetitions, none, method)
+            text = f"none diverges with chance {none:g}, the method with {method:g}"
+            yield Cell("found", "diverges", text, 1, repetitions, theory, hits, studies)
+
+
+def spread_of_differences(truth: Truth, rng: Rng, pairs: int = 200_000) -> float:
+    """Standard deviation of a paired difference."""
+    values = draw(replace(truth, methods=1), 1, pairs, rng)
+    return float((values[:, 1] - values[:, 0]).std())
+
+
+def power(n: int, effect: float, alpha: float = 1 - LEVEL) -> float:
+    """P(t > t_{1−α/2, n−1}), t noncentral with δ = effect·√n: of a two-sided paired t-test that finds it on
+    the right side. `effect`: in standard deviations of the paired difference.
+    """
+    return float(distributions.nct.sf(special.stdtrit(n - 1, 1 - alpha / 2), n - 1, effect * math.sqrt(n)))
+
+
+def equivalence_power(n: int, worth: float, alpha: float = 1 - LEVEL) -> float:
+    """P(|D̄| + t_{1−α/2, n−1}·s/√n < w) where nothing differs: the mean over s² ~ χ²_{n−1}/(n − 1) of
+    2Φ(√n·w − t·s) − 1, if above 0. `worth`: in standard deviations.
+    """
+    shares = (np.arange(20_000) + 0.5) / 20_000
+    s = np.sqrt(distributions.chi2.ppf(shares, n - 1) / (n - 1))
+    left = math.sqrt(n) * worth - special.stdtrit(n - 1, 1 - alpha / 2) * s
+    return float(np.maximum(2 * special.ndtr(left) - 1, 0).mean())
+
+
+def divergence_power(n: int, none: float, method: float) -> float:
+    """P(Fisher's p ≤ α/m and the method diverged in fewer), over all outcomes of n independent pairs.
+
+    m, of one method: one where no run diverged, or fewer than three pairs ended; else two. Of `a` runs of
+    none and `b` of the method that diverged, hypergeometrically many are in the same pairs.
+    """
+    total = 0.0
+    for a in range(n + 1):
+        for b in range(a):
+            p = distributions.fisher_exact([[b, n - b], [a, n - a]]).pvalue
+            chance = distributions.binom.pmf(a, n, none) * distributions.binom.pmf(b, n, method)
+            # n − a − b + both ≥ 3 pairs ended
+            enough = float(distributions.hypergeom.sf(stats.FEWEST - 1 - n + a + b, n, a, b))
+            total += chance * (enough * (2 * p <= 1 - LEVEL) + (1 - enough) * (p <= 1 - LEVEL))
+    return total
+
+
+def effect_found_with(n: int, chance: float, alpha: float = 1 - LEVEL) -> float:
+    """The effect that has this power at n."""
+    return _where(lambda effect: power(n, effect, alpha), chance)
+
+
+def worth_found_with(n: int, chance: float) -> float:
+    """The smallest difference worth telling within which equivalence has this power at n."""
+    return _where(lambda worth: equivalence_power(n, worth), chance)
+
+
+def _where(rising: Callable[[float], float], value: float) -> float:
+    low, high = 0.0, 100.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if rising(middle) < value:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def normal(rng: Rng, n: int) -> np.ndarray:
@@ -90,11 +333,11 @@ def coverage(interval: Callable[[], Interval], truth: float, studies: int) -> in
 
 
 def pair(
-    rng: Rng, n: int, correlation: float = 0.8, draw: Callable[[Rng, int], np.ndarray] = normal
+    rng: Rng, n: int, correlation: float = 0.8, draw_one: Draw = normal
 ) -> tuple[np.ndarray, np.ndarray]:
     """Two methods at n seeds, correlated through what the seeds share, equal in mean. (n,), (n,)"""
-    shared, own = math.sqrt(correlation) * draw(rng, n), math.sqrt(1 - correlation)
-    return shared + own * draw(rng, n), shared + own * draw(rng, n)
+    shared, own = math.sqrt(correlation) * draw_one(rng, n), math.sqrt(1 - correlation)
+    return shared + own * draw_one(rng, n), shared + own * draw_one(rng, n)
 
 
 def unlike_pair(rng: Rng, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,115 +345,6 @@ def unlike_pair(rng: Rng, n: int) -> tuple[np.ndarray, np.ndarray]:
     symmetric.
     """
     return skewed(rng, n), 0.1 * normal(rng, n)
-
-
-def family(rng: Rng, n: int, methods: int, shifts: float = 0.0, correlation: float = 0.5) -> Family:
-    """(none, methods) at paired seeds, all of one distribution of unit variance but the first, which is
-    better by `shifts`.
-    """
-    shared = math.sqrt(correlation) * rng.normal(size=n)
-    values = shared + math.sqrt(1 - correlation) * rng.normal(size=(methods + 1, n))
-    values[1] += shifts
-    return values[0], {f"method {i}": values[i] for i in range(1, methods + 1)}
-
-
-def accuracies(rng: Rng, n: int, methods: int, examples: int = 500, accuracy: float = 0.98) -> Family:
-    """The same, where the metric is the share right of few examples: ties, and spreads that are zero by
-    chance.
-    """
-    values = rng.binomial(examples, accuracy, size=(methods + 1, n)) / examples
-    return values[0], {f"method {i}": values[i] for i in range(1, methods + 1)}
-
-
-def ranking_of(none: np.ndarray, methods: dict[str, np.ndarray]) -> Ranking:
-    """What the report makes of the final runs of a study, from their test values alone."""
-    runs = tuple(map(str, range(len(none))))
-    nothing = pd.DataFrame({"method": []})
-    group = Group(
-        task="made up",
-        scale="",
-        optimizer="",
-        headline="metric",
-        configurations=(),
-        steps=nothing,
-        evals=nothing,
-        higher_is_better=True,
-        notes=(),
-        study="calibration",
-        runs=nothing,
-        tuning=nothing,
-        failed=nothing,
-        apart=False,
-    )
-    found = []
-    for name, values in {"none": none, **methods}.items():
-        found.append(_method(name, values, runs))
-    return Ranking(group, "", tuple(found), tuple(each.configuration for each in found), "test")
-
-
-def _method(name: str, values: np.ndarray, runs: tuple[str, ...]) -> Method:
-    is_none = name == "none"
-    settings = {**dict.fromkeys(RESOLVED), "clipping_type": "none" if is_none else "norm", "lr": 0.1}
-    configuration = Configuration(
-        label=name,
-        settings=settings,
-        done=runs,
-        diverged=(),
-        finals=values,
-        variant=0,
-        variants=1,
-        name=name,
-        role="final",
-    )
-    return Method(
-        configuration=configuration,
-        tried=1,
-        edges={},
-        scores=pd.Series(values),
-        clipped=0.0 if is_none else 0.5,
-        without=False,
-        ms_per_step=1.0,
-        skipped=0,
-    )
-
-
-def false_calls(draw: Callable[[], Family], studies: int) -> int:
-    """Studies in which nothing differs and the verdict calls something different."""
-    return sum(judge(ranking_of(*draw())).kind != "same" for _ in range(studies))
-
-
-def found(rng: Rng, n: int, methods: int, effect: float, studies: int) -> int:
-    """Studies whose verdict is that clipping helps by the one method that is better, another perhaps too, or
-    that it depends.
-
-    `effect`: in standard deviations of the paired difference (here 1).
-    """
-    hits = 0
-    for _ in range(studies):
-        ranking = ranking_of(*family(rng, n, methods, effect))
-        first = ranking.comparisons["method 1"]
-        is_found = judge(ranking).kind in ("helps", "mixed")
-        hits += is_found and first.different and first.difference.estimate > 0
-    return hits
-
-
-def power(n: int, effect: float, alpha: float = 1 - LEVEL) -> float:
-    """P(t > t_{1−α/2, n−1}), t noncentral with δ = effect·√n: of a two-sided paired t-test that finds it on
-    the right side.
-    """
-    return float(distributions.nct.sf(special.stdtrit(n - 1, 1 - alpha / 2), n - 1, effect * math.sqrt(n)))
-
-
-def effect_found_with(n: int, chance: float) -> float:
-    """The effect that has this power at n."""
-    low, high = 0.0, 50.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if power(n, middle) < chance:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def tasks_of(rng: Rng, n: int, studies: int) -> dict[str, np.ndarray]:
@@ -269,10 +403,12 @@ AGGREGATES: dict[str, tuple[Callable[[Arrays], np.ndarray], float]] = {
 }
 
 
-def bootstrap_coverage(rng: Rng, n: int, what: str, studies: int, together: int = 200) -> int:
-    """How many of `studies` intervals of an aggregate hold the truth. So many at a time share their
-    resamples: that saves the time.
+def bootstrap_coverage(rng: Rng, n: int, what: str, studies: int, together: int = TOGETHER) -> int:
+    """How many of `studies` intervals of an aggregate hold the truth; `studies` is a multiple of `together`.
+    ValueError where it is not.
     """
+    if studies % together:
+        raise ValueError(f"Studies must be a multiple of {together}, got {studies}.")
     statistic, truth = AGGREGATES[what]
     hits = 0
     for _ in range(studies // together):
@@ -288,16 +424,16 @@ def better(rng: Rng, n: int, share: float) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(math.sqrt(2) * special.ndtri(share), 1, n), rng.normal(size=n)
 
 
-def single(draw: Draw, rng: Rng, n: int) -> Interval:
-    return stats.t_interval(draw(rng, n))
+def single(draw_one: Draw, rng: Rng, n: int) -> Interval:
+    return stats.t_interval(draw_one(rng, n))
 
 
-def paired(draw: DrawPair, rng: Rng, n: int) -> Interval:
-    return stats.paired_interval(*draw(rng, n))
+def paired(draw_two: DrawPair, rng: Rng, n: int) -> Interval:
+    return stats.paired_interval(*draw_two(rng, n))
 
 
-def improved(draw: DrawPair, rng: Rng, n: int) -> Interval:
-    return stats.probability_of_improvement(*draw(rng, n))
+def improved(draw_two: DrawPair, rng: Rng, n: int) -> Interval:
+    return stats.probability_of_improvement(*draw_two(rng, n))
 
 
 SINGLES: dict[str, Draw] = {
@@ -306,7 +442,7 @@ SINGLES: dict[str, Draw] = {
 }
 PAIRS: dict[str, DrawPair] = {
     "paired t-interval, normal pairs (ρ = 0.8)": pair,
-    "paired t-interval, lognormal pairs": partial(pair, draw=skewed),
+    "paired t-interval, lognormal pairs": partial(pair, draw_one=skewed),
     "paired t-interval, lognormal against normal": unlike_pair,
 }
 SHARES: dict[str, tuple[DrawPair, float]] = {
@@ -316,104 +452,212 @@ SHARES: dict[str, tuple[DrawPair, float]] = {
 }
 
 
-def coverages(rng: Rng, studies: int) -> Iterator[Line]:
+def intervals_hold_the_truth(studies: int, rng: Rng) -> Iterator[Cell]:
     """How often each interval holds the truth."""
-    for n in SEEDS:
-        for what, draw in SINGLES.items():
-            hits = coverage(partial(single, draw, rng, n), 0, studies)
-            yield Line("covers", what, n, LEVEL, hits, studies)
+    for n in N:
+        for what, draw_one in SINGLES.items():
+            hits = coverage(partial(single, draw_one, rng, n), 0, studies)
+            yield Cell("covers", "values", what, 0, n, LEVEL, hits, studies)
         for what, two in PAIRS.items():
             hits = coverage(partial(paired, two, rng, n), 0, studies)
-            yield Line("covers", what, n, LEVEL, hits, studies)
+            yield Cell("covers", "pairs", what, 0, n, LEVEL, hits, studies)
         for what, (two, truth) in SHARES.items():
             hits = coverage(partial(improved, two, rng, n), truth, studies // 2)
-            yield Line("covers", what, n, LEVEL, hits, studies // 2)
+            yield Cell("covers", "P(improvement)", what, 0, n, LEVEL, hits, studies // 2)
         for what in AGGREGATES:
             hits = bootstrap_coverage(rng, n, what, studies)
-            yield Line("covers", f"bootstrap, {what} of 4 tasks", n, LEVEL, hits, studies)
+            yield Cell("covers", "tasks", f"bootstrap, {what} of 4 tasks", 0, n, LEVEL, hits, studies)
 
 
-def verdicts(rng: Rng, studies: int) -> Iterator[Line]:
-    """How often a verdict calls a difference where there is none, and finds one that was planted."""
-    for n in SEEDS:
-        for methods in (1, 4):
-            hits = false_calls(partial(family, rng, n, methods), studies)
-            yield Line("false", f"{methods} against none, nothing differs", n, 1 - LEVEL, hits, studies)
-        hits = false_calls(partial(accuracies, rng, n, 4), studies)
-        yield Line("false", "4 against none, accuracies near 0.98 of 500", n, 1 - LEVEL, hits, studies)
-        for chance in (0.5, 0.8):
-            effect = effect_found_with(n, chance)
-            hits = found(rng, n, 1, effect, studies)
-            yield Line("found", f"a difference of {effect:.2f} s", n, power(n, effect), hits, studies)
-        alone = 100 * power(n, effect, (1 - LEVEL) / 4)
-        hits = found(rng, n, 4, effect, studies)
-        what = f"{effect:.2f} s, one of 4 (Bonferroni alone: {alone:.1f} %)"
-        yield Line("found", what, n, math.nan, hits, studies)
+def table(cells: Iterable[Cell]) -> str:
+    """A row for what is alike but for the repetitions. In %; * is above what is stated."""
+    rows: dict[tuple[str, str, int], dict[int, str]] = {}
+    for cell in cells:
+        text = str(cell)
+        if cell.kind == "false" and cell.is_above:
+            text += " *"
+        if cell.refused > 0.0005:
+            text += f" ({100 * cell.refused:.0f} refused)"
+        rows.setdefault((cell.factor, cell.what, cell.methods), {})[cell.repetitions] = text
+    columns: dict[int, None] = {}
+    for row in rows.values():
+        columns |= dict.fromkeys(row)
+    lines = [
+        "| factor | condition | methods | " + " | ".join(f"R = {each}" for each in columns) + " |",
+        "|---" * (3 + len(columns)) + "|",
+    ]
+    for (factor, what, methods), row in rows.items():
+        found = [row.get(each, "") for each in columns]
+        lines.append("| " + " | ".join([factor, what, str(methods or ""), *found]) + " |")
+    return "\n".join(lines)
 
 
-def figure(lines: list[Line]) -> None:
-    """a: coverage against n. b: false calls against n. c: power found against that of theory.
+def powers(cells: Iterable[Cell]) -> str:
+    lines = ["| called | planted | R | theory, % | found, % |", "|---|---|---|---|---|"]
+    for cell in cells:
+        stated = f"{100 * cell.stated:.1f}"
+        lines.append(f"| {cell.factor} | {cell.what} | {cell.repetitions} | {stated} | {cell} |")
+    return "\n".join(lines)
 
-    Bars: 95 % Monte-Carlo intervals.
+
+def figure(cells: list[Cell]) -> None:
+    """False calls against repetitions, a panel for each factor; power; divergences found against theory;
+    coverage. Bars: 95 % Monte-Carlo intervals.
     """
-    titles = ("coverage", "false calls of the verdict", "power of the verdict")
-    of_kind: dict[str, list[Line]] = {"covers": [], "false": [], "found": []}
-    for line in lines:
-        of_kind[line.kind].append(line)
+    false = [cell for cell in cells if cell.kind == "false"]
+    power_of = [cell for cell in cells if cell.kind == "found"]
     with style.drawing():
-        fig = style.figure("", 3.4)
-        axes = fig.subplots(1, 3, width_ratios=[1.5, 1, 1])
-        _against_n(axes[0], of_kind["covers"], "intervals that hold the truth, %", LEVEL)
-        _against_n(axes[1], of_kind["false"], "studies with a false call, %", 1 - LEVEL)
-        axes[1].set_ylim(0, None)
-        _powers(axes[2], of_kind["found"])
-        below = {"loc": "upper left", "bbox_to_anchor": (-0.08, -0.17), "frameon": False}
-        for i, (ax, title) in enumerate(zip(axes, titles, strict=True)):
-            ax.legend(fontsize=5.5, labelspacing=0.3, **below)
-            style.letter(ax, i, title)
+        fig = style.figure("", 8.8, WIDTH)
+        axes = list(fig.subplots(5, 3, height_ratios=[1, 1, 1, 1, 1.1]).ravel())
+        for i, factor in enumerate(TRUTHS):
+            style.letter(axes[i], i, factor)
+            of_factor = [cell for cell in false if cell.factor == factor]
+            shown = [cell for cell in of_factor if factor == "methods" or cell.methods == METHODS[0]]
+            _false_panel(axes[i], shown)
+        last = len(TRUTHS)
+        style.letter(axes[last], last, " power, tuned, at 50 and 80 %")
+        _power_panel(axes[last], [cell for cell in power_of if cell.what.startswith("tuned")])
+        style.letter(axes[last + 1], last + 1, "divergence: power")
+        _theory_panel(axes[last + 1], [cell for cell in power_of if cell.factor == "diverges"])
+        style.letter(axes[last + 2], last + 2, "95 % intervals")
+        _coverage_panel(axes[last + 2], [cell for cell in cells if cell.kind == "covers"])
+        for i in range(0, last, 3):
+            axes[i].set_ylabel("studies with a false call, %")
+        for ax in axes[:last]:
+            ax.set_xlabel("repetitions R")
         fig.savefig(REFERENCE / "calibration.png")
 
 
-def _against_n(ax: Axes, lines: list[Line], label: str, stated: float) -> None:
-    kinds: dict[str, list[Line]] = {}
-    for line in lines:
-        kinds.setdefault(line.what, []).append(line)
-    ax.axhline(100 * stated, color=style.GREY, linewidth=0.5, zorder=0)
-    for i, (what, some) in enumerate(kinds.items()):
-        x = np.arange(len(some)) + 0.6 * ((i + 0.5) / len(kinds) - 0.5)
-        y, bar = np.array([(100 * line.share, 100 * line.error) for line in some]).T
-        marker, colour = "osD^v"[i % 5], list(HUES.values())[i]
-        ax.errorbar(x, y, bar, fmt=marker, color=colour, markersize=2.5, linewidth=0.8, label=what)
-    ax.set(xticks=range(len(SEEDS)), xticklabels=SEEDS, xlabel="seeds n", ylabel=label)
+MARKERS = "osD^vP"
+COLOURS = (
+    "#000000",
+    *(HUES[name] for name in ("norm", "auto", "layer_wise", "quadratic_rand_auto", "uclip")),
+)
 
 
-def _powers(ax: Axes, lines: list[Line]) -> None:
-    """Those whose power follows from theory, a colour for each n; side by side, so that they do not hide each
-    other.
-    """
-    for i, (n, colour) in enumerate(zip(SEEDS, OTHER_HUES, strict=False)):
-        some = [line for line in lines if line.n == n and not math.isnan(line.stated)]
-        x = np.array([100 * line.stated for line in some]) + 0.6 * (i - 1)
-        y = [100 * line.share for line in some]
-        bar = [100 * line.error for line in some]
-        ax.errorbar(x, y, bar, fmt="o", color=colour, markersize=2.5, linewidth=0.8, label=f"n = {n}")
-    ax.plot([40, 90], [40, 90], color=style.GREY, linewidth=0.5, zorder=0)
-    ax.set(xlabel="power by theory, %", ylabel="planted differences found, %")
+def _false_panel(ax: Axes, cells: list[Cell]) -> None:
+    lines = _by_what(cells)
+    ax.axhline(100 * (1 - LEVEL), color=style.GREY, linewidth=0.6, zorder=0)
+    for i, (what, some) in enumerate(lines.items()):
+        places = np.array([REPETITIONS.index(cell.repetitions) for cell in some])
+        _bars(ax, places + 0.12 * (i - (len(lines) - 1) / 2), some, i, what)
+    highest = 100 * max(cell.share for cell in cells)
+    ax.set(xticks=range(len(REPETITIONS)), xticklabels=REPETITIONS)
+    top = 5 if highest < 8 else 10 * math.ceil(highest / 10)
+    ax.set(ylim=(-0.06 * top, 2.3 * top), yticks=np.linspace(0, top, 6 if top == 5 else 3))
+    _legend(ax, "upper left", 2 if len(lines) > 4 else 1)
+
+
+def _legend(ax: Axes, where: str, columns: int = 1) -> None:
+    legend = ax.legend(
+        fontsize=6,
+        labelspacing=0.2,
+        handletextpad=0.3,
+        columnspacing=0.8,
+        loc=where,
+        borderaxespad=0,
+        ncols=columns,
+    )
+    legend.set_in_layout(False)
+
+
+def _by_what(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.what, []).append(cell)
+    return found
+
+
+def _bars(ax: Axes, at: np.ndarray, cells: list[Cell], i: int, label: str, upright: bool = True) -> None:
+    """The shares found with their Monte-Carlo errors, at these places of the other axis."""
+    share = np.array([100 * cell.share for cell in cells])
+    error = np.array([100 * cell.error for cell in cells])
+    x, y = (at, share) if upright else (share, at)
+    across, along = (None, error) if upright else (error, None)
+    colour = COLOURS[i]
+    ax.errorbar(x, y, along, across, MARKERS[i], label=label, color=colour, markersize=2.6, linewidth=0.7)
+
+
+def _power_panel(ax: Axes, cells: list[Cell]) -> None:
+    """Found, where theory says 50 and 80 %."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        name = f"different, one of {cell.methods}" if cell.factor == "different" else cell.factor
+        groups.setdefault(name, []).append(cell)
+    for stated in (50, 80):
+        ax.axhline(stated, color=style.GREY, linewidth=0.6, zorder=0)
+    for i, (name, some) in enumerate(groups.items()):
+        places = np.array([REPETITIONS.index(cell.repetitions) - 1 for cell in some])
+        _bars(ax, places + 0.15 * (i - (len(groups) - 1) / 2), some, i, name)
+    ax.set(xticks=range(len(REPETITIONS) - 1), xticklabels=REPETITIONS[1:], xlabel="repetitions R")
+    ax.set(ylim=(40, 125), yticks=(40, 60, 80, 100), ylabel="found, %")
+    _legend(ax, "upper left")
+
+
+def _theory_panel(ax: Axes, cells: list[Cell]) -> None:
+    ax.plot([0, 100], [0, 100], color=style.GREY, linewidth=0.6, zorder=0)
+    for i, repetitions in enumerate((5, 10, 20)):
+        some = [cell for cell in cells if cell.repetitions == repetitions]
+        _bars(ax, np.array([100 * cell.stated for cell in some]), some, i, f"R = {repetitions}")
+    ax.set(xlabel="by theory, %", ylabel="found, %", xlim=(0, 105), ylim=(0, 105))
+    _legend(ax, "lower right")
+
+
+def _coverage_panel(ax: Axes, cells: list[Cell]) -> None:
+    """Every kind of interval, by n."""
+    names = list(_by_what(cells))
+    ax.axvline(100 * LEVEL, color=style.GREY, linewidth=0.6, zorder=0)
+    for i, n in enumerate(N):
+        some = [cell for cell in cells if cell.repetitions == n]
+        places = np.array([names.index(cell.what) for cell in some]) + 0.22 * (i - 1)
+        _bars(ax, places, some, i, f"n = {n}", upright=False)
+    ax.set(yticks=range(len(names)), yticklabels=[SHORT[name] for name in names], xlabel="hold the truth, %")
+    ax.set_xlim(78, 101)
+    ax.tick_params(axis="y", labelsize=6, length=0)
+    ax.invert_yaxis()
+    _legend(ax, "lower left")
+
+
+SHORT = {
+    "t-interval, normal values": "t, normal",
+    "t-interval, lognormal values (skewness 3.7)": "t, lognormal",
+    "paired t-interval, normal pairs (ρ = 0.8)": "paired, normal",
+    "paired t-interval, lognormal pairs": "paired, lognormal",
+    "paired t-interval, lognormal against normal": "paired, unlike",
+    "P(improvement) = 0.5, independent seeds": "P = 0.5",
+    "P(improvement) = 0.8, independent seeds": "P = 0.8",
+    "P(improvement) = 0.5, seeds correlated by 0.8": "P = 0.5, ρ = 0.8",
+    "bootstrap, mean of 4 tasks": "tasks, mean",
+    "bootstrap, interquartile mean of 4 tasks": "tasks, IQM",
+    "bootstrap, optimality gap of 4 tasks": "tasks, gap",
+}
 
 
 def main(studies: int) -> None:
-    rng, lines = np.random.default_rng(0), []
-    print("| what | n | stated | found |\n|---|---|---|---|")
-    for part in (coverages(rng, studies), verdicts(rng, max(1, studies // 5))):
-        for line in part:
-            print(line, flush=True)
-            lines.append(line)
+    rng = np.random.default_rng(0)
+    false = _shown(nothing_is_called(studies, rng))
+    print(table(false))
+    for what in sorted({cell.what for cell in false if cell.is_above}):
+        print(f"* {what}: {REASONS.get(what, 'not explained')}.")
+    found = _shown(what_is_planted_is_found(max(1, studies // 4), rng))
+    print(powers(found))
+    covers = _shown(intervals_hold_the_truth(TOGETHER * max(1, studies // 1000), rng))
+    print(table(covers))
+    cells = [*false, *found, *covers]
     REFERENCE.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame([vars(line) | {"share": line.share, "error": line.error} for line in lines]).to_parquet(
-        REFERENCE / "calibration.parquet", index=False
-    )
-    figure(lines)
+    rows = [asdict(cell) | {"share": cell.share, "error": cell.error} for cell in cells]
+    pd.DataFrame(rows).to_parquet(REFERENCE / "calibration.parquet", index=False)
+    figure(cells)
+
+
+def _shown(cells: Iterable[Cell]) -> list[Cell]:
+    """The same, with how far it is on the terminal."""
+    found = []
+    for cell in cells:
+        found.append(cell)
+        print(f"{cell.what}, R = {cell.repetitions}: {cell} %", file=sys.stderr, flush=True)
+    return found
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
