@@ -19,7 +19,7 @@ def halving():
 
 
 def runs(folder, wins):
-    """A study in which `wins` says who wins each repetition. Its choice is trial 0, the other's 1."""
+    """A study in which `wins` says of each repetition who does; the winner chooses trial 0, the other 1."""
     for r, winner in enumerate(wins):
         for name in ("none", "norm"):
             for trial in range(2):
