@@ -160,7 +160,7 @@ def _explanation(
 ) -> str:
     """What the lines and numbers are."""
     parts = [f"Lines are means; numbers are final {titles.headline(found[0].group)}"]
-    unit = getattr(found[0], "unit", "seed")
+    unit = found[0].unit
     if counts == {1}:
         parts[0] = parts[0].replace("Lines are means", f"One {unit} each")
     elif crowded:

@@ -60,7 +60,7 @@ def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
         bottom -= height
         ax = fig.add_axes((left / width, bottom / total, 1 - (left + right) / width, height / total))
         bottom -= gap
-        unit = getattr(ranking, "unit", "seed")
+        unit = ranking.unit
         name = f"Difference to no clipping, paired by {unit}"
         if style.inches(name, 7) > width - left - right - 0.2:
             name = f"Paired by {unit}"
@@ -136,8 +136,7 @@ def axis_label(ranking: Ranking, room: float) -> list[str]:
 
 
 def _worth(comparison: Comparison) -> float:
-    worth = float(getattr(comparison, "worth", None) or 0.0)
-    return worth if math.isfinite(worth) else 0.0
+    return comparison.worth if math.isfinite(comparison.worth) else 0.0
 
 
 def _pairs(ax: Axes, row: int, pairs: np.ndarray, look: Look) -> None:
@@ -221,7 +220,7 @@ def _digits(sizes: Sequence[float]) -> int:
 
 
 def _handles(rankings: Sequence[Ranking]) -> tuple[list[Line2D | Patch], list[str]]:
-    unit = getattr(rankings[0], "unit", "seed")
+    unit = rankings[0].unit
     dot = Line2D([], [], marker="o", linestyle="", color=style.GREY, markersize=3.2)
     mean = Line2D([], [], marker="D", color="black", markerfacecolor=style.GREY, markersize=4, linewidth=0.9)
     handles: list[Line2D | Patch] = [dot, mean]

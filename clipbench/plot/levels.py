@@ -104,7 +104,7 @@ def _setting(own: Sequence[Line]) -> str:
 def _handles(
     found: Sequence[Ranking], configurations: Sequence[Configuration]
 ) -> tuple[list[Line2D], list[str]]:
-    unit = getattr(found[0], "unit", "seed")
+    unit = found[0].unit
     handles = [
         Line2D([], [], marker="o", linestyle="", color=style.GREY, markersize=2.5),
         Line2D([], [], color=style.GREY),

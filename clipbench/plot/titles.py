@@ -55,7 +55,7 @@ def repetitions(found: Sequence[Ranking], configurations: Sequence[Configuration
     counts = {len(configuration.runs) for configuration in configurations}
     if not counts:
         return ""
-    unit = getattr(found[0], "unit", "seed")
+    unit = found[0].unit
     first, last = min(counts), max(counts)
     amount = str(last) if first == last else f"{first} to {last}"
     return f"{amount} {unit}" if last == 1 else f"{amount} {unit}s"

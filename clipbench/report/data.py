@@ -19,7 +19,7 @@ from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
 from clipbench.analysis.steps import measured_alone, without_skipped
-from clipbench.analysis.thresholds import level_over_steps
+from clipbench.analysis.thresholds import median_level
 from clipbench.plot import titles
 from clipbench.plot.comparison import THIN, baseline, smooth, there, thinned
 from clipbench.plot.difference import FEWEST
@@ -46,7 +46,7 @@ def difference(ranking: Ranking) -> Iterator[Rows]:
         comparison = ranking.comparisons.get(method.name)
         if comparison is not None:
             rows.append(_row(ranking, method, reference, comparison))
-            worth = float(getattr(comparison, "worth", None) or 0.0)
+            worth = 0.0 if math.isnan(comparison.worth) else comparison.worth
     name = f"{ranking.split} {metric_name(ranking.group.headline)}".replace("val ", "validation ")
     side = "gain in" if ranking.sign > 0 else "reduction of"
     label = f"{side} {name}, points" if ranking.in_points else f"{side} {name}"
@@ -106,7 +106,7 @@ def _ends(rows: Sequence[Row]) -> tuple[float, float]:
 
 def unit(ranking: Ranking) -> str:
     """What a pair shares: "seed", in a study that repeats its tuning "repetition"."""
-    return str(getattr(ranking, "unit", "seed"))
+    return ranking.unit
 
 
 def curves(ranking: Ranking) -> Iterator[Chart]:
@@ -352,7 +352,7 @@ def clipping(ranking: Ranking) -> Iterator[Chart]:
         for column, style, of in (("grad_norm", "fine", "before"), ("clipped_norm", "line", "after")):
             _, (median,) = binned(bins, steps[column].to_numpy(float), (0.5,))
             norms.append(Series(name, style, x, median, of))
-        level = level_over_steps(group.steps_of(method.configuration), method.configuration.settings)
+        level = median_level(group.steps_of(method.configuration), group.runs["settings"])
         if len(level):
             norms.append(Series(name, "level", (level.index.to_numpy(float),), level, "level η"))
     if not factors:

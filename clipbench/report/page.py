@@ -40,12 +40,14 @@ BADGES = {
     "ahead": "ahead",
     "behind": "behind",
     "mixed": "depends",
-    "same": "no difference",
+    "equivalent": "equivalent",
+    "undecided": "undecided",
+    "unlearned": "nothing learned",
     "short": "search too small",
     "few": "too few seeds",
     "diverged": "diverged",
 }
-DESCRIBED = ("helps", "hurts", "ahead", "behind", "mixed", "same")
+DESCRIBED = ("helps", "hurts", "ahead", "behind", "mixed", "equivalent")
 """Kinds of verdicts that without equal budgets are descriptive only."""
 
 Draw = Callable[[Ranking], Iterable[Chart | Rows]]

@@ -45,7 +45,7 @@ def difference(ranking: Ranking) -> Iterator[Drawing]:
     fig = style.figure("", bottom + paired.ROW * len(rows) + 0.2, SIZE[0], (left, right, bottom, 0.1))
     ax = fig.subplots()
     paired.draw(ax, ranking, method_looks(ranking), left - 0.1, room, counts=True)
-    unit = getattr(ranking, "unit", "seed")
+    unit = ranking.unit
     what = f"difference to no clipping, paired by {unit}: a dot is one {unit}"
     yield f"{what}, the line the simultaneous 95 % interval of their mean", fig
 
