@@ -35,8 +35,8 @@ class Heaviness:
         """ "heavy": both intervals of ξ lie above 0, and a tail law fits. "not heavy": that of all values
         lies below 0.
 
-        Of exponential noise, the border, each is said of at most 2.5 % of samples; of lighter noise "heavy"
-        is rarer. The rates at several n: `errors`.
+        Of clean exponential noise, the border, each is said of about 2.5 % of samples at most; of lighter
+        noise "heavy" is rarer. The rates at several n, with outliers too: `errors`.
         """
         if self.tied:
             return "cannot tell"
