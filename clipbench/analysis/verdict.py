@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clipbench.analysis.amounts import comparison_in_words, difference, listed, p_value, reference_name, worth
+from clipbench.analysis.names import metric_name
 from clipbench.analysis.notes import divergences, notes_on
 from clipbench.analysis.ranking import Ranking
 from clipbench.stats import DIFFERENT, EQUIVALENT, FEWEST, UNDECIDED
@@ -71,6 +72,9 @@ def _impossible(ranking: Ranking) -> tuple[str, str] | None:
     if ranking.reference is None:
         start = "No verdict: there is no run without clipping to compare with."
         return "open", f"{start} Add optim.clipping_type=none."
+    if all(method.untested and method.scores.empty for method in judged):
+        name = metric_name(ranking.group.headline)
+        return "open", f"No verdict: the runs have no {name} that is a number."
     if not ranking.comparisons:
         if ranking.unlike:
             names = listed(sorted(ranking.unlike))
@@ -79,8 +83,6 @@ def _impossible(ranking: Ranking) -> tuple[str, str] | None:
         if len(judged) == 1:
             alone = "There is no clipped run"
         return "open", f"No verdict: {alone} to compare with none."
-    if not ranking.usable and not any(method.diverged for method in judged):
-        return "open", f"No verdict: the runs have no {ranking.group.headline} that is a number."
     return None
 
 

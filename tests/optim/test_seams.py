@@ -50,7 +50,7 @@ def probed_names(path):
 def test_optional_members_are_looked_for_in_one_place():
     """Of optimizers by `extra`, of rules by `level_or_none`, of metrics by MetricSet."""
     of_metrics = {name for name in vars(MetricExtras) if not name.startswith("_")}
-    assert of_metrics == {"to", "state_dict", "load_state_dict", "persistent"}
+    assert of_metrics == {"to", "state_dict", "load_state_dict", "persistent", "resolution"}
     listed = {*get_args(Extra), *of_metrics, "compute", "clipping_level"}
     seen = set()
     for path in sorted((ROOT / "clipbench").rglob("*.py")):

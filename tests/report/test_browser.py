@@ -157,7 +157,7 @@ def test_the_policy_lets_no_other_script_run(shown):
 
 def chart(what):
     """Of the study."""
-    figures = "[...document.querySelectorAll('#at-toy-mini-sgd-quick figure.chart')]"
+    figures = "[...document.querySelectorAll('#at-toy-mini-SGD-quick figure.chart')]"
     return f"{figures}.find((each) => each.querySelector('figcaption').textContent.includes('{what}'))"
 
 
@@ -178,7 +178,7 @@ def test_the_pointer_reads_the_means_of_the_runs(shown):
     first = next(line for line in lines if line.startswith("no clipping"))
     numbers = [float(number) for number in re.findall(r"\d\.\d+", first)]
     np.testing.assert_allclose(numbers, [mean, mean - half, mean + half], rtol=5e-4)
-    select = "document.querySelector('#at-toy-mini-sgd-quick select')"
+    select = "document.querySelector('#at-toy-mini-SGD-quick select')"
     shown.run(f"{select}.selectedIndex = 1")
     shown.run(f"{select}.dispatchEvent(new Event('change'))")
     assert place(shown, "Validation accuracy", 0.97).startswith(f"seconds of training {STEPS / 10:g}\n")
