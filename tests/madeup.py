@@ -23,7 +23,7 @@ OTHERS = {
     "optim": "sgd",
     "skipped": 0,
 }
-FACTS = ("resolution", "worth", "baseline", "baseline_test", "data", "git", "device", "versions")
+FACTS = ("resolution", "worth", "baseline", "baseline_test", "data", "git", "device", "versions", "lockstep")
 
 
 def write_table(folder, table, run, rows):

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from clipbench.analysis.amounts import amount, interval, listed
-from clipbench.analysis.names import method_name
+from clipbench.analysis.amounts import difference, interval, listed
+from clipbench.analysis.names import method_name, metric_name
 from clipbench.analysis.ranking import Ranking
 from clipbench.stats import FEWEST, paired_interval
 
@@ -113,12 +113,13 @@ def _tuning(ranking: Ranking) -> list[str]:
         return []
     tuned, untuned = (ranking.sign * both).to_numpy().T
     found = paired_interval(tuned, untuned)
-    unit = ranking.group.headline
+    unit = metric_name(ranking.group.headline)
     if ranking.in_points:
         unit = f"points of {unit}"
-    gain = amount(ranking, found.estimate, found, signed=True)
-    about = f"(95 % interval {interval(ranking, found)}, n={found.n}; positive is better)"
-    return [f"For scale: tuning alone moved none by {gain} {unit} from its defaults {about}."]
+    direction = "higher" if ranking.sign > 0 else "lower"
+    gain = difference(ranking, found, short=True)
+    about = f"(95 % interval {interval(ranking, found)}, n={found.n}; {direction} is better)"
+    return [f"For scale: tuning alone moved no clipping by {gain} {unit} from its defaults {about}."]
 
 
 def _runs(ranking: Ranking) -> list[str]:

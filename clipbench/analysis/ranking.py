@@ -15,6 +15,7 @@ from clipbench import stats
 from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.names import optimizer_name, task_name
 from clipbench.analysis.settings import in_words
+from clipbench.analysis.steps import measured_alone
 from clipbench.record.rows import REFERENCE
 from clipbench.stats import Comparison, Interval
 
@@ -105,6 +106,12 @@ class Ranking:
     def unit(self) -> str:
         """What is paired and counted: "repetition" or "seed"."""
         return self.group.unit
+
+    @cached_property
+    def measured_alone(self) -> bool:
+        """Whether its runs' seconds tell how fast the methods are: none was trained beside others."""
+        runs = self.group.runs
+        return "lockstep" not in runs or measured_alone(runs)
 
     @property
     def sign(self) -> int:

@@ -267,7 +267,8 @@ def _undecided(ranking: Ranking, names: Sequence[str]) -> str:
     text += f"The largest difference is {largest}"
     if comparison.needed is None:
         return f"{text}; more than 1000 {unit}s would be needed at this spread."
-    return f"{text}; at this spread about {comparison.needed} {unit}s would decide it."
+    needed = f"about {comparison.needed} {unit}s, fixed beforehand, would decide it"
+    return f"{text}; at this spread {needed}."
 
 
 def _equivalent(ranking: Ranking, names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from clipbench.analysis.amounts import amount, in_own_direction, interval, minus
 from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
-from clipbench.report.text import milliseconds, short, split
+from clipbench.report.text import milliseconds, milliseconds_heading, short, split
 from clipbench.stats import FEWEST, Comparison, Interval
 
 WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
@@ -78,7 +78,7 @@ def columns(ranking: Ranking) -> dict[str, str]:
         found["to target"] = f"{start}, none's in tuning; ∞: half of the runs never"
     found["diverged"] = "runs that diverged"
     found["clipped"] = "share of steps clipped"
-    found["ms/step"] = "median over runs, evaluation left out"
+    found[milliseconds_heading(ranking)] = "median over runs, evaluation left out"
     return found
 
 

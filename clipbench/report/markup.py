@@ -10,7 +10,7 @@ from clipbench.analysis.amounts import amount, in_own_direction, interval, minus
 from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.escape import on_one_line
-from clipbench.report.text import milliseconds, split
+from clipbench.report.text import milliseconds, milliseconds_heading, split
 
 CAPTION = (
     r"Mean $\pm$ 95\,\% $t$-interval over the runs that came to an end; "
@@ -112,7 +112,7 @@ def _texts(ranking: Ranking) -> list[list[str]]:
         "p",
         "diverged",
         "clipped",
-        "ms/step",
+        milliseconds_heading(ranking),
     ]
     rows = [_row(ranking, method) for method in ranking.methods]
     return [head, *rows]

@@ -63,6 +63,7 @@ def full_row(ranking: Ranking, method: Method) -> dict[str, Any]:
         "diverged": method.diverged / method.n,
         "clipped": method.clipped,
         "ms_per_step": method.ms_per_step,
+        "measured_alone": ranking.measured_alone,
         "settings_tried": method.tried,
         "at_edge": " ".join(method.edges),
         **_gain(ranking, method),

@@ -9,6 +9,11 @@ def milliseconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def milliseconds_heading(ranking: Ranking) -> str:
+    """What was measured beside other runs does not tell how fast a method is, and says so."""
+    return "ms/step" if ranking.measured_alone else "ms/step, beside other runs"
+
+
 def split(ranking: Ranking) -> str:
     """What the methods are judged on, in full."""
     return "test" if ranking.split == "test" else "validation"

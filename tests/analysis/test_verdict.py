@@ -57,7 +57,7 @@ def test_undecided_is_told_with_how_many_would_decide_it(tmp_path):
     assert sentence.startswith("Undecided: 5 seeds cannot tell whether clipping matters. The largest")
     spread, mean = np.std(noise, ddof=1), np.mean(noise)
     n = next(n for n in range(3, 999) if stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n) < mean)
-    assert f"about {n} seeds would decide it" in sentence
+    assert f"about {n} seeds, fixed beforehand, would decide it" in sentence
 
 
 def test_equivalent_is_told_with_what_is_worth_telling(tmp_path):

@@ -248,3 +248,12 @@ def test_a_p_below_a_thousandth_is_text():
     assert _environment().from_string(template).render(cell=Cell(0.0001, "<.001", bold=True)) == (
         '<td data-v="0.0001"><b>&lt;.001</b></td>'
     )
+
+
+@pytest.mark.parametrize(("lockstep", "heading"), [(1, "ms/step"), (4, "ms/step, beside other runs")])
+def test_seconds_measured_beside_other_runs_say_so(tmp_path, lockstep, heading):
+    for name, values in {"none": NONE, "auto": BETTER}.items():
+        for seed, value in enumerate(values):
+            write(tmp_path, name, seed, value, lockstep=lockstep)
+    first = report_tables(tmp_path, ["md"])["md"].splitlines()[2]
+    assert first.endswith(f"| {heading} |")
