@@ -379,8 +379,8 @@ def test_what_was_stopped_is_trained_on_by_a_larger_study_or_one_without_halving
     assert (larger["ended"] == first["ended"])[done].all()
     assert (larger["status"] == "done")[done].all()
     assert len(outcome.tuning[0].plans) == 14
-    for stopped in larger[larger["status"] == "stopped"]["run"][:1]:
-        shutil.rmtree(Path("results/.work", stopped))  # it begins anew, and comes to the same rows
+    stopped = larger[larger["status"] == "stopped"]["run"].iloc[0]
+    shutil.rmtree(Path("results/.work", stopped))  # it begins anew, and comes to the same rows
     outcome = run_study(found(*alone, "study.trials=7", "study.halving=1"), make_here)
     assert set(ends()["status"]) == {"done"}
     assert not list(Path("results/.work").glob("r*"))  # every run is over
