@@ -21,6 +21,7 @@ for what trains MiniLM. What was stopped resumes with the same command.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,32 @@ def keep(folder: Path, name: str, *tables: str, options: tuple[str, ...] = (), o
         shutil.copy(path, REFERENCE / f"{name}_{path.name.removesuffix('_comparison.png')}.png")
 
 
+def keep_whole(folder: Path, name: str) -> None:
+    """What `clipbench plot results/reference/NAME` draws again: a file for each table, steps of the runs that
+    are drawn alone, and the paired differences of each contest.
+    """
+    run("plot", str(folder))
+    run("table", str(folder))
+    place = REFERENCE / name
+    place.mkdir(parents=True, exist_ok=True)
+    runs = tables.read(folder, "runs")
+    drawn = runs.loc[runs["role"] != "tune", "run"]
+    runs["config"] = runs["config"].map(_without_places)
+    private = ["overrides", "error", "host"]
+    runs.drop(columns=private).to_parquet(place / "runs.parquet", index=False)
+    for table in ("steps", "evals"):
+        tables.read(folder, table, runs=drawn).to_parquet(place / f"{table}.parquet", index=False)
+    for path in (folder / "figures").glob("*_difference.png"):
+        shutil.copy(path, REFERENCE / f"{name}_{path.name.removesuffix('_difference.png')}.png")
+
+
+def _without_places(config: str) -> str:
+    """A run's settings without the folder that its results went to."""
+    settings = json.loads(config)
+    settings["results"] = "results"
+    return json.dumps(settings)
+
+
 def keep_table(folder: Path, table: str, name: str) -> None:
     """Without what may hold a path or a name of this machine."""
     REFERENCE.mkdir(parents=True, exist_ok=True)
@@ -79,7 +106,7 @@ def methods_cola(folder: Path, cola: str, model: str) -> None:
 
 def studies(folder: Path) -> None:
     run("study", MINI, "study=quick", f"results={folder}")
-    keep(folder, "study", "runs")
+    keep_whole(folder, "study")
 
 
 def cora(folder: Path, data: str) -> None:

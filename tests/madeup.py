@@ -44,7 +44,10 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
     run = f"r{abs(hash((task, name, seed, level, lr, role, trial, repetition, optim, str(more)))):x}"
     factor = 1.0 if name == "none" or level == np.inf else 0.5
     norms = {"grad_norm": 2.0, "clipped_norm": 2 * factor, "clip_factor": factor}
-    steps = [{"step": i, "seconds": i / 10, "loss": 1 / i, **norms} for i in range(1, STEPS + 1)]
+    steps = [
+        {"step": i, "epoch": i / 4, "seconds": i / 10, "loss": 1 / i, "lr": lr, **norms}
+        for i in range(1, STEPS + 1)
+    ]
     for step in steps[:skipped]:
         step |= {"grad_norm": np.inf, "clipped_norm": 0.0, "clip_factor": 0.0}
     evals = [

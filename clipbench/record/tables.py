@@ -7,6 +7,9 @@ results/runs/<run>.parquet    one row, written last: its existence means that th
 
 and, of `clipbench tails` alone:
 results/tails/<run>.parquet   one row per batch at fixed weights
+
+Finished results may be kept as one file for each table, steps.parquet, evals.parquet and runs.parquet:
+they are read alike.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipbench.errors import Unreadable, UserError
@@ -94,9 +98,13 @@ def read(
 def read_parts(
     folder: Path, table: str, columns: Sequence[str], runs: Iterable[str] | None = None, stacklevel: int = 3
 ) -> Iterator[tuple[str, pa.Table]]:
-    """(name of the file, which is the run's id; its rows) for each file that can be read; otherwise as
+    """(the run's id, which is the name of its file; its rows) for each file that can be read; otherwise as
     `read`.
     """
+    together = folder / f"{table}.parquet"
+    if together.is_file():
+        yield from _parts_of(together, table, columns, runs, stacklevel + 1)
+        return
     if runs is None:
         paths = sorted((folder / table).glob("[!.]*.parquet"))
     else:
@@ -110,6 +118,28 @@ def read_parts(
         except (OSError, MemoryError) as error:
             message = f"Skipped {path}: it cannot be read now ({reason(error)}). It is left as it is."
             warnings.warn(message, Unreadable, stacklevel=stacklevel)
+
+
+def _parts_of(
+    path: Path, table: str, columns: Sequence[str], runs: Iterable[str] | None, stacklevel: int
+) -> Iterator[tuple[str, pa.Table]]:
+    """As `read_parts`, of results that were kept as one file for each table: nothing is made there."""
+    asked = SCHEMAS[table].names if table in WHOLE else list(dict.fromkeys(["run", *columns]))
+    try:
+        every = _in_schema(pa.py_buffer(read_file(path)), table, asked)
+    except (ValueError, KeyError, OSError, MemoryError, pa.ArrowException) as error:
+        message = f"Skipped {path}: not a readable clipbench table ({reason(error)}). Delete or move it."
+        warnings.warn(message, Unreadable, stacklevel=stacklevel)
+        return
+    wanted = None if runs is None else set(runs)
+    for run in sorted(set(every["run"].to_pylist()), key=str):
+        if wanted is not None and run not in wanted:
+            continue
+        rows = every.filter(pc.equal(every["run"], run))
+        if fault := _fault_of(rows, table, run):
+            warnings.warn(f"Skipped run {run} in {path}: {fault}.", Unreadable, stacklevel=stacklevel)
+        else:
+            yield run, rows.select(list(columns))
 
 
 class Damaged(Exception):

@@ -9,10 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from madeup import study
 
 from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
 from clipbench.record.files import check_writable
+from clipbench.report.table import tables as paper_tables
 
 STEP = {
     "step": 1,
@@ -104,3 +106,18 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"Cannot write to the results folder .*results=DIR"):
         check_writable(tmp_path / "file" / "results")
+
+
+def test_results_kept_as_a_file_for_each_table_are_read_alike(tmp_path):
+    study(tmp_path / "apart")
+    together = tmp_path / "together"
+    together.mkdir()
+    for table in ("runs", "steps", "evals"):
+        tables.read(tmp_path / "apart", table).to_parquet(together / f"{table}.parquet", index=False)
+    found = {name: paper_tables(tmp_path / name, ["csv"])["csv"] for name in ("apart", "together")}
+    assert found["together"] == found["apart"]
+    rows = pd.read_parquet(together / "runs.parquet")
+    rows.loc[0, "seed"] = None
+    rows.to_parquet(together / "runs.parquet", index=False)
+    with pytest.warns(Unreadable, match=f"Skipped run {rows.loc[0, 'run']}"):
+        assert len(tables.read(together, "runs")) == len(rows) - 1
