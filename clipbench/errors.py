@@ -52,7 +52,7 @@ def own_error(what: str, error: BaseException) -> str:
     installed library's.
     """
     whole = error.__traceback__
-    trace = _first(_is_users, whole) or _first(_is_not_ours, whole) or whole
+    trace = _first(_is_users, whole) or _first(_is_not_ours, whole)
     if isinstance(error, SyntaxError) and not _first(_is_users, whole):
         trace = None  # it says itself in which line
     lines = "".join(traceback.format_exception(type(error), error, trace)).rstrip()

@@ -261,6 +261,8 @@ def _check_choice(override: Override, config_dir: Path | None) -> None:
     if group == "study":
         line = override.input_line
         raise UserError(f"{line}: a study is many runs. Make it with clipbench study {line} …")
+    if group == "task_scale":
+        raise UserError(f"{override.input_line}: task and scale choose it. Write scale=NAME instead.")
     known = options(group, config_dir)
     if choice not in known:
         message = f"Unknown {group} '{choice}'.{nearest(str(choice), known)} Known: {', '.join(known)}."

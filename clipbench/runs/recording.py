@@ -28,6 +28,13 @@ def describe(task: Task) -> dict[str, Any]:
             f"{type(task).__name__}.headline is '{task.headline}', which is not among its metrics: "
             f"{', '.join(known)}."
         )
+    if not isinstance(task.data, str):
+        raise UserError(f"{type(task).__name__}.data must be a text that says which data, got {task.data!r}.")
+    if task.steps_per_epoch <= 0:
+        raise UserError(
+            f"{type(task).__name__} has no batch in an epoch (steps_per_epoch={task.steps_per_epoch}): "
+            "batch_size is above the number of its training examples. Lower it."
+        )
     name, baseline = task.baseline()
     return {
         "headline": task.headline,

@@ -25,6 +25,8 @@ WHOLE_NUMBERS = {
 }
 """Settings that count something, with the least that each may be."""
 
+MOST_THREADS = 1024
+
 LARGEST = 2**63 - 1
 """The largest whole number that the tables hold."""
 
@@ -114,6 +116,9 @@ class OptimSettings:
                 "optim.clip must be null or a mapping of a clipping type's further settings, got "
                 f"{self.clip!r}. Set one by its name: optim.clip.window=100"
             )
+        for name in self.clip:
+            if not isinstance(name, str):
+                raise UserError(f"optim.clip: a setting's name is a text, got {name!r}.")
 
     @property
     def lr(self) -> float | None:
@@ -240,7 +245,7 @@ class Settings:
         """Of the composed configuration, a mapping with every key of run.yaml. UserError for a value that is
         not allowed.
         """
-        check_numbers("", config)
+        check_values("", config)
         groups: dict[str, Any] = {
             "task": TaskSettings.from_config(_group(config, "task", ("name", "lr"))),
             "optim": OptimSettings.from_config(_group(config, "optim", ("name", "lr"))),
@@ -266,6 +271,8 @@ class Settings:
         for name, least in WHOLE_NUMBERS.items():
             number = _counted(name, getattr(self, name), least)
             object.__setattr__(self, name, number)
+        if self.threads > MOST_THREADS:
+            raise UserError(f"threads must be at most {MOST_THREADS}, got {self.threads}.")
         for name in SWITCHES:
             value = getattr(self, name)
             if not isinstance(value, bool):
@@ -322,19 +329,29 @@ def _group(config: Mapping[str, Any], name: str, keys: Sequence[str]) -> Mapping
     return node
 
 
-def check_numbers(key: str, value: Any) -> None:
-    """UserError for a whole number, wherever it stands, that the tables cannot hold."""
+def check_values(key: str, value: Any) -> None:
+    """UserError for a whole number or a text, wherever it stands, that the tables cannot hold."""
+    if isinstance(value, str) and not _is_recordable(value):
+        raise UserError(f"{key}: the text {value!r} cannot be recorded: it is not UTF-8, or holds a NUL.")
     if isinstance(value, Mapping):
         for name, item in value.items():
-            check_numbers(f"{key}.{name}".lstrip("."), item)
+            check_values(f"{key}.{name}".lstrip("."), item)
     elif isinstance(value, list):
         for item in value:
-            check_numbers(key, item)
+            check_values(key, item)
     elif isinstance(value, int) and abs(value) > LARGEST:
         raise UserError(
             f"{key}: a whole number must lie between -{LARGEST} and {LARGEST}, got one of "
             f"{value.bit_length()} bits. A number that need not be whole is written as 1e30, no bound as inf."
         )
+
+
+def _is_recordable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # halves of characters, as which Python takes bytes that are no UTF-8
+        return False
+    return "\0" not in text
 
 
 def check_name(key: str, value: Any) -> None:

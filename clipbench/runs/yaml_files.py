@@ -102,7 +102,10 @@ def check_with_defaults(
     for entry in defaults:
         included = entry if isinstance(entry, dict) else {group: entry}
         for key, value in included.items():
-            of_group = str(key).split("@")[0].split()[-1].strip("/")
+            words = str(key).split("@")[0].split()
+            if not words:
+                raise UserError(f"{path}: the entry {entry!r} of its defaults names no group.")
+            of_group = words[-1].strip("/")
             for each in value if isinstance(value, list) else [value]:
                 folder, _, last = str(each).split("@")[0].strip("/").rpartition("/")
                 check_with_defaults(folder or of_group, last, find, seen)

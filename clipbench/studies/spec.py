@@ -16,7 +16,7 @@ from clipbench.optim import ALIASES
 from clipbench.optim.make import rule_named
 from clipbench.record.rows import CLIP_KEYS, REFERENCE
 from clipbench.runs import config
-from clipbench.runs.settings import check_numbers, is_number, is_whole
+from clipbench.runs.settings import check_values, is_number, is_whole
 from clipbench.runs.yaml_files import read_content
 from clipbench.studies import space
 from clipbench.studies.space import Axis
@@ -161,7 +161,7 @@ def _checked(path: Path, given: Any, methods: Sequence[str]) -> Study:
     """The study that a file's content describes. `methods` stand instead of the file's if there are any."""
     where = f"Study '{path.stem}'"
     _check_keys(where, path, given)
-    check_numbers("study", given)
+    check_values("study", given)
     names = _methods(where, list(methods) or given["methods"])
     if not isinstance(given["space"], dict) or "lr" not in given["space"]:
         raise UserError(f"{where}: space must be a mapping with lr in it, got {given['space']!r}.")

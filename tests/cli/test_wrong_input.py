@@ -58,6 +58,9 @@ class Model(Line):
     def model(self, rng):
         sys.exit(0)
 
+class NoText(Line):
+    data = 5
+
 class Batches(Line):
     def train_batches(self, rng):
         sys.exit(0)
@@ -74,6 +77,7 @@ TASKS = {
     "raising": "quits.Raising",
     "model": "quits.Model",
     "batches": "quits.Batches",
+    "no_text": "quits.NoText",
     "no_class": "wrong_line.os",
     "no_object": "wrong_line",
 }
@@ -92,6 +96,7 @@ FILES = {
     "task/circle.yaml": "a: &a [*a]\n",
     "task/with_bomb.yaml": "defaults: [bomb]\n" + LINE.format(name="x", target="wrong_line.Line"),
     "task/with_pipe.yaml": "defaults: [/optim/pipe]\n" + LINE.format(name="x", target="wrong_line.Line"),
+    "task/nameless_defaults.yaml": "defaults: [{'@': x}]\n" + LINE.format(name="x", target="wrong_line.Line"),
     "task/odd_defaults.yaml": "defaults: 5\n" + LINE.format(name="x", target="wrong_line.Line"),
     "optim/alone.yaml": "name: alone\n_target_: torch.optim.SGD\n",
     "optim/function.yaml": "defaults: [clipping, _self_]\nname: x\n_target_: math.sqrt\n",
@@ -209,6 +214,11 @@ def said(line, capsys):
         ("run task=line results=a=b", "quoted twice, for the shell and for us: \"results='a=b'\""),
         ("run task=line results=a(b", "\"results='a(b'\""),
         ("run task=line results=~me", "\"results='~me'\""),
+        ("run task=line task_scale=cola_mini", "task and scale choose it. Write scale=NAME"),
+        ("run task=line \"results='a\udcffb'\"", "it is not UTF-8, or holds a NUL"),
+        ("run task=line threads=99999999999", "threads must be at most 1024"),
+        ("run task=line 'optim.clip={1: 2}'", "optim.clip: a setting's name is a text, got 1"),
+        ("run task=nameless_defaults", "of its defaults names no group"),
         ("run task=line results=größe", "\"results='größe'\""),
     ],
 )
@@ -216,6 +226,19 @@ def test_it_is_one_line_and_exit_code_2(own, capsys, line, message):
     error = said(line, capsys)
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("run task=no_text", "NoText.data must be a text that says which data, got 5"),
+        ("run task=line batch_size=200", "Line has no batch in an epoch (steps_per_epoch=0.0)"),
+    ],
+)
+def test_a_task_that_could_not_be_recorded_is_not_trained(own, capsys, line, message):
+    *_, last = said(line, capsys).splitlines()
+    assert message in last
+    assert "step " not in last
 
 
 def test_what_is_quoted_as_the_message_says_is_read(own):
