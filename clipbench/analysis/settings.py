@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -147,8 +148,8 @@ def _word(key: str, value: Any) -> str:
 
 
 def _as_quantile(key: str, text: str) -> str:
-    """ "0.1" → ".1" of a quantile."""
-    return text.removeprefix("0") if key == "p_autoclip" and text.startswith("0.") else text
+    """ "0.1" → ".1" of a quantile, "0.1–0.5" → ".1–.5" of several."""
+    return re.sub(r"\b0\.", ".", text) if key == "p_autoclip" else text
 
 
 def as_text(value: Any) -> str:
