@@ -68,8 +68,8 @@ def keep_whole(folder: Path, name: str) -> None:
     runs = tables.read(folder, "runs")
     drawn = runs.loc[runs["role"] != "tune", "run"]
     runs["config"] = runs["config"].map(_without_places)
-    private = ["overrides", "error", "host"]
-    runs.drop(columns=private).to_parquet(place / "runs.parquet", index=False)
+    runs[["overrides", "error", "host"]] = None  # a folder's or the machine's name may stand there
+    runs.to_parquet(place / "runs.parquet", index=False)
     for table in ("steps", "evals"):
         tables.read(folder, table, runs=drawn).to_parquet(place / f"{table}.parquet", index=False)
     for path in (folder / "figures").glob("*_difference.png"):

@@ -2,8 +2,11 @@
 and left alone.
 """
 
+import csv
+import io
 import math
 import os
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -15,6 +18,8 @@ from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
 from clipbench.record.files import check_writable
 from clipbench.report.table import tables as paper_tables
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 STEP = {
     "step": 1,
@@ -121,3 +126,10 @@ def test_results_kept_as_a_file_for_each_table_are_read_alike(tmp_path):
     rows.to_parquet(together / "runs.parquet", index=False)
     with pytest.warns(Unreadable, match=f"Skipped run {rows.loc[0, 'run']}"):
         assert len(tables.read(together, "runs")) == len(rows) - 1
+
+
+def test_the_reference_studies_can_be_drawn_again():
+    rows = csv.DictReader(io.StringIO(paper_tables(REFERENCE / "study", ["csv"])["csv"]))
+    compared = [row for row in rows if row["outcome"]]
+    assert {row["task"] for row in compared} == {"cola", "imagenet", "reddit", "voc"}
+    assert {(row["n"], row["pairs"]) for row in compared} == {("5", "5")}
