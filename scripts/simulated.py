@@ -277,7 +277,7 @@ def _fisher(n: int) -> np.ndarray:
 
 
 def _least_gaps(values: np.ndarray) -> np.ndarray:
-    """stats.least_gap of each study. (studies, 1)"""
+    """stats.paired.least_gap of each study. (studies, 1)"""
     flat = np.sort(values.reshape(len(values), -1))  # NaN last
     gaps = np.diff(flat)
     largest = np.nanmax(np.abs(values), axis=(1, 2), initial=0)[:, None]

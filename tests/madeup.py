@@ -96,7 +96,7 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
         "repetition": repetition,
     }
     row |= known
-    if status == "done":
+    if status in ("done", "stopped"):
         row |= {"final": test - 0.01, "final_test": test}
     write_table(folder, "steps", run, steps)
     write_table(folder, "evals", run, evals)

@@ -114,6 +114,11 @@ class Ranking:
         return "lockstep" not in runs or measured_alone(runs)
 
     @property
+    def judged_on(self) -> str:
+        """`split` in full: "test" or "validation"."""
+        return "test" if self.split == "test" else "validation"
+
+    @property
     def sign(self) -> int:
         return 1 if self.group.higher_is_better else -1
 

@@ -179,8 +179,16 @@ def in_words(settings: Settings, varied: Mapping[str, Iterable[Any]] | None = No
 
 def as_range(values: Iterable[Any]) -> str:
     """ "0.003–0.01", "0.5–∞"; of what is no number, each once: "fast, slow"."""
-    known = [math.inf if value == "inf" else value for value in values if value is not None]
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in known):
-        ends = dict.fromkeys(map(as_text, (min(known), max(known))))
-        return "–".join(ends)
-    return ", ".join(dict.fromkeys(map(str, known)))
+    numbers, texts = [], []
+    for value in values:
+        if value is None:
+            continue
+        texts.append(str(value))
+        if value == "inf":
+            numbers.append(math.inf)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            numbers.append(value)
+    if len(numbers) < len(texts):
+        return ", ".join(dict.fromkeys(texts))
+    low, high = as_text(min(numbers)), as_text(max(numbers))
+    return low if low == high else f"{low}–{high}"

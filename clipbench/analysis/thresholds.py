@@ -16,10 +16,7 @@ FIXED = ("norm", "linear_rand_norm", "quadratic_rand_norm", "normalize")
 MOVING = ("auto", "linear_rand_auto", "quadratic_rand_auto")
 """Types whose level is a quantile of the norms so far."""
 
-OF_PARTS = (
-    "optim.clip_exempt",
-    "optim.clip_levels",
-)  # settings by which only some parameters are clipped alike
+OF_PARTS = ("optim.clip_exempt", "optim.clip_levels")  # by which only some parameters are clipped alike
 MOMENTS = 60  # at which a run is asked for its level
 WINDOW = 10_000  # norms: the default of `optim.clip.window`
 
@@ -65,14 +62,16 @@ def levels_of(steps: pd.DataFrame, settings: Mapping[str, Settings]) -> pd.Serie
     """η by step, at up to sixty steps of each run, one run after the other; empty where there is none.
     `settings`: of each run, by id: in a study those of a method differ between repetitions.
     """
-    found = [pd.Series(dtype=float)]
+    found = []
     for run, part in steps.groupby("run", observed=True):
         norms = part["grad_norm"].to_numpy(float)
-        at = np.unique(np.linspace(1, len(norms), min(MOMENTS, len(norms))).astype(int))
+        count = min(MOMENTS, len(norms))
+        at = np.unique(np.linspace(1, len(norms), count).astype(int))
         level = threshold(settings[str(run)], norms, at)
         if level is not None:
-            found.append(pd.Series(level, part["step"].to_numpy()[at - 1]))
-    return pd.concat(found[1:]) if len(found) > 1 else found[0]
+            step = part["step"].to_numpy()[at - 1]
+            found.append(pd.Series(level, step))
+    return pd.concat(found) if found else pd.Series(dtype=float)
 
 
 def median_level(steps: pd.DataFrame, settings: Mapping[str, Settings]) -> pd.Series:

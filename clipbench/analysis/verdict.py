@@ -77,16 +77,13 @@ def _impossible(ranking: Ranking) -> tuple[str, str] | None:
         return "open", f"No verdict: the runs have no {name} that is a number."
     if not ranking.comparisons:
         if ranking.unlike:
-            names = listed(sorted(ranking.unlike))
-            return "open", f"No verdict: {names} ran on other data or another version than none. {_ANEW}"
+            names, anew = listed(sorted(ranking.unlike)), "Run them anew into one folder."
+            return "open", f"No verdict: {names} ran on other data or another version than none. {anew}"
         alone = f"No clipped run has a {ranking.unit} in common with none"
         if len(judged) == 1:
             alone = "There is no clipped run"
         return "open", f"No verdict: {alone} to compare with none."
     return None
-
-
-_ANEW = "Run them anew into one folder."
 
 
 def _advice(ranking: Ranking) -> str:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from clipbench.analysis.amounts import p_value
-from clipbench.analysis.ranking import Method, Ranking
+from clipbench.analysis.ranking import Ranking
 from clipbench.plot import style, titles
 from clipbench.plot.looks import Look, in_print, method_looks
 from clipbench.stats import Comparison, Interval
@@ -98,7 +98,7 @@ def draw(
     methods = {method.name: method for method in ranking.judged}
     ends = [0.0, worth * scale, -worth * scale]
     for row, (name, comparison) in enumerate(rows.items()):
-        pairs = scale * paired(ranking, methods[name])
+        pairs = scale * ranking.paired_differences(name).dropna().to_numpy()
         found = comparison.difference
         ends += [*pairs, scale * found.estimate]
         _pairs(ax, row, pairs, looks[name])
@@ -114,17 +114,9 @@ def draw(
     ax.set_xlabel("\n".join(axis_label(ranking, label_room)))
 
 
-def paired(ranking: Ranking, method: Method) -> np.ndarray:
-    """Method − no clipping for each seed or repetition at which both ended, in order; positive is better."""
-    assert ranking.reference is not None
-    ours, theirs = method.scores.align(ranking.reference.scores, join="inner")
-    differences = ranking.sign * (ours - theirs).to_numpy(float)
-    return differences[np.isfinite(differences)]
-
-
 def axis_label(ranking: Ranking, room: float) -> list[str]:
     """What lies along the axis, with its unit and the better side, in lines of at most `room` inches."""
-    name = titles.headline(ranking.group, titles.split(ranking))
+    name = titles.headline(ranking.group, ranking.judged_on)
     start = f"gain in {name} over" if ranking.sign > 0 else f"reduction of {name} against"
     size = matplotlib.rcParams["axes.labelsize"]
     first, second = f"{start} no clipping", "(right is better)"
@@ -200,7 +192,7 @@ def _numbers(ax: Axes, ranking: Ranking) -> None:
         found = comparison.difference
         mean = style.number(scale * found.estimate, digits)
         mean = mean if mean.startswith("−") or not mean.strip("0.") else f"+{mean}"
-        p, count = "–", str(len(paired(ranking, methods[name])))
+        p, count = "–", str(found.n)
         if found.n >= FEWEST and math.isfinite(found.low):
             low, high = (style.number(scale * end, digits) for end in (found.low, found.high))
             mean += f"  [{low}, {high}]"

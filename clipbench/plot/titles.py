@@ -42,12 +42,7 @@ def notes(found: Sequence[Ranking], count: int) -> str:
 
 def order(found: Sequence[Ranking]) -> str:
     """How the methods stand in every figure and table."""
-    return f"Methods in order of {headline(found[0].group, split(found[0]))}"
-
-
-def split(ranking: Ranking) -> str:
-    """What the methods are judged on, in full."""
-    return "test" if ranking.split == "test" else "validation"
+    return f"Methods in order of {headline(found[0].group, found[0].judged_on)}"
 
 
 def repetitions(found: Sequence[Ranking], configurations: Sequence[Configuration]) -> str:

@@ -11,7 +11,7 @@ from clipbench.analysis.amounts import amount, in_own_direction, interval, minus
 from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
-from clipbench.report.text import milliseconds, milliseconds_heading, short, split
+from clipbench.report.text import milliseconds, milliseconds_heading, short
 from clipbench.stats import FEWEST, Comparison, Interval
 
 WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
@@ -63,7 +63,7 @@ def columns(ranking: Ranking) -> dict[str, str]:
     found = {
         "method": "with its chosen settings",
         "n": f"{unit}s",
-        f"{split(ranking)} {headline}": f"mean over {unit}s ± 95 % t-interval",
+        f"{ranking.judged_on} {headline}": f"mean over {unit}s ± 95 % t-interval",
         gain: meaning,
         "": "the same, drawn: 0 is the line",
         "outcome": "different: the interval leaves out 0; equivalent: it lies within the smallest difference "

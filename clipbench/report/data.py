@@ -14,15 +14,13 @@ import pandas as pd
 from clipbench import stats
 from clipbench.analysis.across import REPEATS, Across
 from clipbench.analysis.amounts import amount, interval
-from clipbench.analysis.choice import is_without_clipping
-from clipbench.analysis.names import metric_name
+from clipbench.analysis.choice import is_without_clipping, pool
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
-from clipbench.analysis.steps import measured_alone, without_skipped
+from clipbench.analysis.steps import without_skipped
 from clipbench.analysis.thresholds import median_level
 from clipbench.plot import titles
 from clipbench.plot.comparison import THIN, baseline, smooth, there, thinned
-from clipbench.plot.difference import FEWEST
 from clipbench.plot.looks import in_print
 from clipbench.plot.style import binned
 from clipbench.record.rows import NO_CLIPPING, is_clipped
@@ -45,14 +43,14 @@ def difference(ranking: Ranking) -> Iterator[Rows]:
     for method in ranking.judged:
         comparison = ranking.comparisons.get(method.name)
         if comparison is not None:
-            rows.append(_row(ranking, method, reference, comparison))
+            rows.append(_row(ranking, method, comparison))
             worth = 0.0 if math.isnan(comparison.worth) else comparison.worth
-    name = f"{ranking.split} {metric_name(ranking.group.headline)}".replace("val ", "validation ")
+    name = titles.headline(ranking.group, ranking.judged_on)
     side = "gain in" if ranking.sign > 0 else "reduction of"
     label = f"{side} {name}, points" if ranking.in_points else f"{side} {name}"
-    what = f"Difference to {in_print(reference.name)}, paired by {unit(ranking)}"
+    what = f"Difference to {in_print(reference.name)}, paired by {ranking.unit}"
     more = (
-        f"A dot is the difference of two runs of one {unit(ranking)}; the bar is their mean and its "
+        f"A dot is the difference of two runs of one {ranking.unit}; the bar is their mean and its "
         "simultaneous interval. To the right is better."
     )
     if worth:
@@ -60,18 +58,15 @@ def difference(ranking: Ranking) -> Iterator[Rows]:
     yield Rows(what, more, label, _ends(rows), _scale(ranking) * worth, rows)
 
 
-def _row(ranking: Ranking, method: Method, reference: Method, comparison: Comparison) -> Row:
+def _row(ranking: Ranking, method: Method, comparison: Comparison) -> Row:
     scale = _scale(ranking)
-    seeds = method.scores.index.intersection(reference.scores.index)
-    gains = scale * ranking.sign * (method.scores.loc[seeds] - reference.scores.loc[seeds])
+    gains = scale * ranking.paired_differences(method.name)
     pairs = []
-    for seed, gain in zip(seeds, gains, strict=True):
+    for place, gain in gains.items():
         if math.isfinite(gain):
-            pairs.append((f"{unit(ranking)} {seed}", float(gain)))
+            pairs.append((f"{ranking.unit} {place}", float(gain)))
     found = comparison.difference
     low, high = scale * found.low, scale * found.high
-    if len(pairs) < FEWEST:
-        low, high = -math.inf, math.inf
     words = []
     if math.isfinite(found.estimate):
         text = amount(ranking, found.estimate, found, signed=True)
@@ -102,11 +97,6 @@ def _ends(rows: Sequence[Row]) -> tuple[float, float]:
     low, high = min(inside), max(inside)
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
-
-
-def unit(ranking: Ranking) -> str:
-    """What a pair shares: "seed", in a study that repeats its tuning "repetition"."""
-    return ranking.unit
 
 
 def curves(ranking: Ranking) -> Iterator[Chart]:
@@ -144,7 +134,7 @@ def _curve(
     more = "mean over runs"
     if raw is not None:
         more += ", smoothed over 2 % of the steps, faint as it was"
-    alone = measured_alone(ranking.group.runs)
+    alone = ranking.measured_alone
     time = "seconds of training" if alone else "seconds of training, beside other runs"
     wide = is_wide(np.concatenate(of_done))
     return Chart(what, more, (Axis("step"), Axis(time)), Axis(label, wide), series, levels)
@@ -189,7 +179,7 @@ def _lines(
 def _name_of_run(ranking: Ranking, run: str) -> str:
     """ "seed 3", or "repetition 3" where that is what pairs are of."""
     row = ranking.group.runs.loc[run]
-    kind = unit(ranking)
+    kind = ranking.unit
     number = row.get(kind)
     if number is None or pd.isna(number):
         kind, number = "seed", row["seed"]
@@ -290,40 +280,20 @@ def _tried(ranking: Ranking, runs: pd.DataFrame, setting: str, method: Method) -
 
 
 def budget(ranking: Ranking) -> Iterator[Chart]:
-    """What tuning brought: the expected best of k trials and, thin, the best so far as they came."""
-    group, higher = ranking.group, ranking.group.higher_is_better
+    """What tuning brought: the expected best of k trials, over the pool of all repetitions."""
+    group = ranking.group
     series = []
     for method in reversed(ranking.judged):
-        name = in_print(method.name)
-        expected = []
-        for kind, trials in _trials(group.tuning[group.tuning["method"] == method.name]):
-            if trials.isna().all():
-                continue
-            x = np.arange(1, len(trials) + 1)
-            so_far = stats.best_so_far(trials, higher)
-            series.append(Series(name, "thin", (x,), so_far, f"{kind}best so far"))
-            expected.append(pd.Series(stats.expected_best(trials, higher), x))
-        if expected:
-            mean = pd.concat(expected, axis=1).mean(axis=1)
-            series.append(Series(name, "line", (mean.index,), mean, "expected"))
+        trials = pool(group.tuning[group.tuning["method"] == method.configuration.name])
+        if trials.isna().all():
+            continue
+        expected = stats.expected_best(trials, group.higher_is_better)[: method.tried]
+        x = np.arange(1, len(expected) + 1)
+        series.append(Series(in_print(method.name), "line", (x,), expected, "expected"))
     if series:
         y = Axis(f"best {titles.headline(group)}")
-        more = "expected over orders of the trials, and thin as they came"
-        yield Chart("Best so far against budget", more, (Axis("tuning trials"),), y, series)
-
-
-def _trials(runs: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
-    """("repetition 2: ", the final value of each of its trials by number), the mean over its seeds; NaN where
-    one diverged. A study that was tuned once is one repetition without a name.
-    """
-    by: list[tuple[str, pd.DataFrame]] = [("", runs)]
-    if "repetition" in runs and runs["repetition"].notna().any():
-        by = []
-        for repetition, part in runs.groupby("repetition"):
-            by.append((f"repetition {int(str(repetition))}: ", part))
-    for kind, part in by:
-        ended = part["final"].astype(float).where(part["status"] == "done")
-        yield kind, ended.groupby(part["trial"]).agg(lambda values: values.mean(skipna=False)).sort_index()
+        more = "what so many of all trials bring on average"
+        yield Chart("Best validation against budget", more, (Axis("tuning trials"),), y, series)
 
 
 def clipping(ranking: Ranking) -> Iterator[Chart]:

@@ -10,7 +10,7 @@ from clipbench.analysis.amounts import amount, in_own_direction, interval, minus
 from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.escape import on_one_line
-from clipbench.report.text import milliseconds, milliseconds_heading, split
+from clipbench.report.text import milliseconds, milliseconds_heading
 
 CAPTION = (
     r"Mean $\pm$ 95\,\% $t$-interval over the runs that came to an end; "
@@ -106,7 +106,7 @@ def _texts(ranking: Ranking) -> list[list[str]]:
         "method",
         "settings",
         "n",
-        f"{split(ranking)} {metric_name(ranking.group.headline)}{direction}",
+        f"{ranking.judged_on} {metric_name(ranking.group.headline)}{direction}",
         f"difference to {reference_name(ranking)}{unit}",
         "outcome",
         "p",

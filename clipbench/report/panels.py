@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from clipbench import stats
 from clipbench.analysis.choice import pool
 from clipbench.analysis.ranking import Method, Ranking
-from clipbench.analysis.steps import measured_alone, without_skipped
+from clipbench.analysis.steps import without_skipped
 from clipbench.analysis.thresholds import median_level
 from clipbench.plot import difference as paired
 from clipbench.plot import style, titles
@@ -76,7 +76,7 @@ def curves(ranking: Ranking) -> Iterator[Drawing]:
 
 def _time(ranking: Ranking) -> str:
     """Seconds measured beside other runs say so."""
-    alone = measured_alone(ranking.group.runs)
+    alone = ranking.measured_alone
     return "seconds of training" if alone else "seconds of training, beside other runs"
 
 

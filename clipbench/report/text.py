@@ -14,11 +14,6 @@ def milliseconds_heading(ranking: Ranking) -> str:
     return "ms/step" if ranking.measured_alone else "ms/step, beside other runs"
 
 
-def split(ranking: Ranking) -> str:
-    """What the methods are judged on, in full."""
-    return "test" if ranking.split == "test" else "validation"
-
-
 def short(value: float) -> str:
     """Three decimals, or four digits of what is 10 or more."""
     if abs(value) < 10:

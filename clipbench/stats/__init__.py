@@ -27,7 +27,7 @@ from clipbench.stats.aggregate import (
     scaled,
     stratified_bootstrap,
 )
-from clipbench.stats.curves import best_so_far, expected_best, time_to_target
+from clipbench.stats.curves import expected_best, time_to_target
 from clipbench.stats.heaviness import Heaviness, errors, heaviness
 from clipbench.stats.interval import Interval, mean_and_half, median_interval, share_interval, t_interval
 from clipbench.stats.paired import (
@@ -39,12 +39,9 @@ from clipbench.stats.paired import (
     Divergence,
     compare,
     compare_pairs,
-    least_gap,
     paired_interval,
-    paired_t,
     probability_of_improvement,
     seed_correlation,
-    without_ties,
 )
 from clipbench.stats.pareto import tail_fit, tail_index
 from clipbench.stats.smoothing import smoothed
@@ -61,7 +58,6 @@ __all__ = [
     "Heaviness",
     "Interval",
     "Tail",
-    "best_so_far",
     "bootstrap_probability",
     "compare",
     "compare_pairs",
@@ -70,13 +66,11 @@ __all__ = [
     "heaviness",
     "hill",
     "interquartile_mean",
-    "least_gap",
     "mean_and_half",
     "median",
     "median_interval",
     "optimality_gap",
     "paired_interval",
-    "paired_t",
     "performance_profile",
     "probability_of_improvement",
     "rho_mr",
@@ -91,5 +85,4 @@ __all__ = [
     "tail_fit",
     "tail_index",
     "time_to_target",
-    "without_ties",
 ]

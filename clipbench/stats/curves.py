@@ -33,14 +33,6 @@ def time_to_target(
     return np.array(times)
 
 
-def best_so_far(trials: ArrayLike, higher_is_better: bool = True) -> np.ndarray:
-    """The best of the first k trials, k = 1 … n, in the order they were made. NaN while all of them diverged.
-    (n,)
-    """
-    best = np.fmax if higher_is_better else np.fmin
-    return best.accumulate(vector(trials))
-
-
 def expected_best(trials: ArrayLike, higher_is_better: bool = True) -> np.ndarray:
     """E[best of k of these n trials drawn without replacement], k = 1 … n: Σ_i v_(i)·C(i−1, k−1)/C(n, k).
     (n,)

@@ -243,21 +243,6 @@ def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval
     return mean_interval(x - y, _size(x, y), level)
 
 
-def paired_t(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p of the paired t-test: t = mean(a − b)/(s/√n), n − 1 degrees of freedom. 1 where there is no
-    t.
-    """
-    x, y = _pair(a, b)
-    difference = x - y
-    if not np.isfinite(difference).all():
-        return 1.0
-    error = standard_error(difference, _size(x, y))
-    if error == 0:
-        return 1.0
-    t = difference.mean() / error
-    return float(2 * special.stdtr(len(x) - 1, -abs(t)))
-
-
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
     """P(A > B) + ½·P(A = B) over all pairs (a_i, b_j), with the interval of Newcombe's method 5; n is the
     smaller number of values.

@@ -6,6 +6,7 @@ MetricCollection, do as well.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -124,7 +125,7 @@ class SummedMetric:
             total.copy_(state[name])
 
 
-class ConfusionMetric(SummedMetric):
+class ConfusionMetric(SummedMetric, ABC):
     """A metric that is read off the confusion matrix: how often a target of class i was answered by class j.
     (classes, classes)
 
@@ -146,9 +147,9 @@ class ConfusionMetric(SummedMetric):
     def matrix(self) -> Tensor:
         return self.sums["matrix"] if self.counted_by is None else self.counted_by.matrix
 
+    @abstractmethod
     def score(self, matrices: Tensor) -> Tensor:
         """The metric of each matrix. (…, classes, classes) → (…)"""
-        raise NotImplementedError
 
     def compute(self) -> Tensor:
         return self.score(self.matrix)

@@ -3,15 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
-from madeup import BETTER, NONE, write_methods
+from madeup import BETTER, NONE, ranking_of, write_methods
+from madeup import write as one_run
 from test_plot import only, small_print, write
 
-from clipbench.plot import difference as drawn
 from clipbench.plot.comparison import comparison
 from clipbench.plot.difference import difference
 from clipbench.plot.distribution import distribution
 from clipbench.plot.looks import in_print
 from clipbench.plot.trajectory import trajectory
+from clipbench.report import data
 
 
 def test_dots_are_the_pairs_the_diamond_their_mean_and_the_bar_the_comparisons_interval(tmp_path):
@@ -50,11 +51,23 @@ def test_below_three_pairs_there_is_neither_interval_nor_p(tmp_path):
 
 def test_a_pair_in_which_one_diverged_is_no_dot_and_is_counted(tmp_path):
     ranking = write_methods(tmp_path, {"none": NONE, "norm": [*BETTER[:4], None], "layer_wise": BETTER})
-    counts = {"norm": len(BETTER) - 1, "layer_wise": len(BETTER)}
-    rows = {
-        method.name: drawn.paired(ranking, method) for method in ranking.judged if not method.is_reference
-    }
-    assert {name: len(pairs) for name, pairs in rows.items()} == counts
+    (ax,) = difference([ranking]).axes
+    dots = [len(line.get_xdata()) for line in ax.lines if line.get_marker() == "o"]
+    assert sorted(dots) == [len(BETTER) - 1, len(BETTER)]
+
+
+def test_pairs_of_other_data_are_no_dots_as_they_are_not_in_the_interval(tmp_path):
+    for seed, value in enumerate(NONE):
+        one_run(tmp_path, "none", seed, value, data="a")
+        one_run(tmp_path, "norm", seed, BETTER[seed], data="a" if seed < 3 else "b")
+    ranking = ranking_of(tmp_path)
+    assert ranking.comparisons["norm"].difference.n == 3
+    (ax,) = difference([ranking]).axes
+    (dots,) = [line for line in ax.lines if line.get_marker() == "o"]
+    gains = 100 * (np.array(BETTER[:3]) - NONE[:3])
+    np.testing.assert_allclose(dots.get_xdata(), gains)
+    (rows,) = data.difference(ranking)
+    np.testing.assert_allclose([value for _, value in rows.rows[0].pairs], gains)
 
 
 def test_the_worth_of_a_comparison_is_a_band(tmp_path):

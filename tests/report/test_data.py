@@ -1,5 +1,6 @@
 """The numbers behind the page's charts, without a browser."""
 
+import itertools
 import json
 import re
 
@@ -50,6 +51,21 @@ def test_a_very_wide_interval_does_not_hide_the_others(tmp_path):
     assert max(every) <= high
     wide = next(row for row in rows.rows if row.method == "wide")
     assert wide.low < low
+
+
+def test_what_a_budget_brings_is_the_expected_best_of_all_trials_stopped_ones_among_them(tmp_path):
+    values = {0: [0.5, 0.7], 1: [0.6, 0.4]}
+    for repetition, finals in values.items():
+        for trial, value in enumerate(finals):
+            status = "stopped" if trial else "done"
+            own = {"repetition": repetition, "trial": trial, "role": "tune", "status": status}
+            write(tmp_path, "none", 1000 + repetition, value, lr=0.1 + trial + 10 * repetition, **own)
+        write(tmp_path, "none", repetition, 0.5, role="final", trial=0, repetition=repetition)
+    (chart,) = data.budget(ranking_of(tmp_path))
+    (line,) = chart.series
+    pooled = np.array([0.5, 0.7, 0.6, 0.4]) - 0.01  # validation is that much below test there
+    best_of_two = np.mean([max(pair) for pair in itertools.combinations(pooled, 2)])
+    np.testing.assert_allclose(line.y, [pooled.mean(), best_of_two])
 
 
 @pytest.mark.parametrize("n", [7, 8])
