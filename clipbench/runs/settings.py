@@ -135,8 +135,8 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class TransformSettings:
-    """Keys of `transform`. `target`: the class, None where the model stays as it was trained; `keywords`: what
-    a class may be called with, whatever is chosen.
+    """Keys of `transform`. `target`: the class, None where the model stays as it was trained; `keywords`:
+    what a class may be called with, whatever is chosen.
     """
 
     name: str

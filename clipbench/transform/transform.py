@@ -43,8 +43,9 @@ class Source:
         return device_generator(self.seed, name, self.device)
 
 
+@dataclass(frozen=True)
 class Transform(ABC):
-    """A change to a trained model. A subclass is a frozen dataclass: its fields are keys of `transform`, and
+    """A change to a trained model. A subclass is a frozen dataclass too: its fields are keys of `transform`, and
     its `__post_init__` raises ValueError for a value that is not allowed.
     """
 
