@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from clipbench.optim.protocols import extra
 from clipbench.record import tables
 from clipbench.record.files import model_path
 from clipbench.record.folder import RunFolder
-from clipbench.record.rows import CLIP_KEYS, columns
+from clipbench.record.rows import CLIP_KEYS, columns, from_json
 from clipbench.runs import config
 from clipbench.runs.build import (
     check_device,
@@ -266,6 +266,29 @@ def _child_id(parent: str, settings: Settings, transform: Transform, config_dir:
 def _run_id(settings: Settings, rule: Rule, config_dir: Path | None, contents: Contents) -> str:
     by_itself = bool(extra(optimizer_class_of(settings.optim), "clips_by_itself"))
     return identity(settings, rule, _sources(settings, rule, config_dir), by_itself, contents)
+
+
+def plan_of(results: Path, run: str) -> Plan:
+    """The plan of a run that has a row in a results folder, from what asked for it. UserError where it has
+    none, or where that asks for another run by now.
+    """
+    row = tables.row_of(results, run)
+    if row is None:
+        raise UserError(
+            f"{results} has no finished run {run}. `clipbench status {results}` says what is there."
+        )
+    words = from_json(row["overrides"], list)
+    config_dir = None
+    if words[:1] == ["--config-dir"]:
+        config_dir, words = Path(words[1]), words[2:]
+    plan = make_plan(words, config_dir)
+    plan = replace(plan, settings=replace(plan.settings, results=str(results)))
+    if plan.run != run:
+        raise UserError(
+            f"{plan.label}: run {run} cannot be taken up: its data, its source or clipbench changed since, and "
+            f"what asked for it then asks for {plan.run} now."
+        )
+    return plan
 
 
 def changed_since(plan: Plan, contents: Contents | None = None) -> str:
