@@ -147,8 +147,8 @@ class RunFolder:
             self.clear()
 
     def remove(self) -> None:
-        """The run out of the tables, its kept weights and its folder; `runs` first, because its file means that the run is
-        complete.
+        """The run out of the tables, its kept weights and its folder; `runs` first, because its file means
+        that the run is complete.
 
         OSError where that fails; what is left is removed by another call. Only under the lease.
         """

@@ -285,7 +285,7 @@ def plan_of(results: Path, run: str) -> Plan:
     plan = replace(plan, settings=replace(plan.settings, results=str(results)))
     if plan.run != run:
         raise UserError(
-            f"{plan.label}: run {run} cannot be taken up: its data, its source or clipbench changed since, and "
+            f"{plan.label}: run {run} cannot be taken up. Its data, its source or clipbench changed since: "
             f"what asked for it then asks for {plan.run} now."
         )
     return plan
