@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.text import Text
 
 from clipbench.cli.area import area, in_lines
+from clipbench.cli.latest import Latest
 from clipbench.cli.live import HEADINGS, aligned, shortened
 from clipbench.cli.progress import Meter
 from clipbench.record.rows import EvalRow, StepRow
-from clipbench.runs.latest import Latest
+from clipbench.runs.events import Rows
 
 ROWS = [
     HEADINGS,
@@ -77,16 +78,11 @@ def step(number, factor):
     return StepRow(number, 0.0, 0.0, 0.5, 2.0, 2.0 * factor, factor, 0.1)
 
 
-def test_the_latest_of_a_run_counts_each_step_once_though_it_begins_again_from_a_checkpoint():
+def test_the_latest_of_a_run_is_of_its_last_step_and_its_last_validation():
     latest = Latest()
-    first = [
-        step(1, 0.5),
-        step(2, 1.0),
-        EvalRow(2, 0.0, "val", "mcc", 0.25),
-        EvalRow(2, 0.0, "val", "f1", 0.5),
-    ]
-    latest.take(first)
-    latest.take([*first[:2], step(3, 0.5), step(4, 0.5)])
+    evals = [EvalRow(2, 0.0, "val", "mcc", 0.25), EvalRow(2, 0.0, "val", "f1", 0.5)]
+    latest.take(Rows("r", (step(1, 0.5), step(2, 1.0), *evals), 0.5))
+    latest.take(Rows("r", (step(3, 0.5), step(4, 0.5)), 0.75))
     assert latest.words == ["loss 0.5", "norm 2", "clipped 75%", "val mcc 0.250 f1 0.500"]
-    latest.take([EvalRow(4, 0.0, "val", "loss", 9.0), EvalRow(4, 0.0, "test", "mcc", 0.9)])
+    latest.take(Rows("r", (EvalRow(4, 0.0, "val", "loss", 9.0), EvalRow(4, 0.0, "test", "mcc", 0.9)), 0.75))
     assert latest.validation == "mcc 0.250 f1 0.500"

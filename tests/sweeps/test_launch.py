@@ -18,6 +18,7 @@ from clipbench.errors import UserError
 from clipbench.record import tables
 from clipbench.record.folder import LaunchFolder
 from clipbench.record.tables import statuses
+from clipbench.runs.events import Ended
 from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.engine import EXTRAS, make_launcher
 from clipbench.sweeps.grid import make_plans
@@ -93,15 +94,14 @@ def test_joblib_writes_what_a_sweep_here_writes_and_a_failure_is_recorded(own):
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     heard = []
 
-    def listener(done, of, plan, row):
-        heard.append((done, of, row["status"], row["steps"]))
-
-    outcome = launch(plans(SWEPT, "results=elsewhere"), joblib, CONFIG_DIR, listener=listener)
+    outcome = launch(plans(SWEPT, "results=elsewhere"), joblib, CONFIG_DIR, sink=heard.append)
     assert list(outcome.statuses.values()) == ["done", "done", "failed"]
     assert [plan.settings.optim.clipping_type for plan in outcome.failed] == ["rules:Broken"]
     assert outcome.launcher_error == ""
-    assert [each[:2] for each in heard] == [(1, 3), (2, 3), (3, 3)]
-    assert sorted(each[2:] for each in heard) == [("done", 60), ("done", 60), ("failed", 0)]
+    assert {type(event) for event in heard} == {Ended}
+    assert sorted(event.run for event in heard) == sorted(outcome.statuses)
+    ends = [(event.row["status"], event.row["steps"]) for event in heard]
+    assert sorted(ends) == [("done", 60), ("done", 60), ("failed", 0)]
     assert make_runs(plans(SWEPT, "results=here")).statuses == outcome.statuses
     assert_same_tables("here", "elsewhere")
     assert [path.name for path in Path("elsewhere/.work").iterdir()] == [outcome.failed[0].run]

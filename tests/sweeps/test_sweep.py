@@ -21,6 +21,7 @@ from clipbench.errors import UserError
 from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.record.lease import Lease, _machine, _started
+from clipbench.runs.events import Ended, MadeElsewhere, Progress
 from clipbench.sweeps import scheduler
 from clipbench.sweeps.grid import make_plans, points
 from clipbench.sweeps.scheduler import make_runs, unfinished
@@ -154,13 +155,11 @@ def test_a_death_costs_its_own_run_only_and_is_recorded_with_the_line_that_crash
 def test_a_worker_that_is_killed_once_costs_nothing(own):
     heard = []
 
-    def listener(state, plan, row):
-        if plan:
-            heard.append((plan.run, row["status"]))
+    def sink(event):
+        if isinstance(event, Ended):
+            heard.append((event.run, event.row["status"]))
 
-    outcome = sweep(
-        "optim.clipping_type=none,deadly:Once", "seed=choice(0)", "results=once", listener=listener
-    )
+    outcome = sweep("optim.clipping_type=none,deadly:Once", "seed=choice(0)", "results=once", sink=sink)
     assert outcome.is_complete
     assert dict(heard) == outcome.statuses
     assert set(table("runs", "once")["status"]) == {"done"}
@@ -277,10 +276,11 @@ def test_a_run_that_another_process_makes_is_left_to_it_and_made_once_that_is_go
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     seen = []
 
-    def listener(state, ended, row):
+    def sink(event):
         """The other process ends when the sweep has nothing else to do."""
-        if plans[0].run in state.elsewhere and plans[1].run in state.status and not seen:
-            seen.append(state.elsewhere[plans[0].run])
+        if isinstance(event, MadeElsewhere):
+            seen.append(event)
+        if isinstance(event, Progress) and plans[1].run in event.statuses and event.elsewhere:
             other.kill()
             other.wait()
 
@@ -288,11 +288,12 @@ def test_a_run_that_another_process_makes_is_left_to_it_and_made_once_that_is_go
         assert lease.acquire() is None
         owner = {"host": "here", "machine": _machine(), "pid": other.pid, "started": _started(other.pid)}
         lease.path.write_text(json.dumps(owner))
-        outcome = make_runs(plans, listener=listener)
+        outcome = make_runs(plans, sink=sink)
     finally:
         other.kill()
         other.wait()
-    assert [text.split(",")[0] for text in seen] == [f"process {other.pid} on here"]
+    assert [(event.run, event.status) for event in seen] == [(plans[0].run, "")]
+    assert seen[0].owner.split(",")[0] == f"process {other.pid} on here"
     assert outcome.is_complete
     assert table("runs")["status"].tolist() == ["done", "done"]
 
