@@ -28,7 +28,7 @@ CHECK_EVERY = 0.5  # seconds between looks for the request to stop
 @dataclass(frozen=True)
 class JobReport:
     """How a job ended: its run has "ended" (`text`: its status), is made "elsewhere" (by whom, or
-    "" where it has ended there), has "stopped" with a checkpoint, cannot be made for a "mistake" of the
+    how it has ended there), has "stopped" with a checkpoint, cannot be made for a "mistake" of the
     user's, or was "lost" (why).
     """
 
@@ -74,8 +74,8 @@ class Job:
                         return JobReport("ended", row["status"])
                     case Refused(mistake=mistake):
                         raise UserError(mistake)
-                    case MadeElsewhere(owner=owner):
-                        return JobReport("elsewhere", owner)
+                    case MadeElsewhere(owner=owner, status=status):
+                        return JobReport("elsewhere", owner or status)
         except UserError:
             raise
         except RAISED:

@@ -21,7 +21,7 @@ from clipbench.errors import UserError
 from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.record.lease import Lease, _machine, _started
-from clipbench.runs.events import Ended, MadeElsewhere, Progress
+from clipbench.runs.events import Begun, Ended, MadeElsewhere, Progress, Refused, Resumed, Rows, last_rows
 from clipbench.sweeps import scheduler
 from clipbench.sweeps.grid import make_plans, points
 from clipbench.sweeps.scheduler import make_runs, unfinished
@@ -152,16 +152,26 @@ def test_a_death_costs_its_own_run_only_and_is_recorded_with_the_line_that_crash
     assert [text.rpartition("deadly:")[2].split()[0] for text in commands] == ["Deadly", "Crash"]
 
 
+def events_of(heard, run):
+    return [event for event in heard if not isinstance(event, Progress) and event.run == run]
+
+
 def test_a_worker_that_is_killed_once_costs_nothing(own):
     heard = []
-
-    def sink(event):
-        if isinstance(event, Ended):
-            heard.append((event.run, event.row["status"]))
-
-    outcome = sweep("optim.clipping_type=none,deadly:Once", "seed=choice(0)", "results=once", sink=sink)
+    outcome = sweep(
+        "optim.clipping_type=none,deadly:Once", "seed=choice(0)", "results=once", sink=heard.append
+    )
     assert outcome.is_complete
-    assert dict(heard) == outcome.statuses
+    for run, status in outcome.statuses.items():
+        begun, *rest = events_of(heard, run)
+        assert begun == Begun(run)
+        resumed = next(event for event in rest if not isinstance(event, Rows))
+        assert resumed == Resumed(run, 30)
+        *_, before, last, ended = rest
+        assert before == resumed or last_rows(before.rows)[0].step >= 30
+        assert last.rows[0].step == 60
+        assert ended.row["status"] == status
+    assert Progress in map(type, heard)
     assert set(table("runs", "once")["status"]) == {"done"}
     assert set(table("steps", "once").groupby("run").size()) == {60}
     assert not Path("once/.work").exists()
@@ -176,8 +186,17 @@ def test_a_run_whose_data_cannot_be_had_does_not_stop_the_others(own):
         "class Lost(Line):\n    def train_batches(self, rng):\n"
         "        raise UserError('There are no data in the cellar.')\n"
     )
-    plans = make_plans(["task=lost,line", "steps=20", "eval_every=10"], Path("."))
-    outcome = make_runs(plans)
+    plans, heard = make_plans(["task=lost,line", "steps=20", "eval_every=10"], Path(".")), []
+    outcome = make_runs(plans, sink=heard.append)
+    assert events_of(heard, plans[0].run) == [Refused(plans[0].run, "There are no data in the cellar.")]
+    begun, rows, ended = events_of(heard, plans[1].run)
+    assert begun == Begun(plans[1].run)
+    assert [(row.step, getattr(row, "split", "")) for row in rows.rows][0] == (20, "")
+    assert {row.split for row in rows.rows[1:]} == {"train", "val", "test"}
+    assert ended == Ended(plans[1].run, ended.row)
+    assert ended.row["status"] == "done"
+    last = [event for event in heard if isinstance(event, Progress)][-1]
+    assert last == Progress({plans[0].run: "not made", plans[1].run: "done"})
     assert table("runs")["task"].tolist() == ["line"]
     assert outcome.mistakes == ("There are no data in the cellar.",)
     assert outcome.not_made == plans[:1]
