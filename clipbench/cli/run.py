@@ -25,8 +25,8 @@ def run(options: Namespace) -> int:
     with only_shown("Notes on the settings cannot be made"):
         show_remarks(remarks([plan]))
     if row is None:
-        with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(progress(plan)) as watch:
-            row = make_run(plan, interrupted, watch)
+        with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(progress(plan)) as sink:
+            row = make_run(plan, interrupted, sink)
     else:
         print(
             f"{plan.label}\nIt is finished already; this is its result. For another run change a setting, "

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from clipbench.api import mistakes_in, plan_sweep
 from clipbench.cli.estimate import announce, show_estimate
@@ -16,6 +15,7 @@ from clipbench.cli.result import outcome, show_summary
 from clipbench.errors import UserError
 from clipbench.interrupt import first_interrupt
 from clipbench.output import only_shown, shown_by
+from clipbench.runs.events import Ended, Event
 from clipbench.runs.plan import Plan
 from clipbench.runs.remarks import remarks
 from clipbench.sweeps.engine import make_launcher
@@ -78,14 +78,23 @@ def make_and_show(plans: Sequence[Plan], launcher: Sequence[str], config_dir: Pa
         return make_runs(plans)
     if launcher:
         with first_interrupt(say_interrupt(JOBS_STOPPING)) as interrupted:
-            return launch(plans, launcher, config_dir, interrupted, _print_ended_job)
-    with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(live_table()) as listener:
-        return make_runs(plans, interrupted, listener)
+            return launch(plans, launcher, config_dir, interrupted, EndedJobs(todo))
+    with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(live_table(plans)) as sink:
+        return make_runs(plans, interrupted, sink)
 
 
-def _print_ended_job(done: int, total: int, plan: Plan, row: Mapping[str, Any] | None) -> None:
-    said = outcome(row) if row else ""
-    print(f"{done}/{total}  {plan.label}  {said}", file=sys.stderr, flush=True)
+class EndedJobs:
+    """A line for each of `plans` that ends."""
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.labels, self.ended = {plan.run: plan.label for plan in plans}, 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self.ended += 1
+            said = outcome(event.row) if event.row else ""
+            count = f"{self.ended}/{len(self.labels)}"
+            print(f"{count}  {self.labels[event.run]}  {said}", file=sys.stderr, flush=True)
 
 
 def show_what_is_lacking(ended: SweepOutcome) -> None:

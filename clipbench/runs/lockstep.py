@@ -21,7 +21,7 @@ from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.record.files import check_writable
 from clipbench.record.lease import Heartbeat, Lease
-from clipbench.record.rows import Row, RunEnd
+from clipbench.record.rows import RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.checkpoint import (
     RecordedRows,
@@ -30,7 +30,8 @@ from clipbench.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from clipbench.runs.plan import Plan, changed_since, is_finished
+from clipbench.runs.events import Begun, Ended, Event, MadeElsewhere, Refused, Resumed, Rows, last_rows
+from clipbench.runs.plan import Plan, changed_since, is_finished, statuses
 from clipbench.runs.recording import describe, now, outcome, record
 from clipbench.runs.settings import interval
 from clipbench.task import Task
@@ -44,20 +45,6 @@ Stopped = Callable[[], bool]
 """Whether training is to stop after the step at hand."""
 
 
-@dataclass(frozen=True)
-class RunEvent:
-    """What happened to a run: rows that have become readable; at its end its row of `runs`; `elsewhere`,
-    who else makes it ("finished" where it is made already); or `mistake`, what the user must mend before it
-    can be made or recorded.
-    """
-
-    plan: Plan
-    rows: Sequence[Row] = ()
-    row: dict[str, Any] | None = None
-    elsewhere: str | None = None
-    mistake: str | None = None
-
-
 @dataclass
 class GroupMember:
     """A run of a group: its plan, what trains, its rows so far, when it was first started, and its lease."""
@@ -67,6 +54,14 @@ class GroupMember:
     rows: RecordedRows
     started: str
     lease: Lease
+
+    def beginning(self) -> list[Event]:
+        """It has begun, or goes on from its checkpoint."""
+        run, step = self.plan.run, self.learner.step
+        if not step:
+            return [Begun(run)]
+        last = last_rows([*self.rows.last_step, *self.rows.evals])
+        return [Resumed(run, step), Rows(run, last, self.rows.share_clipped)]
 
 
 class GroupTooLarge(Exception):
@@ -83,7 +78,7 @@ def group_key(plan: Plan) -> str:
     return repr((shared, sizes, alone))
 
 
-def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[RunEvent]:
+def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Event]:
     """Make the runs side by side, record each as it ends, and say what happens. What another process makes or
     has made is left to it, and so is a run that another takes over while we are stopped for long.
 
@@ -99,10 +94,11 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
         for plan in plans:
             leases[plan.run] = plan.run_folder.lease
             if owner := heartbeat.acquire(leases[plan.run]):
-                yield RunEvent(plan, elsewhere=owner)
-            elif is_finished(plan):
-                _clear_ended(plan)
-                yield RunEvent(plan, elsewhere="finished")
+                yield MadeElsewhere(plan.run, owner)
+            elif status := _finished_status(plan):
+                if status != "stopped":  # the folder of a stopped one stays, with its checkpoint
+                    plan.run_folder.clear()
+                yield MadeElsewhere(plan.run, "", status)
             else:
                 ours.append(plan)
         groups = deque([ours])
@@ -113,8 +109,8 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
             ended = set()
             try:
                 for event in _side_by_side(group, leases, stopped):
-                    if event.row or event.mistake or event.elsewhere:
-                        ended.add(event.plan.run)
+                    if isinstance(event, Ended | MadeElsewhere | Refused):
+                        ended.add(event.run)
                     yield event
             except GroupTooLarge:
                 left = [plan for plan in group if plan.run not in ended]
@@ -123,10 +119,10 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
             _free_memory(plans)
 
 
-def _clear_ended(plan: Plan) -> None:
-    """The folder of a run that will not go on; that of a stopped one stays, with its checkpoint."""
-    if tables.statuses(plan.results, [plan.run]).get(plan.run) != "stopped":
-        plan.run_folder.clear()
+def _finished_status(plan: Plan) -> str:
+    """With which it has come to the end that the plan asks for; "" where it is to be made."""
+    status = statuses([plan]).get(plan.run, "")
+    return "" if status == "failed" else status
 
 
 def _free_memory(plans: Sequence[Plan]) -> None:
@@ -137,7 +133,7 @@ def _free_memory(plans: Sequence[Plan]) -> None:
         torch.cuda.empty_cache()
 
 
-def _side_by_side(plans: Sequence[Plan], leases: Mapping[str, Lease], stopped: Stopped) -> Iterator[RunEvent]:
+def _side_by_side(plans: Sequence[Plan], leases: Mapping[str, Lease], stopped: Stopped) -> Iterator[Event]:
     """The events of one group, GroupTooLarge after the checkpoints of those that are left."""
     settings = plans[0].settings
     device = find_device(settings.device)
@@ -153,19 +149,19 @@ def _side_by_side(plans: Sequence[Plan], leases: Mapping[str, Lease], stopped: S
     members: dict[Learner, GroupMember] = {}
     for plan in plans:
         if change := changed_since(plan, look):
-            yield RunEvent(plan, mistake=change)
+            yield Refused(plan.run, change)
             continue
         started = _first_start(plan)
         try:
             member = _member(plan, started, leases[plan.run], task, device)
         except UserError as error:
-            yield RunEvent(plan, mistake=str(error))
+            yield Refused(plan.run, str(error))
         except Exception:
             failure = RunEnd("failed", 0, 0.0, 0, traceback.format_exc())
             yield _ended(plan, RecordedRows(), facts | {"started": started}, failure, device)
         else:
             members[member.learner] = member
-            yield RunEvent(plan, [*member.rows, *member.rows.evals])
+            yield from member.beginning()
     if members:
         yield from _train_members(members, task, device, facts, stopped)
 
@@ -176,7 +172,7 @@ def _train_members(
     device: torch.device,
     facts: Mapping[str, Any],
     stopped: Stopped,
-) -> Iterator[RunEvent]:
+) -> Iterator[Event]:
     """The events of members that have started, which leave `members` as they end. GroupTooLarge as above.
 
     `facts`: what is known of all of them before the first step.
@@ -202,7 +198,9 @@ def _train_members(
                 if member is None:  # another process makes it by now
                     continue
                 member.rows.add(rows)
-                yield RunEvent(member.plan, rows)
+                readable = tuple(row for row in rows if not isinstance(row, RunEnd))
+                if readable:
+                    yield Rows(member.plan.run, readable, member.rows.share_clipped)
                 end = rows[-1]
                 if not isinstance(end, RunEnd):
                     continue
@@ -276,16 +274,16 @@ def _save(member: GroupMember) -> None:
     save_checkpoint(member.plan.run_folder, member.learner, member.rows)
 
 
-def _taken_over(plan: Plan) -> RunEvent:
+def _taken_over(plan: Plan) -> MadeElsewhere:
     """We were stopped for so long that another process took the run over: it is that one's."""
     owner = plan.run_folder.owner or "another process"
-    finished = is_finished(plan)
-    return RunEvent(plan, elsewhere="finished" if finished else str(owner))
+    status = _finished_status(plan)
+    return MadeElsewhere(plan.run, "" if status else str(owner), status)
 
 
 def _ended(
     plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], end: RunEnd, device: torch.device
-) -> RunEvent:
+) -> Ended | Refused:
     """Write the tables and clear the run's folder; that of a run which failed or was stopped stays, so that
     it can go on from there.
 
@@ -296,12 +294,12 @@ def _ended(
     try:
         row = record(plan, rows, {**facts, **outcome(end, rows, facts)}, device)
     except UserError as error:
-        return RunEvent(plan, mistake=str(error))
+        return Refused(plan.run, str(error))
     except (ValueError, TypeError, ArithmeticError) as error:  # of the values, whatever they are
-        return RunEvent(plan, mistake=f"{plan.label} cannot be recorded: {error}")
+        return Refused(plan.run, f"{plan.label} cannot be recorded: {error}")
     if end.status not in ("failed", "stopped"):
         plan.run_folder.clear()
-    return RunEvent(plan, row=row)
+    return Ended(plan.run, row)
 
 
 def record_failure(plan: Plan, error: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from clipbench.output import listening
 from clipbench.record import tables
 from clipbench.record.files import table_path
 from clipbench.record.folder import LaunchFolder
+from clipbench.runs.events import Ended, Refused, Sink
 from clipbench.runs.plan import Plan, statuses
 from clipbench.sweeps.engine import make_launcher
 from clipbench.sweeps.job import JobReport
@@ -29,20 +30,16 @@ from clipbench.sweeps.scheduler import LOOK_AGAIN, unfinished
 
 WATCH_EVERY = 0.2  # seconds between looks whether to stop
 
-JobListener = Callable[[int, int, Plan, Mapping[str, Any] | None], None]
-"""Is told each run that ends: how many have, of how many, which one, and its row of `runs` (None where it
-cannot be read).
-"""
-
 
 def launch(
     plans: Sequence[Plan],
     launcher_overrides: Sequence[str],
     config_dir: Path | None = None,
     interrupted: Callable[[], bool] = never,
-    listener: JobListener | None = None,
+    sink: Sink | None = None,
 ) -> SweepOutcome:
-    """Make the runs that are not finished, a job each, and say what became of all.
+    """Make the runs that are not finished, a job each, and say what became of all. `sink` is called with the
+    end of each, as soon as it is seen from here: Ended, or Refused.
 
     What is lost with a job is its own run, which resumes when the same sweep is made again; joblib's workers
     are lost together. Once `interrupted()`, every job is asked to stop, wherever it runs, through a file in
@@ -52,9 +49,9 @@ def launch(
     folder = LaunchFolder.new(results)
     launcher = make_launcher(launcher_overrides, config_dir, folder.path)
     todo = unfinished(plans)
-    jobs = LaunchedJobs()
+    jobs, tell = LaunchedJobs(), listening(sink)
     if todo:
-        jobs = _hand_out(launcher, todo, folder, interrupted, listener)
+        jobs = _hand_out(launcher, todo, folder, interrupted, tell)
     ended = statuses(plans)
     left = [plan for plan in todo if plan.run not in ended]
     keeps_output = bool(left and jobs.error and folder.holds_output)
@@ -69,6 +66,7 @@ def launch(
         report = jobs.reports.get(plan.run, JobReport("lost"))
         if report.kind == "mistake":
             ended[plan.run] = "not made"
+            tell(Refused(plan.run, report.text))
         if report.text:
             notes[plan.run] = report.text
     return SweepOutcome(
@@ -104,13 +102,13 @@ def _hand_out(
     todo: Sequence[Plan],
     folder: LaunchFolder,
     interrupted: Callable[[], bool],
-    listener: JobListener | None,
+    sink: Sink,
 ) -> LaunchedJobs:
     """Launch a job for each run and wait until no run is being made any more."""
     folder.write_plans({plan.run: {"overrides": plan.overrides, "until": plan.until} for plan in todo})
     reports: dict[str, JobReport] = {}
     error = ""
-    with _watch(todo, folder, interrupted, listener):
+    with _watch(todo, folder, interrupted, sink):
         try:
             jobs: Any = launcher.launch([[f"+run={plan.run}"] for plan in todo], 0)
             for plan, job in zip(todo, jobs, strict=True):
@@ -128,11 +126,10 @@ def _watch(
     todo: Sequence[Plan],
     folder: LaunchFolder,
     interrupted: Callable[[], bool],
-    listener: JobListener | None,
+    sink: Sink,
 ) -> Iterator[None]:
-    """Meanwhile, `listener` is told each run that ends; once `interrupted()`, the jobs are asked to stop."""
+    """Meanwhile, `sink` is told each run that ends; once `interrupted()`, the jobs are asked to stop."""
     waiting = {plan.run: _written(plan) for plan in todo}
-    tell = listening(listener)
     over = threading.Event()
 
     def look() -> None:
@@ -141,8 +138,7 @@ def _watch(
                 continue
             del waiting[plan.run]
             rows = tables.read(plan.results, "runs", runs=[plan.run])
-            row = dict(rows.iloc[0]) if len(rows) else None
-            tell(len(todo) - len(waiting), len(todo), plan, row)
+            sink(Ended(plan.run, dict(rows.iloc[0]) if len(rows) else {}))
 
     def keep_looking() -> None:
         looked = time.monotonic()

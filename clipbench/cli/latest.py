@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from clipbench.record.rows import EvalRow, Row, StepRow, is_clipped
+from clipbench.record.rows import EvalRow, StepRow
+from clipbench.runs.events import Rows
 
 
 class Latest:
     """The latest values of a run, and the share of its steps clipped so far, those skipped left out."""
 
     def __init__(self) -> None:
-        self.step, self.loss, self.norm = 0, math.nan, math.nan
-        self.clipped, self.not_skipped = 0, 0
+        self.step, self.loss, self.norm, self.clipped = 0, math.nan, math.nan, 0.0
         self.validation = ""  # "mcc 0.412 accuracy 0.733"
 
-    def take(self, rows: Sequence[Row]) -> None:
-        """Rows that have become readable, oldest first."""
+    def take(self, event: Rows) -> None:
+        self.clipped = event.clipped
         values = []
-        for row in rows:
+        for row in event.rows:
             if isinstance(row, StepRow):
-                if row.step == 1:  # or again from a checkpoint, with all rows up to it
-                    self.clipped = self.not_skipped = 0
                 self.step, self.loss, self.norm = row.step, row.loss, row.grad_norm
-                if math.isfinite(row.grad_norm):
-                    self.not_skipped += 1
-                    self.clipped += is_clipped(row.clip_factor)
             elif isinstance(row, EvalRow) and row.split == "val" and row.metric != "loss":
                 values.append((row.step, f"{row.metric} {row.value:.3f}"))
         if values:
@@ -34,13 +28,9 @@ class Latest:
             self.validation = " ".join(text for step, text in values if step == last)
 
     @property
-    def share_clipped(self) -> float:
-        return self.clipped / max(1, self.not_skipped)
-
-    @property
     def words(self) -> list[str]:
         """ "loss 0.61", "norm 1.2", "clipped 37%" and, once there is one, "val mcc 0.412"."""
-        found = [f"loss {self.loss:.4g}", f"norm {self.norm:.3g}", f"clipped {self.share_clipped:.0%}"]
+        found = [f"loss {self.loss:.4g}", f"norm {self.norm:.3g}", f"clipped {self.clipped:.0%}"]
         if self.validation:
             found.append(f"val {self.validation}")
         return found
