@@ -49,8 +49,9 @@ def run(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> 
     try:
         if finished_row(plan) is None:
             with first_interrupt(_say_nothing) as interrupted:
-                if make_run(plan, interrupted) is None:
-                    raise KeyboardInterrupt
+                for each in runs_to_make(plan):
+                    if make_run(each, interrupted) is None:
+                        raise KeyboardInterrupt
     finally:
         torch.set_num_threads(threads)
     return rows_of([plan])
@@ -190,13 +191,21 @@ def plan_run(overrides: Sequence[str], config_dir: Path | None, contents: Conten
 def finished_row(plan: Plan) -> dict[str, Any] | None:
     """The row of a run that has come to the end that the plan asks for; None where it is to be made."""
     from clipbench.record import tables
+    from clipbench.record.rows import TO_GO_ON
 
     row = tables.row_of(plan.results, plan.run)
     if row is None or not plan.ends_with(row):
         return None
-    if row["status"] != "stopped":
+    if row["status"] not in TO_GO_ON:
         plan.run_folder.clear_if_abandoned()
     return row
+
+
+def runs_to_make(plan: Plan) -> list[Plan]:
+    """The run, after the one that it starts from where that is to be made first."""
+    from clipbench.runs.plan import with_parents
+
+    return [each for each in with_parents([plan]) if each is plan or finished_row(each) is None]
 
 
 def make_run(plan: Plan, interrupted: Callable[[], bool], sink: Sink | None = None) -> dict[str, Any] | None:

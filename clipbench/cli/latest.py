@@ -29,8 +29,10 @@ class Latest:
 
     @property
     def words(self) -> list[str]:
-        """ "loss 0.61", "norm 1.2", "clipped 37%" and, once there is one, "val mcc 0.412"."""
-        found = [f"loss {self.loss:.4g}", f"norm {self.norm:.3g}", f"clipped {self.clipped:.0%}"]
+        """ "loss 0.61", "norm 1.2", "clipped 37%" where it has steps and, once there is one, "val mcc 0.412"."""
+        found = []
+        if self.step:
+            found += [f"loss {self.loss:.4g}", f"norm {self.norm:.3g}", f"clipped {self.clipped:.0%}"]
         if self.validation:
             found.append(f"val {self.validation}")
         return found

@@ -37,7 +37,8 @@ def progress(plan: Plan) -> Iterator[Sink]:
                 return
             latest.take(event)
             if any(isinstance(row, EvalRow) for row in event.rows):
-                print(f"step {latest.step}/{steps}  {'  '.join(latest.words)}", file=sys.stderr, flush=True)
+                step = [f"step {latest.step}/{steps}"] if latest.step else []
+                print("  ".join([*step, *latest.words]), file=sys.stderr, flush=True)
 
         yield print_evaluations
         return
@@ -47,7 +48,10 @@ def progress(plan: Plan) -> Iterator[Sink]:
         def move_bar(event: Event) -> None:
             if isinstance(event, Rows):
                 latest.take(event)
-                meter.show("step", latest.step, steps, latest.words)
+                if latest.step:
+                    meter.show("step", latest.step, steps, latest.words)
+                else:
+                    meter.show("evaluating", 0, None, latest.words)
 
         meter.show("loading", 0, None)
         yield move_bar

@@ -16,7 +16,7 @@ from clipbench.errors import UserError
 from clipbench.interrupt import first_interrupt
 from clipbench.output import only_shown, shown_by
 from clipbench.runs.events import Ended, Event
-from clipbench.runs.plan import Plan
+from clipbench.runs.plan import Plan, with_parents
 from clipbench.runs.remarks import remarks
 from clipbench.sweeps.engine import make_launcher
 from clipbench.sweeps.estimate import estimate
@@ -68,10 +68,14 @@ def _fewer_runs(options: Namespace, plans: Sequence[Plan]) -> list[str]:
 
 def make_and_show(plans: Sequence[Plan], launcher: Sequence[str], config_dir: Path | None) -> SweepOutcome:
     """Make the runs that are not finished, in workers or by a launcher, and show how far they are."""
+    asked = {plan.run for plan in plans}
+    plans = with_parents(plans)
     todo = unfinished(plans)
     finished = len(plans) - len(todo)
+    behind = len(plans) - len(asked)
+    count = f"{len(asked)} runs and {behind} that they start from" if behind else f"{len(asked)} runs"
     print(
-        f"{len(plans)} runs, {finished} of them finished already, {len(todo)} to do, into {plans[0].results}",
+        f"{count}, {finished} of them finished already, {len(todo)} to do, into {plans[0].results}",
         flush=True,
     )
     if not todo:
@@ -113,6 +117,8 @@ def show_what_is_lacking(ended: SweepOutcome) -> None:
     if ended.launcher_error:
         where = f" What the jobs printed is in {ended.left_behind}." if ended.left_behind else ""
         say(f"{ended.launcher_error}{where}", FAILED)
+    for plan in ended.out_of_time:
+        print(f"out of time, to go on give a larger max_time: {plan.command}", file=sys.stderr)
     for plan in ended.not_made:
         note = ended.notes.get(plan.run, "")
         print(f"not finished: {plan.command}  {note}".rstrip(), file=sys.stderr)

@@ -14,9 +14,10 @@ from clipbench.interrupt import never
 from clipbench.output import listening
 from clipbench.processes import check_main_guard
 from clipbench.record.files import check_writable
+from clipbench.record.rows import TO_GO_ON
 from clipbench.runs.events import Ended, Event, MadeElsewhere, Progress, Refused, Sink
-from clipbench.runs.lockstep import record_failure
-from clipbench.runs.plan import Plan, statuses
+from clipbench.runs.lockstep import orphaned, record_failure
+from clipbench.runs.plan import Plan, statuses, with_parents
 from clipbench.sweeps.groups import arrange
 from clipbench.sweeps.messages import GroupFailed, GroupLeft, Message, MistakeFound, WorkerDied
 from clipbench.sweeps.outcome import SweepOutcome
@@ -32,13 +33,15 @@ def make_runs(
     interrupted: Callable[[], bool] = never,
     sink: Sink | None = None,
 ) -> SweepOutcome:
-    """Make the runs that are not finished, in worker processes, and say what became of all. `sink` is called
-    with their events, rows thinned, and with the sweep's Progress.
+    """Make the runs that are not finished, and before them the runs that they start from, in worker
+    processes, and say what became of all. `sink` is called with their events, rows thinned, and with the
+    sweep's Progress.
 
     Once `interrupted()`, every run finishes its step and keeps a checkpoint. A run that fails is recorded so;
     what the user must mend stands in the outcome's `mistakes`. UserError where nothing can be started: the
     results folder cannot be written, or the main program lacks a main guard.
     """
+    plans = with_parents(plans)
     todo = unfinished(plans)
     before = statuses(plans)
     if not todo:
@@ -63,7 +66,7 @@ def unfinished(plans: Sequence[Plan]) -> list[Plan]:
     for plan in plans:
         if status.get(plan.run, "failed") == "failed":
             todo.append(plan)
-        elif status[plan.run] != "stopped":
+        elif status[plan.run] not in TO_GO_ON:
             plan.run_folder.clear_if_abandoned()
     return todo
 
@@ -132,10 +135,22 @@ class Sweep:
                 return
             if slot in self.making:
                 continue
+            group = self._next_group()
+            if group is None:
+                return
             if slot not in self.workers:
                 self.workers[slot] = Worker(slot, self.modules)
-            self.making[slot] = self.waiting.popleft()
-            self.workers[slot].assign(self.making[slot])
+            self.making[slot] = group
+            self.workers[slot].assign(group)
+
+    def _next_group(self) -> list[Plan] | None:
+        """Of those waiting the first whose runs' parents have ended; None where all wait for one."""
+        for group in self.waiting:
+            parents = [plan.parent.run for plan in group if plan.parent]
+            if all(run in self.status for run in parents):
+                self.waiting.remove(group)
+                return group
+        return None
 
     def _look_elsewhere(self) -> None:
         """A run that another process made is finished; one that it left is to be made."""
@@ -173,12 +188,23 @@ class Sweep:
                 self.status[run] = "not made"
                 if mistake not in self.mistakes:
                     self.mistakes.append(mistake)
+                self._leave_children(run, mistake)
             case MadeElsewhere(run, _, ""):
                 self.elsewhere.add(run)
             case MadeElsewhere(run, _, status):
                 self.status[run] = status
                 self.elsewhere.discard(run)
         self.tell(event)
+
+    def _leave_children(self, parent: str, mistake: str) -> None:
+        """Those that wait for a parent which is not made are not made either."""
+        for group in list(self.waiting):
+            orphans = [plan for plan in group if plan.parent and plan.parent.run == parent]
+            for plan in orphans:
+                group.remove(plan)
+                self._take(orphaned(plan, mistake))
+            if not group:
+                self.waiting.remove(group)
 
     def _handle_end_of_group(self, slot: Slot, worker: Worker, message: Message) -> None:
         """The slot is free again; what is left of its group is tried again, or not made."""
