@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import to_hex, to_rgb
 
+from clipbench.escape import visible
 from clipbench.plot.looks import Look, in_print
 from clipbench.report import cells
 
@@ -48,6 +49,14 @@ def strokes(look: Look) -> str:
     return " ".join(f"{2 * part:g}" for part in look.dash[1])
 
 
+def _shown(value: Any) -> Any:
+    """What is filled in, of a text what a reader would not see made visible: half a character would not even
+    be written.
+    """
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return visible(value) if is_text else value
+
+
 @cache
 def _environment() -> Environment:
     """Templates by name; what is filled in is escaped, and what a template asks for must be given."""
@@ -58,6 +67,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
+        finalize=_shown,
     )
     environment.filters |= {"anchor": anchor, "strokes": strokes, "night": night, "method": in_print}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}

@@ -154,7 +154,7 @@ class Page:
             place = f"across-{anchor(found.title)}"
             parts.append(Part(place, _part_across(found, place)))
         script = "\n" + own("page.js")
-        return fill(
+        page = fill(
             "page.html",
             name=self.name,
             unfinished=self.unfinished,
@@ -164,6 +164,7 @@ class Page:
             script=script,
             script_hash=_hash(script),
         )
+        return str(page)
 
 
 def _hash(script: str) -> str:
