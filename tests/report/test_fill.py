@@ -149,7 +149,7 @@ def page_with(folder, texts):
 
 
 def test_whatever_is_in_the_files_is_text(tmp_path):
-    """Each is on the page as it was written; no element has it for a name, no attribute ends at its quotes."""
+    """Each is on the page as it was written; none makes an element or ends an attribute."""
     texts = {}
     for i, name in enumerate(FIELDS):
         texts[name] = f"<img src=x onerror=alert({i})>&\"'\x1b\u202e"
