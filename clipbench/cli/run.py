@@ -27,13 +27,19 @@ def run(options: Namespace) -> int:
     if row is None:
         with first_interrupt(say_interrupt(STOPPING)) as interrupted:
             row = make_with_parent(plan, interrupted, lambda each: shown_by(progress(each)))
-    else:
+    elif row["status"] != "timeout":
         print(
             f"{plan.label}\nIt is finished already; this is its result. For another run change a setting, "
             "the seed for instance."
         )
     if row is None:
         return say("Interrupted. Nothing is lost: re-run the same command to resume.", INTERRUPTED)
+    if row["status"] == "timeout":
+        return say(
+            f"Its time is over: max_time={plan.settings.max_time}, after {row['steps']} of "
+            f"{plan.settings.steps} steps. It goes on from there with a larger max_time, or with none.",
+            FAILED,
+        )
     if row["status"] == "failed":
         print(row["error"], file=sys.stderr)
         return say(
