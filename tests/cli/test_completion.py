@@ -88,11 +88,13 @@ def test_the_keys_are_those_of_the_configuration(offered, task, scale, optim):
         "optim.name",
         "optim._target_",
         "optim.clip",
+        "transform.name",
+        "transform._target_",
     }  # not for a word to set
     closed |= {name for name in leaves if name.startswith(("task.lr", "tag."))}
     keys = {word.removesuffix("=") for word in offered(f"clipbench run {' '.join(words)} |")}
-    assert keys == (leaves - closed) | {"task", "optim", "scale"}
-    for name in keys - {"task", "optim", "scale"}:  # with the values that this line's runs have
+    assert keys == (leaves - closed) | {"task", "optim", "scale", "transform"}
+    for name in keys - {"task", "optim", "scale", "transform"}:  # with the values that this line's runs have
         note = offered(f"clipbench run {' '.join(words)} {name}|")[f"{name}="]
         if "${" not in note:
             value = OmegaConf.select(composed, name)
