@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from clipbench.analysis.group import Configuration, Group
-from clipbench.analysis.names import metric_name, optimizer_name, task_name
+from clipbench.analysis.names import data_name, metric_name, optimizer_name, task_name
 from clipbench.analysis.ranking import Ranking
-
-IN_BRACKETS = re.compile(r"\s*\([^()]*[\\/][^()]*\)")  # a path
-PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where no "train/val" stands
 
 
 def title(group: Group) -> str:
@@ -62,11 +58,7 @@ def headline(group: Group, split: str = "validation") -> str:
 
 
 def _source(group: Group) -> str:
-    sources = []
-    for text in _data(group):
-        source = IN_BRACKETS.sub("", text.partition(", ")[0])
-        sources.append(PATH.sub(_last_folders, source))
-    sources = list(dict.fromkeys(sources))
+    sources = list(dict.fromkeys(map(data_name, _data(group))))
     if not sources:
         return " ".join(filter(None, [task_name(group.task), group.scale]))
     text = " and ".join(sources)
@@ -78,8 +70,3 @@ def _data(group: Group) -> list[str]:
     if "data" not in group.runs:
         return []
     return sorted({text for text in group.runs["data"].dropna() if text})
-
-
-def _last_folders(path: re.Match[str]) -> str:
-    """The last two; where they lie on one machine is nobody else's concern."""
-    return "/".join(re.split(r"[\\/]", path[0].rstrip("\\/"))[-2:])
