@@ -62,5 +62,11 @@ def data_name(data: str) -> str:
     return PATH.sub(_last_folders, source)
 
 
+def title_of_data(data: str) -> str:
+    """Its name as a title begins with it: "A graph of 9 nodes"; a folder's stays as it is."""
+    name = data_name(data)
+    return name if "/" in name else name[:1].upper() + name[1:]
+
+
 def _last_folders(path: re.Match[str]) -> str:
     return "/".join(re.split(r"[\\/]", path[0].rstrip("\\/"))[-2:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipbench.analysis.group import Configuration, Group
-from clipbench.analysis.names import data_name, metric_name, optimizer_name, task_name
+from clipbench.analysis.names import metric_name, optimizer_name, task_name, title_of_data
 from clipbench.analysis.ranking import Ranking
 
 
@@ -58,11 +58,8 @@ def headline(group: Group, split: str = "validation") -> str:
 
 
 def _source(group: Group) -> str:
-    sources = list(dict.fromkeys(map(data_name, _data(group))))
-    if not sources:
-        return " ".join(filter(None, [task_name(group.task), group.scale]))
-    text = " and ".join(sources)
-    return text if "/" in text else text[:1].upper() + text[1:]
+    sources = dict.fromkeys(map(title_of_data, _data(group)))
+    return " and ".join(sources) or " ".join(filter(None, [task_name(group.task), group.scale]))
 
 
 def _data(group: Group) -> list[str]:
