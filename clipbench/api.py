@@ -192,7 +192,7 @@ def finished_row(plan: Plan) -> dict[str, Any] | None:
     from clipbench.record import tables
 
     row = tables.row_of(plan.results, plan.run)
-    if row is None or not plan.ends_with(row["status"], row["steps"]):
+    if row is None or not plan.ends_with(row):
         return None
     if row["status"] != "stopped":
         plan.run_folder.clear_if_abandoned()

@@ -62,7 +62,8 @@ ARROWS = {
     "task": {"errors"},
     "tasks": {"errors", "task"},
     "train": BESIDE | {"task", "optim"},
-    "runs": BESIDE | {"train", "task", "optim", "stats", "interrupt", "output"},
+    "transform": BESIDE | {"train", "task", "optim"},
+    "runs": BESIDE | {"transform", "train", "task", "optim", "stats", "interrupt", "output"},
     "sweeps": BESIDE | {"runs", "train", "task", "optim", "interrupt", "processes", "output"},
     "studies": BESIDE | {"sweeps", "runs", "optim", "analysis.choice"},
     # from the tables to what is shown

@@ -24,14 +24,16 @@ UNRELATED = {
     "threads",
     "results",
     "checkpoint_every",
+    "keep",
+    "max_time",
     "task.name",
     "task.device",
     "task.workers",
 }
 """What may differ among the runs of a configuration."""
 
-IDLE = ("task.lr.", "sweep.", "tag.")
-"""Settings that begin so have been used before the run, or are not about it."""
+IDLE = ("task.lr.", "sweep.", "tag.", "transform.")
+"""Settings that begin so have been used before the run, are not about it, or stand in a column as used."""
 
 SYMBOLS = {"clipping_level": "", "p_autoclip": "quantile ", "beta": "β=", "lr": "lr="}
 

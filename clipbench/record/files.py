@@ -17,6 +17,7 @@ from clipbench.errors import UserError
 RUN_ID = re.compile(r"r[0-9a-f]{12}")
 WORK = ".work"  # what is kept of runs that have not ended
 TABLES_OF_A_RUN = ("steps", "evals", "runs")  # in the order in which they are written
+MODELS = "models"  # what is kept of finished runs where keep=model asks for it
 SET_ASIDE = "set-aside"  # the folder in a results folder for files that are damaged
 TRIES, BETWEEN = 3, 0.5  # readings of a file that a disk refuses, and seconds from one to the next
 
@@ -24,6 +25,11 @@ TRIES, BETWEEN = 3, 0.5  # readings of a file that a disk refuses, and seconds f
 def table_path(folder: Path, table: str, run: str) -> Path:
     """Where the rows of `run` in `table` lie: <folder>/<table>/<run>.parquet."""
     return folder / table / f"{run}.parquet"
+
+
+def model_path(folder: Path, run: str) -> Path:
+    """Where the weights of `run` are kept: <folder>/models/<run>.safetensors."""
+    return folder / MODELS / f"{run}.safetensors"
 
 
 def read_file(path: Path) -> bytes:

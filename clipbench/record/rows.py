@@ -22,8 +22,14 @@ NO_CLIPPING = {"clipping_level": math.inf, "p_autoclip": 1.0}
 REFERENCE = "none"
 """The clipping type that the others are compared with."""
 
-ENDED = ("done", "diverged", "stopped", "failed")
+ENDED = ("done", "diverged", "stopped", "timeout", "failed")
 """What `runs.status` may be."""
+
+TO_GO_ON = ("stopped", "timeout")
+"""Statuses of runs that keep a checkpoint, from which they go on when more of them is asked for."""
+
+PLACES = ("gradient", "example", "activation", "weight")
+"""Where one clips: what `runs.place` may be."""
 
 NOT_CLIPPED_FROM = 1 - 1e-6  # float32 rounds a norm that was left alone
 
@@ -201,6 +207,12 @@ class EvalRow:
         new=True,
         default=None,
     )
+    condition: str | None = column(
+        "text",
+        "under which it was evaluated, as a transform names it; empty or null where there is but one",
+        new=True,
+        default="",
+    )
 
 
 @dataclass(frozen=True)
@@ -269,7 +281,8 @@ class RunRow:
     )
     method: str | None = column(
         "text",
-        "the clipping type that competes: one name for its trials, its final runs and its defaults",
+        "what competes at this place: the clipping type, or the transform; in a study one name for its "
+        "trials, its final runs and its defaults; null outside one in rows of earlier versions",
         new=True,
         default=None,
     )
@@ -289,11 +302,36 @@ class RunRow:
         new=True,
         default=None,
     )
+    place: str | None = column(
+        "text",
+        "where it clips: gradient, example (the gradient of each), activation or weight; null in rows of "
+        "earlier versions, which is gradient",
+        among=PLACES,
+        new=True,
+        default=None,
+    )
+    transform: str | None = column(
+        "text",
+        "what was done to the trained model, as JSON: its name and settings; null where nothing was",
+        form=dict,
+        new=True,
+        default=None,
+    )
+    parent: str | None = column(
+        "text", "the run whose weights were transformed; null for a run that trained", new=True, default=None
+    )
+    model: str | None = column(
+        "text",
+        "the file in this folder that keeps the evaluated weights (keep=model); null where they are not kept",
+        new=True,
+        default=None,
+    )
     status: str = column(
         "text",
         "done; diverged (the loss was not finite, or above max_loss, or every step from one on to the last "
-        "was skipped); stopped (a trial that its study gave up before the last step, to go on from there if "
-        "it is asked for again); failed (see error)",
+        "was skipped; of a transformed model: its parent did); stopped (a trial that its study gave up "
+        "before the last step, to go on from there if it is asked for again); timeout (max_time was over "
+        "before the last step; unfinished: it goes on with a larger max_time); failed (see error)",
         among=ENDED,
         default="",
     )
@@ -319,8 +357,14 @@ class RunRow:
         "text", "what anyone gets without learning, as majority class", default=None
     )
     baseline_test: float | None = column("real", "its test value of the headline", default=None)
-    steps: int = column("int", "steps made", least=0, default=0)
-    seconds: float = column("real", "of training, as in `steps`", least=0, finite=True, default=0.0)
+    steps: int = column("int", "steps made, of a transformed model by its parent", least=0, default=0)
+    seconds: float = column(
+        "real",
+        "of training, as in `steps`; of a transformed model its parent's",
+        least=0,
+        finite=True,
+        default=0.0,
+    )
     skipped: int = column("int", "steps whose gradient was not finite", least=0, default=0)
     lockstep: int | None = column(
         "int",
@@ -364,8 +408,8 @@ class RunEnd:
     finite.
 
     status "done"; "diverged": a loss that is not finite or above `max_loss`, or no step taken any more;
-    "stopped": before its last step, as it was asked to; "failed": it raised, `error` is the traceback; "out
-    of memory": likewise, for want of memory.
+    "stopped": before its last step, as it was asked to; "timeout": before its last step, after `max_time`;
+    "failed": it raised, `error` is the traceback; "out of memory": likewise, for want of memory.
     """
 
     status: str
@@ -410,4 +454,6 @@ def fault_of_run(row: Mapping[str, Any]) -> str:
             return f"{name} is null"
     if row["status"] == "stopped" and row["role"] != "tune":
         return "status is stopped, and it is no trial"
+    if bool(row["parent"]) != bool(row["transform"]):
+        return "parent and transform do not go together"
     return ""

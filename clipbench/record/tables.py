@@ -50,7 +50,7 @@ files have.
 
 COLUMNS = {table: {column.name: column for column in columns(table)} for table in TABLES}
 
-KEYS = {"evals": ["step", "split", "metric"], "tails": ["step", "batch"]}
+KEYS = {"evals": ["step", "split", "metric", "condition"], "tails": ["step", "batch"]}
 """What no two rows of a run agree in. Its steps go up, and of `runs` it has one row."""
 
 WHOLE = ("runs", "evals")

@@ -10,6 +10,8 @@ remarks.py      what runs leave aside of what was asked for
 build.py        settings → device, task, model, optimizer
 patterns.py     which parameters get a level of their own, by name
 lockstep.py     trains a group, with checkpoints, and records each run
+children.py     runs that transform the weights of another
+weights.py      weights that are kept, and taken up again
 latest.py       what is known of a run while it is made
 checkpoint.py   what a run resumes from
 recording.py    rows → the tables

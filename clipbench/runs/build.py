@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +18,13 @@ from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients, make_
 from clipbench.optim.names import NoSuchModule, NotImportable, import_object
 from clipbench.optim.protocols import extra
 from clipbench.runs.patterns import parameter_groups
-from clipbench.runs.settings import OptimSettings, Settings, TaskSettings
+from clipbench.runs.settings import OptimSettings, Settings, TaskSettings, TransformSettings
 from clipbench.task import Task
 from clipbench.task.seeds import device_generator, fresh_model
 from clipbench.train.learner import Learner
 from clipbench.train.schedule import Schedule
 from clipbench.train.step import make_step
+from clipbench.transform import TRANSFORMS, Transform
 
 PLACES = "in the current folder, in --config-dir or on the import path"
 
@@ -93,13 +94,59 @@ def task_class_of(task: TaskSettings) -> type[Task]:
     return found
 
 
-def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.device) -> Learner:
-    """A learner at its first step."""
+def build_model(settings: Settings, task: Task, device: torch.device) -> nn.Module:
+    """The model at its starting weights, on the device."""
     model = fresh_model(task, settings.seed).to(device)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.compile:
         model.compile()
+    return model
+
+
+def transform_of(named: TransformSettings) -> Transform | None:
+    """The transform that the settings ask for; None where the model stays as it was trained. UserError for a
+    key that is not allowed, whether the transform uses it or not.
+    """
+    for ours in TRANSFORMS.values():
+        _made(named, ours)
+    if named.target is None:
+        return None
+    try:
+        found = imported(named.target, PLACES)
+    except NotImportable as error:
+        raise UserError(f"transform._target_: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, Transform) and is_dataclass(found)):
+        raise UserError(
+            f"transform={named.name}: {named.target} must be a dataclass that inherits "
+            "clipbench.transform.Transform."
+        )
+    place = getattr(found, "place", None)
+    if place not in PLACES_OF_TRANSFORMS:
+        raise UserError(
+            f"transform={named.name}: {found.__name__}.place must be {' or '.join(PLACES_OF_TRANSFORMS)}, "
+            f"got {place!r}."
+        )
+    with users_code(f"transform={named.name}"):
+        return _made(named, found)
+
+
+PLACES_OF_TRANSFORMS = ("weight", "activation")
+
+
+def _made(named: TransformSettings, kind: type[Transform]) -> Transform:
+    """Of this kind, with those keys that it takes. UserError for one that it refuses, or lacks."""
+    takes = inspect.signature(kind).parameters
+    keywords = {key: value for key, value in named.keywords.items() if key in takes}
+    try:
+        return kind(**keywords)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"transform.{error}") from error
+
+
+def build_learner(settings: Settings, rule: Rule, task: Task, device: torch.device) -> Learner:
+    """A learner at its first step."""
+    model = build_model(settings, task, device)
     rng = device_generator(settings.seed, "clip", device)
     restart = settings.restart
     restarter = Restarter(restart.first, restart.coeff, restart.max) if restart.first else None

@@ -30,7 +30,7 @@ from clipbench.runs.yaml_files import check_with_defaults, read_mapping
 
 OPEN = "optim.clip."  # the one node whose keys a rule decides, not a file
 EVERYWHERE = {"task.verify"}  # of any task, whether its file has it or not
-INCLUDED = {"clipping"}  # by the optimizers' files: no choice of its own
+INCLUDED = {"clipping", "keys"}  # by the files of a group: no choice of its own
 
 LONGEST_SHOWN = 80  # characters of an override in a message
 
@@ -221,7 +221,7 @@ def our_hydra() -> Iterator[None]:
         finally:
             GlobalHydra.set_instance(state)
             state.hydra = theirs
-            if base is not None:
+            if isinstance(base, version.Version):  # else nobody has composed anything before
                 version.VersionBase.instance().setbase(base)
 
 
@@ -247,7 +247,7 @@ def _check_files(groups: Sequence[Override], config_dir: Path | None) -> None:
         path = own / group / f"{name}.yaml"
         return path if path.exists() else None
 
-    chosen = {"task": "cola", "optim": "adamw", "scale": "mini"}
+    chosen = {"task": "cola", "optim": "adamw", "scale": "mini", "transform": "none"}
     for override in groups:
         chosen[override.key_or_group] = str(override.value())
     chosen["task_scale"] = f"{chosen['task']}_{chosen['scale']}"
@@ -288,6 +288,7 @@ NEEDED = {
     "task": {"task.name": "line", "task._target_": "my_module.Line"},
     "optim": {"optim.name": "mine", "optim._target_": "torch.optim.SGD"},
     "scale": {"scale": "mini"},
+    "transform": {"transform.name": "mine"},
 }
 """What the files of a group must say, with an example."""
 

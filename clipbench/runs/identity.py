@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -19,6 +19,7 @@ from clipbench.runs.settings import MACHINE, SWITCHES, Settings, TaskSettings
 from clipbench.runs.sources import source_text
 from clipbench.task import Task
 from clipbench.task.content import Contents, Place, Seen, Unread, files_below, in_order
+from clipbench.transform import TRANSFORMS, Transform
 
 RESULTS_VERSION = 1
 """Part of every id: raise it when a change to clipbench changes what the same settings give."""
@@ -77,6 +78,29 @@ def identity(
         "rule": {"name": rule_name, **asdict(rule)},
         "sources": [source_text(path) for path in sources],
     }
+    return _hashed(defined)
+
+
+def child_identity(parent: str, settings: Settings, transform: Transform, sources: Sequence[Path]) -> str:
+    """The id of the run that transforms the weights of the run `parent`.
+
+    In: the parent, and so all that defines it; the transform with the fields it uses; the tag of a study; the
+    text of `sources` (a user's own transform, and the modules of theirs that it imports).
+    """
+    known = {kind: name for name, kind in TRANSFORMS.items()}
+    name = known.get(type(transform), type(transform).__qualname__)
+    defined = {
+        "version": RESULTS_VERSION,
+        "parent": parent,
+        "transform": {"name": name, **asdict(transform)},
+        "sources": [source_text(path) for path in sources],
+    }
+    if settings.tag.study:
+        defined["tag"] = asdict(settings.tag)
+    return _hashed(defined)
+
+
+def _hashed(defined: Mapping[str, Any]) -> str:
     text = json.dumps(_canonical(defined), sort_keys=True)
     return "r" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -91,6 +115,7 @@ def _idle_keys(settings: Settings) -> Iterable[str]:
         yield "accumulate"
     if not settings.restart.first:
         yield "restart"
+    yield "transform"  # what was done to the weights defines a child, not the run that trained them
     if not settings.tag.study:
         yield "tag"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from clipbench.optim import ALIASES, Rule
 from clipbench.optim.clip import POLICIES
 from clipbench.optim.protocols import extra
 from clipbench.record import tables
+from clipbench.record.files import model_path
 from clipbench.record.folder import RunFolder
-from clipbench.record.rows import CLIP_KEYS, columns
+from clipbench.record.rows import CLIP_KEYS, columns, from_json
 from clipbench.runs import config
 from clipbench.runs.build import (
     check_device,
@@ -24,12 +26,14 @@ from clipbench.runs.build import (
     optimizer_class_of,
     rule_of,
     task_class_of,
+    transform_of,
 )
-from clipbench.runs.identity import identity, seen_data, unread_data
+from clipbench.runs.identity import child_identity, identity, seen_data, unread_data
 from clipbench.runs.patterns import check_patterns
 from clipbench.runs.settings import LARGEST, Settings, is_number
 from clipbench.runs.sources import with_helpers
 from clipbench.task.content import Contents, Place, Seen, Unread
+from clipbench.transform import Transform
 
 KINDS = {column.name: column.kind for column in columns("runs")}
 
@@ -42,6 +46,9 @@ class Plan:
     id. `seen`: what its data held, and how they looked from outside. `until`: the step that it is to be
     trained to for now, None for its last one. It is no part of the id: the run goes on from there when it is
     asked for again.
+
+    `transform`: what is done to the weights of the run `parent`, which is made first where it is missing;
+    None for a run that trains.
     """
 
     settings: Settings
@@ -51,6 +58,8 @@ class Plan:
     config_dir: Path | None = None
     unread: tuple[Unread, ...] = ()
     until: int | None = None
+    parent: Plan | None = None
+    transform: Transform | None = None
     seen: Mapping[Place, Seen] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -58,13 +67,36 @@ class Plan:
         """The step that it is to be trained to."""
         return self.settings.steps if self.until is None else self.until
 
-    def ends_with(self, status: str, steps: int) -> bool:
-        """Whether a row of `runs` with this status, after so many steps, is the end that this plan asks for:
-        a run that failed, or was stopped before `last_step`, is to be made.
+    def ends_with(self, row: Mapping[str, Any]) -> bool:
+        """Whether this row of `runs` is the end that the plan asks for. A run is to be made, or to go on,
+        that failed, was stopped before `last_step`, has time left, or whose weights are not there but asked
+        for.
         """
+        status = row["status"]
         if status == "stopped":
-            return steps >= self.last_step
-        return status != "failed"
+            return bool(row["steps"] >= self.last_step)
+        if status == "timeout":
+            return bool(row["seconds"] >= self.settings.most_seconds)
+        if status == "done" and self.settings.keep:
+            return self.model_path.is_file()
+        return bool(status != "failed")
+
+    @property
+    def steps_left(self) -> int:
+        """That are to be trained, from its last checkpoint on. A child trains none."""
+        if self.transform:
+            return 0
+        return max(0, self.last_step - self.run_folder.checkpoint_step())
+
+    @property
+    def model_path(self) -> Path:
+        """Where the run's weights are kept."""
+        return model_path(self.results, self.run)
+
+    @property
+    def place(self) -> str:
+        """Where it clips: one of rows.PLACES."""
+        return self.transform.place if self.transform else "gradient"
 
     @property
     def command(self) -> str:
@@ -98,10 +130,17 @@ class Plan:
             "optimizer": settings.optim.name,
             "lr": settings.optim.lr,
             "clipping_type": ALIASES.get(clipping_type, clipping_type),
+            "place": self.place,
         }
         for key in CLIP_KEYS[1:]:
             facts[key] = rule.get(key)
-        return {**facts, "seed": settings.seed, **asdict(settings.tag)}
+        facts |= {"seed": settings.seed, **asdict(settings.tag)}
+        if self.parent and self.transform:
+            facts["parent"] = self.parent.run
+            facts["transform"] = json.dumps({"name": settings.transform.name, **asdict(self.transform)})
+        if facts["method"] is None:
+            facts["method"] = settings.transform.name if self.transform else facts["clipping_type"]
+        return facts
 
     @property
     def label(self) -> str:
@@ -118,6 +157,9 @@ class Plan:
             " ".join(method),
             f"seed {settings.seed}",
         ]
+        if self.transform:
+            fields = [f"{name}={value}" for name, value in asdict(self.transform).items()]
+            parts.append(" ".join([settings.transform.name, *fields]))
         tag = [settings.tag.study, settings.tag.role, settings.tag.trial]
         if given := [str(value) for value in tag if value is not None]:
             parts.append(" ".join(given))
@@ -131,11 +173,8 @@ def statuses(plans: Sequence[Plan]) -> dict[str, str]:
     found = {}
     for plan in plans:
         row = tables.row_of(plan.results, plan.run)
-        if row is None:
-            continue
-        status = str(row["status"])
-        if status == "failed" or plan.ends_with(status, row["steps"]):
-            found[plan.run] = status
+        if row is not None and (row["status"] == "failed" or plan.ends_with(row)):
+            found[plan.run] = str(row["status"])
     return found
 
 
@@ -166,17 +205,90 @@ def make_plan(
         raise UserError(f"optim.nonfinite must be one of {', '.join(POLICIES)}, got {optim.nonfinite!r}.")
     check_optimizer(optim, rule)
     check_device(settings.device)
+    transform = transform_of(settings.transform)
     contents = contents or Contents()
-    run = _run_id(settings, rule, config_dir, contents)
+    parent = None
+    if transform:
+        of_parent = _of_the_parent(overrides)
+        parent = make_plan(of_parent, config_dir, composed, contents)
+        run = _child_id(parent.run, settings, transform, config_dir)
+    else:
+        run = _run_id(settings, rule, config_dir, contents)
     unread, seen = unread_data(settings.task, contents), seen_data(settings.task, contents)
-    plan = Plan(settings, rule, run, tuple(overrides), config_dir, unread, seen=seen)
+    plan = Plan(
+        settings,
+        rule,
+        run,
+        tuple(overrides),
+        config_dir,
+        unread,
+        parent=parent,
+        transform=transform,
+        seen=seen,
+    )
     check_recordable(plan)
     return plan
+
+
+def _of_the_parent(overrides: Sequence[str]) -> list[str]:
+    """What asks for the run that a child starts from: the same without a transform, of no study, its weights
+    kept.
+    """
+    found = []
+    for text, override in zip(overrides, config.parse(overrides), strict=True):
+        if override.key_or_group.split(".")[0] not in ("transform", "tag", "keep"):
+            found.append(text)
+    return [*found, "keep=model"]
+
+
+def with_parents(plans: Iterable[Plan]) -> list[Plan]:
+    """Each run once, and before its children every parent: what is to be made, in an order that can be.
+
+    A run that is asked for and is a parent too keeps its weights.
+    """
+    found: dict[str, Plan] = {}
+    asked = list(plans)
+    for plan in asked:
+        if plan.parent:
+            found[plan.parent.run] = plan.parent
+    for plan in asked:
+        if plan.run not in found or plan.settings.keep:
+            found[plan.run] = plan
+    return list(found.values())
+
+
+def _child_id(parent: str, settings: Settings, transform: Transform, config_dir: Path | None) -> str:
+    module = type(transform).__module__
+    sources = [] if _is_ours(module) else _source_files({module}, config_dir)
+    return child_identity(parent, settings, transform, sources)
 
 
 def _run_id(settings: Settings, rule: Rule, config_dir: Path | None, contents: Contents) -> str:
     by_itself = bool(extra(optimizer_class_of(settings.optim), "clips_by_itself"))
     return identity(settings, rule, _sources(settings, rule, config_dir), by_itself, contents)
+
+
+def plan_of(results: Path, run: str) -> Plan:
+    """The plan of a run that has a row in a results folder, from what asked for it. UserError where it has
+    none, or where that asks for another run by now.
+    """
+    row = tables.row_of(results, run)
+    if row is None:
+        raise UserError(
+            f"{results} has no finished run {run}. `clipbench status {results}` says what is there."
+        )
+    words = from_json(row["overrides"], list)
+    config_dir = None
+    if words[:1] == ["--config-dir"]:
+        config_dir, words = Path(words[1]), words[2:]
+    plan = make_plan(words, config_dir)
+    plan = replace(plan, settings=replace(plan.settings, results=str(results)))
+    if plan.run != run:
+        raise UserError(
+            f"{plan.label}: run {run} cannot be taken up. Its data, its source or clipbench changed since: "
+            f"what asked for it then asks for {plan.run} now."
+        )
+    return plan
 
 
 def changed_since(plan: Plan, contents: Contents | None = None) -> str:
@@ -187,14 +299,20 @@ def changed_since(plan: Plan, contents: Contents | None = None) -> str:
     each file; only what looks other from outside is read. `contents`: shared by plans of the same data.
     """
     contents = contents or Contents(before=plan.seen)
-    if _run_id(plan.settings, plan.rule, plan.config_dir, contents) == plan.run:
+    if plan.parent and plan.transform:
+        if change := changed_since(plan.parent, contents):
+            return change
+        run = _child_id(plan.parent.run, plan.settings, plan.transform, plan.config_dir)
+    else:
+        run = _run_id(plan.settings, plan.rule, plan.config_dir, contents)
+    if run == plan.run:
         return ""
     other = []
     for place, seen in plan.seen.items():
         now = contents.seen.get(place)
         if now is None or now.content != seen.content:
             other.append(str(place[1]))
-    what = ", ".join(dict.fromkeys(other)) or "The source of the task or rule"
+    what = ", ".join(dict.fromkeys(other)) or "The source of the task, rule or transform"
     return (
         f"{what} changed after the runs were planned, which are named by what it held. Nothing was trained "
         "on what it holds now; give the same command again to plan anew."
@@ -223,10 +341,12 @@ def _sources(settings: Settings, rule: Rule, config_dir: Path | None) -> list[Pa
     if not _is_ours(settings.task.module):  # ours need not be imported to plan a run
         task_class_of(settings.task)
         names.add(settings.task.module)
-    own = {}
-    for name in names:
-        if not _is_ours(name):
-            own[name] = Path(str(sys.modules[name].__file__))
+    return _source_files({name for name in names if not _is_ours(name)}, config_dir)
+
+
+def _source_files(modules: Iterable[str], config_dir: Path | None) -> list[Path]:
+    """The files of a user's modules, which are imported, and of those of theirs that these import."""
+    own = {name: Path(str(sys.modules[name].__file__)) for name in modules}
     folders = [config_dir] if config_dir else []
     return with_helpers(own, [*folders, Path.cwd()])
 

@@ -33,7 +33,8 @@ LARGEST = 2**63 - 1
 LONGEST_NAME = 100
 """Characters of a name: it is part of the names of figures."""
 
-MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep")  # where and how fast, not what
+MACHINE = ("device", "threads", "results", "checkpoint_every", "sweep", "keep", "max_time")
+"""Where and how fast a run is made, and what is kept of it: not what it is."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,27 @@ class OptimSettings:
 
 
 @dataclass(frozen=True)
+class TransformSettings:
+    """Keys of `transform`. `target`: the class, None where the model stays as it was trained; `keywords`:
+    what a class may be called with, whatever is chosen.
+    """
+
+    name: str
+    target: str | None
+    keywords: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any]) -> TransformSettings:
+        keywords = {key: value for key, value in node.items() if key not in ("name", "_target_")}
+        return cls(node["name"], node.get("_target_"), keywords)
+
+    def __post_init__(self) -> None:
+        check_name("transform.name", self.name)
+        if self.target is not None:
+            _check_path("transform._target_", self.target)
+
+
+@dataclass(frozen=True)
 class TagSettings:
     """A run of a study says which, in what role and for which method; a run of no study says none of it."""
 
@@ -219,6 +241,7 @@ class Settings:
 
     task: TaskSettings
     optim: OptimSettings
+    transform: TransformSettings
     scale: str
     seed: int
     steps: int
@@ -227,6 +250,7 @@ class Settings:
     accumulate: int
     schedule: str
     warmup: int
+    max_time: str | None
     max_loss: float
     precision: str
     channels_last: bool
@@ -235,6 +259,7 @@ class Settings:
     device: str
     threads: int
     results: str
+    keep: str | None
     checkpoint_every: str | int
     sweep: SweepSettings
     restart: RestartSettings
@@ -249,6 +274,7 @@ class Settings:
         groups: dict[str, Any] = {
             "task": TaskSettings.from_config(_group(config, "task", ("name", "lr"))),
             "optim": OptimSettings.from_config(_group(config, "optim", ("name", "lr"))),
+            "transform": TransformSettings.from_config(_group(config, "transform", ("name",))),
         }
         parts: dict[str, Any] = {"tag": TagSettings, "sweep": SweepSettings, "restart": RestartSettings}
         for name, part in parts.items():
@@ -292,6 +318,17 @@ class Settings:
         if not isinstance(self.results, str) or not self.results:
             raise UserError(f"results must be a folder, got {self.results!r}.")
         interval(self.checkpoint_every)
+        if self.keep not in (None, "model"):
+            raise UserError(
+                f"keep must be null or model (the weights of the finished run), got {self.keep!r}."
+            )
+        if self.max_time is not None:
+            _seconds("max_time", self.max_time)
+
+    @property
+    def most_seconds(self) -> float:
+        """Of training, after which the run is left unfinished; ∞ for no limit."""
+        return math.inf if self.max_time is None else _seconds("max_time", self.max_time)
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting by its key, groups as they were composed."""
@@ -391,13 +428,15 @@ def interval(value: Any) -> tuple[str, float]:
     """ "5min" → ("seconds", 300); 500 → ("steps", 500)."""
     if is_whole(value, 1):
         return "steps", float(value)
+    return "seconds", _seconds("checkpoint_every", value, ", or a number of steps of at least 1")
+
+
+def _seconds(key: str, value: Any, alternative: str = "") -> float:
+    """ "5min" → 300.0. UserError for what is no time; `alternative`: what else the key may be."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", value) if isinstance(value, str) else None
     if not found or not float(found[1]):
-        raise UserError(
-            "checkpoint_every must be a time as 30s, 5min or 1h, or a number of steps of at least 1, "
-            f"got {value!r}."
-        )
-    return "seconds", float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+        raise UserError(f"{key} must be a time as 30s, 5min or 1h{alternative}, got {value!r}.")
+    return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
 
 
 def _textual(value: Any) -> Any:
