@@ -12,7 +12,7 @@ patterns.py     which parameters get a level of their own, by name
 lockstep.py     trains a group, with checkpoints, and records each run
 children.py     runs that transform the weights of another
 weights.py      weights that are kept, and taken up again
-latest.py       what is known of a run while it is made
+events.py       what happens to runs, one stream for all who show or count it
 checkpoint.py   what a run resumes from
 recording.py    rows → the tables
 environment.py  where it ran and with what

@@ -13,10 +13,12 @@ from dataclasses import replace
 
 import torch
 
-from clipbench.record.rows import EvalRow, Row, RunEnd, StepRow
+from clipbench.errors import UserError
+from clipbench.record import tables
+from clipbench.record.rows import TO_GO_ON, EvalRow, Row, RunEnd, StepRow
 from clipbench.runs.build import build_model
 from clipbench.runs.plan import Plan
-from clipbench.runs.weights import load_weights
+from clipbench.runs.weights import KeptWeightsLost, load_weights
 from clipbench.task import Resolution, Task
 from clipbench.task.seeds import RandomState, generator
 from clipbench.train.loop import ActiveLearners, evaluate_side_by_side
@@ -96,11 +98,29 @@ def evaluate_children(
         yield active.take_rows()
 
 
-def failure(error: str, step: int = 0, seconds: float = 0.0) -> RunEnd:
-    """The end of a child that could not be made."""
-    return RunEnd("failed", step, seconds, 0, error)
+def begin_child(plan: Plan, task: Task, device: torch.device) -> Child | RunEnd:
+    """The child at its parent's weights; its end, where its parent diverged or has failed. UserError where
+    there is no parent yet.
+    """
+    assert plan.parent is not None
+    parent = plan.parent
+    row = tables.row_of(parent.results, parent.run)
+    if row is None or row["status"] in TO_GO_ON:
+        left = "has not been made" if row is None else f"is unfinished ({row['status']})"
+        raise UserError(f"{plan.label}: the run that it starts from, {parent.run}, {left}.")
+    if row["status"] == "diverged":
+        return RunEnd("diverged", row["steps"], row["seconds"], row["skipped"])
+    if row["status"] == "failed":
+        return RunEnd(
+            "failed", 0, 0.0, 0, f"The run that it starts from, {parent.run}, failed:\n{row['error']}"
+        )
+    try:
+        return Child(plan, task, device, row["steps"], row["seconds"])
+    except KeptWeightsLost as error:
+        text = f"{error}. The same command trains {parent.run}, the run that it starts from, again."
+        return RunEnd("failed", 0, 0.0, 0, text)
 
 
 def failure_now() -> RunEnd:
-    """Likewise, for the exception at hand."""
-    return failure(traceback.format_exc())
+    """The end of a run for the exception at hand."""
+    return RunEnd("failed", 0, 0.0, 0, traceback.format_exc())

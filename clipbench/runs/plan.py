@@ -242,14 +242,15 @@ def _of_the_parent(overrides: Sequence[str]) -> list[str]:
 
 
 def with_parents(plans: Iterable[Plan]) -> list[Plan]:
-    """Each run once, and before its children every parent: what is to be made, in an order that can be.
+    """Each run once, and before them the parents of those that are not finished: what is to be made, in an
+    order that can be.
 
-    A run that is asked for and is a parent too keeps its weights.
+    A run that is asked for and is such a parent too keeps its weights. UserError as of `statuses`.
     """
     found: dict[str, Plan] = {}
     asked = list(plans)
     for plan in asked:
-        if plan.parent:
+        if plan.parent and plan.parent.run not in found and not is_finished(plan):
             found[plan.parent.run] = plan.parent
     for plan in asked:
         if plan.run not in found or plan.settings.keep:
