@@ -30,7 +30,10 @@ def notes(found: Sequence[Ranking], count: int) -> str:
     every = len(group.configurations)
     if count < every:
         chosen = sum(len(ranking.methods) for ranking in found)
-        what = "each method's best" if count == chosen else f"the best {count}"
+        references = sum(ranking.reference is not None for ranking in found)
+        what = f"no clipping and the best {count - references}" if references else f"the best {count}"
+        if count == chosen:
+            what = "each method's best"
         parts.append(f"{what} of {every} settings")
     parts += group.notes
     return "; ".join(filter(None, parts))
