@@ -144,6 +144,7 @@ def leaf_names(node, prefix=""):
         ("clipbench plot |", {FOLDERS}),
         ("clipbench plot results --out |", {FOLDERS}),
         ("clipbench plot results --format |", {"png", "svg", "pdf"}),
+        ("clipbench tails --width |", {"3.25in", "6.75in"}),
         ("clipbench table --format md,|", {"md,latex", "md,csv"}),
         ("clipbench table |", {FOLDERS}),
         ("clipbench status re|", {FOLDERS}),
