@@ -205,6 +205,11 @@ COMMANDS: Mapping[str, Command] = {
         options=(
             CONFIG_DIR,
             Option(
+                "--from",
+                "a finished run of the results folder: at the weights that it kept, nothing is trained",
+                value="RUN",
+            ),
+            Option(
                 "--at",
                 "training steps after which to measure, as 0,100,500 (before training, half-way, at the end)",
                 value="STEPS",

@@ -408,3 +408,15 @@ def test_tails_at_kept_weights_do_not_train():
     trained = measure_noise(plan("results=elsewhere"), [12], 100)
     assert trainings() == 2
     pd.testing.assert_frame_equal(kept, trained, check_exact=True)
+
+
+def test_tails_of_a_finished_run_by_its_id(capsys):
+    row = made("keep=model")
+    assert main(["tails", "--from", row["run"], "results=there", "--batches", "100"]) == 0
+    assert "Step 12:" in capsys.readouterr().out
+    assert trainings() == 1
+    assert main(["tails", "--from", row["run"], "results=there", "seed=1"]) == 2
+    assert "Leave out seed=1." in capsys.readouterr().err
+    Path(f"there/models/{row['run']}.safetensors").unlink()
+    assert main(["tails", "--from", row["run"], "results=there", "--batches", "120"]) == 2
+    assert "keep=model trains it again and keeps them" in capsys.readouterr().err
