@@ -13,7 +13,7 @@ import pandas as pd
 from clipbench.analysis.choice import Candidate, best_first, edges_of, is_without_clipping
 from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.ranking import Method, Ranking
-from clipbench.analysis.settings import hyperparameters, is_of_the_method
+from clipbench.analysis.settings import hyperparameters
 from clipbench.analysis.steps import without_skipped
 from clipbench.record.rows import is_clipped
 
@@ -57,17 +57,20 @@ def _in_words(context: frozenset[Any]) -> str:
     words = []
     for key, value in sorted(context, key=str):
         name = key.rpartition(".")[2]
-        words.append(f"{name}={value}")
+        if value is not None:
+            words.append(f"{name}={value}")
     return "  ".join(words)
 
 
 def _context(configuration: Configuration, group: Group) -> frozenset[Any]:
-    """The settings that methods must share to be compared; none where each stands for itself."""
-    if group.apart:
+    """The settings that methods must share to be compared; none where each stands for itself, but for a
+    trained model: what is made of it is compared with that model alone.
+    """
+    if group.apart and group.place.trains:
         return frozenset()
     shared = []
     for key, value in configuration.settings.items():
-        if not is_of_the_method(key):
+        if not group.place.is_of_the_method(key):
             shared.append((key, value))
     return frozenset(shared)
 
@@ -147,7 +150,7 @@ def _method(
     times = 1000 * runs["seconds"].astype(float) / runs["steps"].astype(float)
     edges: Counter[str] = Counter()
     without = False
-    for each in tried:
+    for each in tried if group.place.trains else ():
         edges.update(edges_of(hyperparameters(each.chosen), map(hyperparameters, each.among)).keys())
         without = without or any(map(is_without_clipping, each.among))
     return Method(
@@ -157,8 +160,8 @@ def _method(
         scores=scores.where(done)[~untested].sort_index(),
         clipped=clipped,
         without=without,
-        ms_per_step=float(times.median()),
-        skipped=int(runs["skipped"].fillna(0).sum()),
+        ms_per_step=float(times.median()) if group.place.trains else np.nan,
+        skipped=int(runs["skipped"].fillna(0).sum()) if group.place.trains else 0,
         choices=len(tried),
         untested=int(untested.sum()),
     )

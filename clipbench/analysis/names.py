@@ -25,7 +25,6 @@ OPTIMIZERS = {
     "muon": "Muon",
     "acclip": "ACClip",
 }
-REFERENCE_IN_WORDS = "no clipping"
 
 
 def metric_name(name: str) -> str:
@@ -41,8 +40,3 @@ def task_name(name: str) -> str:
 def optimizer_name(name: str) -> str:
     """ "adamw" → "AdamW"."""
     return OPTIMIZERS.get(name, name)
-
-
-def method_name(name: str) -> str:
-    """ "none" → "no clipping"; the other types are printed as they are typed."""
-    return REFERENCE_IN_WORDS if name == "none" else name

@@ -75,10 +75,11 @@ def columns(ranking: Ranking) -> dict[str, str]:
     goal = target(ranking)
     if goal is not None:
         start = f"median steps until validation {headline} was at {goal:.4g}"
-        found["to target"] = f"{start}, none's in tuning; ∞: half of the runs never"
+        found["to target"] = f"{start}, {ranking.group.place.brief}'s in tuning; ∞: half of the runs never"
     found["diverged"] = "runs that diverged"
-    found["clipped"] = "share of steps clipped"
-    found[milliseconds_heading(ranking)] = "median over runs, evaluation left out"
+    if ranking.group.place.trains:
+        found["clipped"] = "share of steps clipped"
+        found[milliseconds_heading(ranking)] = "median over runs, evaluation left out"
     return found
 
 
@@ -91,9 +92,10 @@ def cells(ranking: Ranking, method: Method) -> list[Cell]:
         found.append(_reached(ranking, method, goal))
     lost = f"{method.diverged} of {method.n}" if method.diverged else "0"
     found.append(Cell(method.diverged / method.n, lost))
-    share = 100 * method.clipped
-    found.append(_cell(method.clipped, f"{share:.3g} %"))
-    found.append(_cell(method.ms_per_step, milliseconds(method.ms_per_step)))
+    if ranking.group.place.trains:
+        share = 100 * method.clipped
+        found.append(_cell(method.clipped, f"{share:.3g} %"))
+        found.append(_cell(method.ms_per_step, milliseconds(method.ms_per_step)))
     return found
 
 

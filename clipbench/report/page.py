@@ -22,6 +22,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from clipbench.analysis.across import Across, across
+from clipbench.analysis.places import GRADIENT, Place
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.verdict import Verdict, judge
 from clipbench.plot.looks import Look, in_print, method_looks
@@ -187,7 +188,7 @@ def part_of(ranking: Ranking) -> str:
         verdict=verdict,
         badge=badge(verdict),
         looks=looks,
-        methods=_methods(ranking.judged, looks, banded(ranking)),
+        methods=_methods(ranking.judged, looks, banded(ranking), ranking.group.place),
         columns=cells.columns(ranking),
         cells=cells.cells,
         flags=cells.flags,
@@ -207,7 +208,7 @@ def _part_across(found: Across, anchor: str) -> str:
         found=found,
         anchor=anchor,
         looks=looks,
-        methods=_methods(found.methods, looks, _few(found.methods)),
+        methods=_methods(found.methods, looks, _few(found.methods), GRADIENT),
         columns=several.COLUMNS,
         cells=several.cells,
         seeds=several.seeds(found),
@@ -223,7 +224,7 @@ def _few(methods: list[Method]) -> list[Method]:
 
 
 def _methods(
-    methods: Iterable[Method], looks: Mapping[str, Look], banded: Sequence[Method]
+    methods: Iterable[Method], looks: Mapping[str, Look], banded: Sequence[Method], place: Place
 ) -> list[dict[str, Any]]:
     """What page.js knows of each method, in the order of the legend; `banded`: they show their runs or a band
     however many others are on view.
@@ -231,7 +232,7 @@ def _methods(
     found = []
     for method in methods:
         look = looks[method.name]
-        row = {"name": in_print(method.name), "colour": look.colour, "night": _night(look.colour)}
+        row = {"name": in_print(method.name, place), "colour": look.colour, "night": _night(look.colour)}
         found.append({**row, "dash": _strokes(look), "banded": method in banded})
     return found
 
