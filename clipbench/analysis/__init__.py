@@ -9,6 +9,7 @@ group.py           the runs of one task, scale and optimizer, sorted into config
 groups.py          how they are read from the tables
 ranking.py         methods, each at its chosen configuration, compared with the reference
 comparison.py      which configurations may be compared, and the choice among them
+conditions.py      the same methods under each condition of evaluation
 verdict.py         what may be said of that, in a sentence
 notes.py           what limits it
 names.py           names as the field prints them

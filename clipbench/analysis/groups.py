@@ -209,8 +209,9 @@ def _evals(folder: Path, runs: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFram
     every = tables.read(folder, "evals", EVALS, runs).fillna({"condition": ""})
     if (every["condition"] == "").all():
         return every, every[:0]
-    last = every.groupby("run")["condition"].transform("last")
-    return every[every["condition"] == last], every[last != ""]
+    of_run = every.groupby("run")["condition"]
+    last, names_one = of_run.transform("last"), of_run.transform("max") != ""
+    return every[every["condition"] == last], every[names_one]
 
 
 def _configurations(runs: pd.DataFrame, apart: bool, place: Place) -> Iterator[Configuration]:

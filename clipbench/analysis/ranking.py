@@ -90,14 +90,16 @@ class Method:
 
     @property
     def score(self) -> Interval:
-        """Over the runs that came to an end; their number is its n, 0 where all diverged. Without bounds for
-        fewer than three.
-        """
-        ended = self.scores.dropna()
-        if len(ended) < stats.FEWEST:
-            mean = float(ended.mean()) if len(ended) else np.nan
-            return Interval(mean, -np.inf, np.inf, len(ended))
-        return stats.t_interval(ended)
+        """Over the runs that came to an end; their number is its n, 0 where all diverged."""
+        return mean_over_runs(self.scores.dropna())
+
+
+def mean_over_runs(values: pd.Series) -> Interval:
+    """With its 95 % t-interval, without bounds for fewer than three values; NaN for none."""
+    if len(values) < stats.FEWEST:
+        mean = float(values.mean()) if len(values) else np.nan
+        return Interval(mean, -np.inf, np.inf, len(values))
+    return stats.t_interval(values)
 
 
 @dataclass(frozen=True)

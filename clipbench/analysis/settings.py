@@ -54,9 +54,8 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if key not in hidden and not key.startswith(idle):
             found[key] = value
-    for key, value in from_json(run.get("transform"), dict).items():
-        found[f"transform.{key}"] = value
-    return found
+    made = from_json(run.get("transform"), dict)
+    return {**found, **dict(_flat({"transform": made}))}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipbench.analysis.amounts import amount, in_own_direction, interval, minus, p_value, reference_name
+from clipbench.analysis.conditions import by_condition
 from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
@@ -15,6 +16,7 @@ from clipbench.report.text import milliseconds, milliseconds_heading, short
 from clipbench.stats import FEWEST, Comparison, Interval
 
 WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
+ALWAYS = math.inf  # more runs than there are
 FLAGS = {"clipping_level": "level", "p_autoclip": "p", "beta": "β"}
 
 
@@ -85,7 +87,7 @@ def columns(ranking: Ranking) -> dict[str, str]:
 
 def cells(ranking: Ranking, method: Method) -> list[Cell]:
     """One for each of `columns` but the first."""
-    found = [Cell(float(method.n), str(method.n)), _mean(method)]
+    found = [Cell(float(method.n), str(method.n)), _mean(method.score, method.n)]
     found += _compared(ranking, method)
     goal = target(ranking)
     if goal is not None:
@@ -109,13 +111,21 @@ def flags(method: Method) -> list[str]:
     return [FLAGS.get(name, name) for name in method.edges]
 
 
-def _mean(method: Method) -> Cell:
-    score = method.score
+def conditions(ranking: Ranking) -> dict[str, dict[str, Cell]]:
+    """{condition: {method: its mean}}; empty where the runs name none."""
+    found: dict[str, dict[str, Cell]] = {}
+    for condition, means in by_condition(ranking).items():
+        found[condition] = {name: _mean(score, ALWAYS) for name, score in means.items()}
+    return found
+
+
+def _mean(score: Interval, n: float) -> Cell:
+    """`n`: of how many runs; it is told where `score` is of fewer."""
     text = minus(short(score.estimate)) if score.n else "–"
     small = []
     if math.isfinite(score.half):
         small.append(f"± {short(score.half)}")
-    if score.n < method.n:
+    if score.n < n:
         small.append(f"n={score.n}")
     return Cell(score.estimate, text, tuple(small))
 

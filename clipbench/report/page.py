@@ -192,6 +192,7 @@ def part_of(ranking: Ranking) -> str:
         columns=cells.columns(ranking),
         cells=cells.cells,
         flags=cells.flags,
+        conditions=cells.conditions(ranking),
         blocks=_blocks(ranking) if ranking.methods else [],
         facts=facts(ranking),
         failures=failures(ranking),
