@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from clipbench.api import finished_row, make_run, plan_run
+from clipbench.api import finished_row, make_run, plan_run, runs_to_make
 from clipbench.cli.estimate import announce
 from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, say, say_interrupt, show_remarks
 from clipbench.cli.progress import progress
@@ -25,8 +25,12 @@ def run(options: Namespace) -> int:
     with only_shown("Notes on the settings cannot be made"):
         show_remarks(remarks([plan]))
     if row is None:
-        with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(progress(plan)) as watch:
-            row = make_run(plan, interrupted, watch)
+        with first_interrupt(say_interrupt(STOPPING)) as interrupted:
+            for each in runs_to_make(plan):
+                with shown_by(progress(each)) as sink:
+                    row = make_run(each, interrupted, sink)
+                if row is None:
+                    break
     else:
         print(
             f"{plan.label}\nIt is finished already; this is its result. For another run change a setting, "

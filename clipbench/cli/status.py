@@ -49,6 +49,10 @@ def show_status(folder: Path) -> None:
         print("\nUnfinished, with nobody at work on them. Re-run the same command to resume from this step:")
         show_list([_unfinished_line(run) for run in idle])
     tried_again = {run.run for run in at_work}
+    over = [run for run in open_runs.values() if run.run in rows and rows[run.run]["status"] == "timeout"]
+    if over := [run for run in over if not run.owner]:
+        print("\nOut of time. The same command with a larger max_time=, or null, goes on from this step:")
+        show_list([_unfinished_line(run) for run in over])
     failed = []
     for run_id, row in rows.items():
         if row["status"] == "failed" and run_id not in tried_again:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from clipbench.errors import RAISED, UserError
-from clipbench.optim import evaluation_weights
 from clipbench.record import tables
 from clipbench.record.rows import from_json
 from clipbench.runs.build import build_learner, build_task, find_device
@@ -130,7 +129,7 @@ def _timed_steps(learner: Learner, batches: Iterator[Any], batches_per_step: int
 def _timed_validation(learner: Learner) -> float:
     """Seconds of one pass; 0 if it takes longer than TIMED_SECONDS."""
     since, evaluation = time.perf_counter(), Evaluation(learner)
-    with evaluation_weights(learner.optimizer):
+    with learner.evaluation_weights():
         for batch in learner.task.eval_batches(learner.task.splits[0]):
             evaluation.update(prepare_on_device(learner.task, batch, learner.device))
             if time.perf_counter() - since > TIMED_SECONDS:

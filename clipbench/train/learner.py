@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from clipbench.optim import Restarter, clip_stats
+from clipbench.optim import Restarter, clip_stats, evaluation_weights
 from clipbench.record.rows import EvalRow, RunEnd, StepRow
 from clipbench.task import MetricSet, Resolution, Task
 from clipbench.task.seeds import RandomState, generator
@@ -140,6 +141,10 @@ class Learner:
         elif self.step and self.skipped_last >= min(STUCK, self.step):
             status = "diverged"
         return RunEnd(status, self.step, self.seconds, self.skipped)
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Within, the model holds the optimizer's answer."""
+        return evaluation_weights(self.optimizer)
 
     def train_metrics(self) -> list[EvalRow]:
         """Over the training batches since the last call."""

@@ -17,6 +17,7 @@ from clipbench.api import finished_row, make_run
 from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.interrupt import never
+from clipbench.runs.events import Ended
 from clipbench.runs.plan import make_plan
 from clipbench.studies.contest import contests
 from clipbench.studies.protocol import check_folder, choice, estimate_study, run_study
@@ -296,11 +297,11 @@ def test_interrupted_in_the_final_phase_it_resumes_to_the_same_tables(own):
         if plans[0].settings.tag.role == "tune":
             return make_here(plans)
 
-        def listener(state, plan, row):
-            if plan:
-                ended.append(plan)
+        def sink(event):
+            if isinstance(event, Ended):
+                ended.append(event)
 
-        return make_runs(plans, lambda: bool(ended), listener)
+        return make_runs(plans, lambda: bool(ended), sink)
 
     one_at_a_time = ["sweep.workers_per_device=1", "sweep.lockstep=false"]
     struck = found(*overrides, *one_at_a_time, "results=struck")
