@@ -12,8 +12,9 @@ import pandas as pd
 
 from clipbench.analysis.choice import Candidate, best_first, edges_of, is_without_clipping
 from clipbench.analysis.group import Configuration, Group
+from clipbench.analysis.places import Place
 from clipbench.analysis.ranking import Method, Ranking
-from clipbench.analysis.settings import hyperparameters
+from clipbench.analysis.settings import hyperparameters, training_in_words
 from clipbench.analysis.steps import without_skipped
 from clipbench.record.rows import is_clipped
 
@@ -40,7 +41,7 @@ def rankings(group: Group) -> list[Ranking]:
         for chosen, tried in _chosen(group, configurations):
             methods.append(_method(group, chosen, tried, split, shares))
         methods.sort(key=lambda method: _place(method, group))
-        words = _in_words(context - common)
+        words = _in_words(context - common, group.place)
         found.append(Ranking(group, words, tuple(methods), tuple(configurations), split))
     return found
 
@@ -52,13 +53,14 @@ def _shares_clipped(group: Group) -> pd.DataFrame:
     return clipped.groupby(steps["run"], observed=False).agg(["sum", "size"])
 
 
-def _in_words(context: frozenset[Any]) -> str:
-    """ "batch_size=64  momentum=0.9"."""
+def _in_words(context: frozenset[Any], place: Place) -> str:
+    """ "batch_size=64  momentum=0.9"; of trained models their clipping too."""
+    if not place.trains:
+        return training_in_words(dict(context))
     words = []
     for key, value in sorted(context, key=str):
         name = key.rpartition(".")[2]
-        if value is not None:
-            words.append(f"{name}={value}")
+        words.append(f"{name}={value}")
     return "  ".join(words)
 
 

@@ -7,8 +7,8 @@ from clipbench.stats import Interval
 
 
 def by_condition(ranking: Ranking) -> dict[str, dict[str, Interval]]:
-    """{condition: {method: the mean of the judged split's headline over the runs that came to an end}}, in the
-    order in which they were evaluated; empty where no run names a condition.
+    """{condition: {method: the mean of the judged split's headline over the runs that came to an end}}, in
+    the order in which they were evaluated; empty where no run names a condition.
     """
     group = ranking.group
     rows = group.conditions

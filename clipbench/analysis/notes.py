@@ -58,7 +58,7 @@ def _choice(ranking: Ranking) -> list[str]:
     words = "Descriptive only, not a verdict."
     trains = ranking.group.place.trains
     if not trains:
-        words = "Descriptive only, not a verdict: of models that were trained with these settings."
+        words = "Descriptive only, not a verdict: it holds of models that were trained with these settings."
     elif len(ranking.learning_rates) == 1:
         words = "One learning rate for all: descriptive only, not a verdict."
     if tried != {1}:

@@ -88,7 +88,7 @@ def hyperparameters(settings: Settings, place: Place = GRADIENT) -> dict[str, An
     """{name: value} of what a method is tuned over, None among them; those of a user's own rule, and of a
     transform, under their own names.
     """
-    found = {name: settings[name] for name in place.tuned}
+    found = {name: settings.get(name) for name in place.tuned}
     for key, value in settings.items():
         if key.startswith(place.prefix) and key != place.type_key:
             found[key.removeprefix(place.prefix)] = value
@@ -175,6 +175,17 @@ def in_words(
             symbol = "level "
         words.append(symbol + _as_quantile(name, text))
     return "  ".join(words)
+
+
+def training_in_words(settings: Settings) -> str:
+    """ "norm  level 1  lr=0.1  batch_size=64": how models were trained, as far as `settings` say it."""
+    kind = settings.get(GRADIENT.type_key)
+    words = [GRADIENT.in_words(kind)] if kind else []
+    words.append(in_words(settings))
+    for key, value in sorted(settings.items()):
+        if value is not None and not GRADIENT.is_of_the_method(key):
+            words.append(f"{key.rpartition('.')[2]}={value}")
+    return "  ".join(filter(None, words))
 
 
 def as_range(values: Iterable[Any]) -> str:

@@ -166,6 +166,7 @@ class Page:
             unfinished=self.unfinished,
             summary=summary,
             parts_of_page=parts,
+            changed=not all(ranking.group.place.trains for ranking in self.rankings),
             style=source.joinpath("page.css").read_text(encoding="utf-8"),
             script=script,
             script_hash=_hash(script),

@@ -6,7 +6,7 @@ import pandas as pd
 
 from clipbench.analysis.places import GRADIENT
 from clipbench.analysis.ranking import Ranking
-from clipbench.analysis.settings import in_words
+from clipbench.analysis.settings import training_in_words
 from clipbench.record.rows import from_json
 
 
@@ -76,9 +76,8 @@ def _training(ranking: Ranking) -> str:
     """Of models that were changed afterwards: clipping and learning rate."""
     if ranking.group.place.trains or not ranking.configurations:
         return ""
-    settings = ranking.configurations[0].settings
-    name = GRADIENT.in_words(settings[GRADIENT.type_key])
-    return "  ".join(filter(None, [name, in_words(settings)]))
+    shared = ranking.configurations[0].settings
+    return training_in_words({key: value for key, value in shared.items() if GRADIENT.is_of_the_method(key)})
 
 
 def _distinct(column: pd.Series) -> str:

@@ -7,6 +7,7 @@ from madeup import BETTER, NONE, ranking_of, write_methods
 from madeup import write as one_run
 from test_plot import only, small_print, write
 
+from clipbench.analysis.places import GRADIENT
 from clipbench.plot.comparison import comparison
 from clipbench.plot.difference import difference
 from clipbench.plot.distribution import distribution
@@ -165,4 +166,4 @@ def test_the_baseline_is_a_line_unless_it_would_squeeze_the_rest(tmp_path):
     ],
 )
 def test_names_are_those_in_print(label, expected):
-    assert in_print(label) == expected
+    assert in_print(label, GRADIENT) == expected
