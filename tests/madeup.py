@@ -24,7 +24,10 @@ OTHERS = {
     "optim": "sgd",
     "skipped": 0,
 }
-FACTS = ("resolution", "worth", "baseline", "baseline_test", "data", "git", "device", "versions", "lockstep")
+FACTS = (
+    *("resolution", "worth", "baseline", "baseline_test", "data", "git", "device", "versions", "lockstep"),
+    *("place", "method"),
+)
 
 
 def write_table(folder, table, run, rows):
@@ -105,7 +108,7 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
     return run
 
 
-def write_child(folder, parent, values, status="done", place="weight", **transform):
+def write_child(folder, parent, values, status="done", place="weight", git=None, **transform):
     """What a transform, {"name": "round", "bits": 8}, makes of the run `parent`: its test value or, by
     condition, its test values, the last of them its own. Nothing is known of one that is not done.
     """
@@ -114,7 +117,7 @@ def write_child(folder, parent, values, status="done", place="weight", **transfo
     under = values if isinstance(values, dict) else {"": values}
     run = f"c{abs(hash((parent, str(transform)))):x}"
     row |= {"place": place, "method": transform["name"], "transform": json.dumps(transform)}
-    row |= {"parent": parent, "status": status, "skipped": 0, "final": None, "final_test": None}
+    row |= {"parent": parent, "status": status, "skipped": 0, "final": None, "final_test": None, "git": git}
     evals = []
     if status == "done":
         at = {"step": STEPS, "seconds": STEPS / 10, "metric": "accuracy"}

@@ -7,19 +7,18 @@ from clipbench.stats import Interval
 
 
 def by_condition(ranking: Ranking) -> dict[str, dict[str, Interval]]:
-    """{condition: {method: the mean of the judged split's headline over the runs that came to an end}}, in
-    the order in which they were evaluated; empty where no run names a condition.
+    """{method: {condition: the mean of the judged split's headline over the runs that came to an end}}, the
+    conditions in the order of evaluation; of the methods whose runs name one.
     """
     group = ranking.group
-    rows = group.conditions
-    if rows.empty:
+    if group.conditions.empty:
         return {}
-    rows = rows[(rows["metric"] == group.headline) & (rows["split"] == ranking.split)]
-    found: dict[str, dict[str, Interval]] = {}
-    for condition, part in rows.groupby("condition", sort=False):
-        values = part.set_index("run")["value"]
-        for method in ranking.judged:
-            own = values[values.index.isin(method.configuration.done)].dropna()
-            if len(own):
-                found.setdefault(str(condition), {})[method.name] = mean_over_runs(own)
+    rows = group.conditions
+    rows = rows[(rows["metric"] == group.headline) & (rows["split"] == ranking.split)].dropna(subset="value")
+    found = {}
+    for method in ranking.judged:
+        own = rows[rows["run"].isin(method.configuration.done)]
+        if len(own):
+            values = own.groupby("condition", sort=False)["value"]
+            found[method.name] = {str(name): mean_over_runs(part) for name, part in values}
     return found

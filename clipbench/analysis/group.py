@@ -21,8 +21,8 @@ LONGEST_STEM = 160  # bytes; a file system takes 255 with what is added
 
 @dataclass(frozen=True)
 class Configuration:
-    """A clipping type or a transform with its settings; `label` names those that set it apart. `finals`: final
-    validation metric of each run in `done`.
+    """A clipping type or a transform with its settings; `label` names those that set it apart. `finals`:
+    final validation metric of each run in `done`.
 
     `settings` are what all its runs share. `varied`, by name: what the repetitions of a study chose, a value
     each in their order, where it is not the same; `settings` holds None there.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from clipbench.analysis.amounts import difference, interval, listed
+from clipbench.analysis.amounts import difference, interval, listed, reference_name
 from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Ranking
 from clipbench.stats import FEWEST, paired_interval
@@ -121,7 +121,9 @@ def _tuning(ranking: Ranking) -> list[str]:
     direction = "higher" if ranking.sign > 0 else "lower"
     gain = difference(ranking, found, short=True)
     about = f"(95 % interval {interval(ranking, found)}, n={found.n}; {direction} is better)"
-    return [f"For scale: tuning alone moved no clipping by {gain} {unit} from its defaults {about}."]
+    return [
+        f"For scale: tuning alone moved {reference_name(ranking)} by {gain} {unit} from its defaults {about}."
+    ]
 
 
 def _runs(ranking: Ranking) -> list[str]:

@@ -73,7 +73,7 @@ GRADIENT = _trained("gradient", "none", "no clipping", "none")
 PLACES = {
     "gradient": GRADIENT,
     "example": _trained("example", "", "", ""),
-    "weight": _changed("weight", "weights", "changing the weights", "trained weights"),
     "activation": _changed("activation", "model", "bounding activations", "trained activations"),
+    "weight": _changed("weight", "weights", "changing the weights", "trained weights"),
 }
 """By the name that stands in the column `place` of `runs`."""

@@ -111,12 +111,24 @@ def flags(method: Method) -> list[str]:
     return [FLAGS.get(name, name) for name in method.edges]
 
 
-def conditions(ranking: Ranking) -> dict[str, dict[str, Cell]]:
-    """{condition: {method: its mean}}; empty where the runs name none."""
-    found: dict[str, dict[str, Cell]] = {}
-    for condition, means in by_condition(ranking).items():
-        found[condition] = {name: _mean(score, ALWAYS) for name, score in means.items()}
-    return found
+@dataclass(frozen=True)
+class Conditions:
+    """Means of each of the `methods` under the conditions `names`; none where no run names one."""
+
+    names: list[str]
+    methods: dict[str, list[Cell]]
+
+
+def conditions(ranking: Ranking) -> Conditions:
+    """What its table by condition shows."""
+    found = by_condition(ranking)
+    names: dict[str, None] = {}
+    for means in found.values():
+        names.update(dict.fromkeys(means))
+    methods = {}
+    for method, means in found.items():
+        methods[method] = [_mean(means[name], ALWAYS) if name in means else EMPTY for name in names]
+    return Conditions([name or "without a name" for name in names], methods)
 
 
 def _mean(score: Interval, n: float) -> Cell:

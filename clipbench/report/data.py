@@ -25,6 +25,7 @@ from clipbench.plot.comparison import THIN, baseline, smooth, there, thinned
 from clipbench.plot.looks import in_print
 from clipbench.plot.style import binned
 from clipbench.record.rows import NO_CLIPPING, is_clipped
+from clipbench.report.across import SCALE
 from clipbench.report.chart import Axis, Chart, Level, Row, Rows, Series
 from clipbench.report.divergence import beyond, is_grid
 from clipbench.report.sensitivity import NAMES
@@ -356,5 +357,5 @@ def profile(found: Across) -> Iterator[Chart]:
         band = stats.performance_profile(found.scores[row.name], TAUS, rng, REPEATS)
         name = in_print(row.name, GRADIENT)
         series.append(Series(name, "line", (band.at,), band.estimate, "", band.low, band.high))
-    x, y = Axis("scaled score τ (0: no clipping, 1: best seen)"), Axis("share of runs above τ", ends=(0, 1))
+    x, y = Axis(SCALE), Axis("share of runs above τ", ends=(0, 1))
     yield Chart("Performance profile", "higher is better", (x,), y, series)
