@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from clipbench.analysis.amounts import difference, interval, listed, reference_name
+from clipbench.analysis.amounts import difference, interval, listed
 from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Ranking
 from clipbench.stats import FEWEST, paired_interval
@@ -122,7 +122,7 @@ def _tuning(ranking: Ranking) -> list[str]:
     gain = difference(ranking, found, short=True)
     about = f"(95 % interval {interval(ranking, found)}, n={found.n}; {direction} is better)"
     return [
-        f"For scale: tuning alone moved {reference_name(ranking)} by {gain} {unit} from its defaults {about}."
+        f"For scale: tuning alone moved {ranking.group.place.words} by {gain} {unit} from its defaults {about}."
     ]
 
 
