@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,9 +50,8 @@ def run(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> 
     try:
         if finished_row(plan) is None:
             with first_interrupt(_say_nothing) as interrupted:
-                for each in runs_to_make(plan):
-                    if make_run(each, interrupted) is None:
-                        raise KeyboardInterrupt
+                if make_with_parent(plan, interrupted, lambda each: nullcontext()) is None:
+                    raise KeyboardInterrupt
     finally:
         torch.set_num_threads(threads)
     return rows_of([plan])
@@ -201,11 +201,32 @@ def finished_row(plan: Plan) -> dict[str, Any] | None:
     return row
 
 
-def runs_to_make(plan: Plan) -> list[Plan]:
-    """The run, after the one that it starts from where that is to be made first."""
-    from clipbench.runs.plan import with_parents
+def make_with_parent(
+    plan: Plan,
+    interrupted: Callable[[], bool],
+    sink_of: Callable[[Plan], AbstractContextManager[Sink | None]],
+) -> dict[str, Any] | None:
+    """As `make_run`, of a run that is to be made; the one that it starts from is made before it where it is
+    missing. `sink_of` gives the sink of each.
 
-    return [each for each in with_parents([plan]) if each is plan or finished_row(each) is None]
+    Where the parent is recorded and cannot be made again as it is, the run is recorded as failed.
+    """
+    from clipbench.runs.events import Ended
+    from clipbench.runs.lockstep import orphaned
+
+    parent = plan.parent
+    if parent and finished_row(parent) is None:
+        try:
+            with sink_of(parent) as sink:
+                if make_run(parent, interrupted, sink) is None:
+                    return None
+        except UserError as error:
+            end = orphaned(plan, str(error))
+            if isinstance(end, Ended):
+                return end.row
+            raise
+    with sink_of(plan) as sink:
+        return make_run(plan, interrupted, sink)
 
 
 def make_run(plan: Plan, interrupted: Callable[[], bool], sink: Sink | None = None) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ settings.py        what defines a run, and the words for it
 steps.py           which training steps count, how many were clipped, and whether their seconds compare
 thresholds.py      the level that a rule held the norm against, step by step
 group.py           the runs of one task, scale and optimizer, sorted into configurations
+parts.py           which runs belong together
 groups.py          how they are read from the tables
 ranking.py         methods, each at its chosen configuration, compared with the reference
 comparison.py      which configurations may be compared, and the choice among them

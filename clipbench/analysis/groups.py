@@ -1,8 +1,7 @@
-"""Tables → groups: which runs belong together, which are left out, and how each configuration is called."""
+"""Tables → groups: which runs are left out, and how each configuration is called."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,12 @@ import pyarrow as pa
 
 from clipbench.analysis.choice import winners
 from clipbench.analysis.group import Configuration, Group
-from clipbench.analysis.places import GRADIENT, PLACES, Place
+from clipbench.analysis.parts import COUNTED, parts
+from clipbench.analysis.places import PLACES, Place
 from clipbench.analysis.settings import Settings, label, merged, order, settings_of
-from clipbench.errors import UserError
 from clipbench.record import tables
 
-__all__ = ["Configuration", "Group", "parts", "read_group", "read_groups"]
-
-COUNTED = ("done", "diverged", "stopped")
-"""Statuses of runs that say something of their method."""
+__all__ = ["Configuration", "Group", "read_group", "read_groups"]
 
 STEPS = ["step", "seconds", "loss", "grad_norm", "clipped_norm", "clip_factor"]
 EVALS = ["run", "step", "seconds", "split", "metric", "value", "condition"]
@@ -36,58 +32,6 @@ def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> It
     """
     for runs in parts(folder, run, apart):
         yield read_group(folder, runs, apart)
-
-
-def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.DataFrame]:
-    """The rows of `runs` that make each group. `run`, `apart` and UserError as in `read_groups`."""
-    if not folder.is_dir():
-        raise UserError(
-            f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): "
-            "it holds runs/, steps/ and evals/."
-        )
-    runs = tables.read(folder, "runs")
-    if not runs["status"].isin(COUNTED).any():
-        raise UserError(f"{folder} holds no finished run{_unfinished(folder, runs)}")
-    runs = runs.fillna({"scale": "", "study": "", "role": "", "method": "", "place": GRADIENT.name})
-    in_study = runs["role"] != ""  # where methods are clipping types, whatever becomes of the weights
-    runs = runs.assign(method=runs["method"].where(in_study, ""))
-    runs["place"] = runs["place"].mask(in_study & ~_is_trained(runs), GRADIENT.name)
-    tuning = runs["role"] == "tune"
-    if tuning[runs["run"] == run].any():  # one is asked for: then its kind stands by itself
-        runs = runs[tuning].assign(study=runs["study"] + " tuning", role="")
-    keys = ["task", "scale", "study"] if apart else ["task", "scale", "optimizer", "study"]
-    found = []
-    for _, part in runs.groupby([*keys, "place"]):
-        asked = run is None or run in set(part["run"])
-        if asked and part["status"].isin(COUNTED).any():
-            found.append(_with_parents(part, runs))
-    return found
-
-
-def _unfinished(folder: Path, runs: pd.DataFrame) -> str:
-    """Why there is none, and what to do."""
-    over = int((runs["status"] == "timeout").sum())
-    if over:
-        return f" (max_time was over: {over}). They go on with a larger max_time."
-    failed = f" (failed: {len(runs)})" if len(runs) else ""
-    return f"{failed}. Train one first: clipbench run results={folder}"
-
-
-def _is_trained(runs: pd.DataFrame) -> pd.Series:
-    """Whether a run's methods act in training."""
-    return runs["place"].map({name: place.trains for name, place in PLACES.items()})
-
-
-def _with_parents(part: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs that change trained models, and with them those models as they were: what they are compared
-    with.
-    """
-    place = PLACES[part["place"].iloc[0]]
-    if place.trains:
-        return part
-    parents = runs[runs["run"].isin(part["parent"]) & (runs["status"] != "failed")]
-    as_trained = json.dumps({"name": place.reference})
-    return pd.concat([part, parents.assign(place=place.name, transform=as_trained)])
 
 
 def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
@@ -125,7 +69,7 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
         optimizer="" if apart else first["optimizer"],
         headline=first["headline"],
         configurations=_best_first(_configurations(shown, apart, place), higher_is_better),
-        steps=_steps(folder, shown["run"] if place.trains else ()),
+        steps=_steps(folder, shown["run"][shown["parent"].isna()] if place.trains else ()),
         evals=evals,
         higher_is_better=higher_is_better,
         notes=tuple(notes),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 METRICS = {
     "mcc": "MCC",
     "miou": "mIoU",
@@ -25,6 +27,8 @@ OPTIMIZERS = {
     "muon": "Muon",
     "acclip": "ACClip",
 }
+IN_BRACKETS = re.compile(r"\s*\([^()]*[\\/][^()]*\)")  # a path
+PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where no "train/val" stands
 
 
 def metric_name(name: str) -> str:
@@ -40,3 +44,23 @@ def task_name(name: str) -> str:
 def optimizer_name(name: str) -> str:
     """ "adamw" → "AdamW"."""
     return OPTIMIZERS.get(name, name)
+
+
+def data_name(data: str) -> str:
+    """Which data, of what a run recorded, without sizes and without where they lie on one machine.
+
+    "a graph of 9 nodes (/home/me/x), 7 classes" → "a graph of 9 nodes"; "/home/me/cifar/png, 10 classes" →
+    "cifar/png".
+    """
+    source = IN_BRACKETS.sub("", data.partition(", ")[0])
+    return PATH.sub(_last_folders, source)
+
+
+def title_of_data(data: str) -> str:
+    """Its name as a title begins with it: "A graph of 9 nodes"; a folder's stays as it is."""
+    name = data_name(data)
+    return name if "/" in name else name[:1].upper() + name[1:]
+
+
+def _last_folders(path: re.Match[str]) -> str:
+    return "/".join(re.split(r"[\\/]", path[0].rstrip("\\/"))[-2:])

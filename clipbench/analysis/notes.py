@@ -121,9 +121,8 @@ def _tuning(ranking: Ranking) -> list[str]:
     direction = "higher" if ranking.sign > 0 else "lower"
     gain = difference(ranking, found, short=True)
     about = f"(95 % interval {interval(ranking, found)}, n={found.n}; {direction} is better)"
-    return [
-        f"For scale: tuning alone moved {ranking.group.place.words} by {gain} {unit} from its defaults {about}."
-    ]
+    moved = f"tuning alone moved {ranking.group.place.words} by {gain} {unit} from its defaults"
+    return [f"For scale: {moved} {about}."]
 
 
 def _runs(ranking: Ranking) -> list[str]:

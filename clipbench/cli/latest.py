@@ -29,7 +29,7 @@ class Latest:
 
     @property
     def words(self) -> list[str]:
-        """ "loss 0.61", "norm 1.2", "clipped 37%" where it has steps and, once there is one, "val mcc 0.412"."""
+        """ "loss 0.61", "norm 1.2", "clipped 37%" of its steps, if it has any, and "val mcc 0.412"."""
         found = []
         if self.step:
             found += [f"loss {self.loss:.4g}", f"norm {self.norm:.3g}", f"clipped {self.clipped:.0%}"]

@@ -11,6 +11,7 @@ from clipbench.cli.progress import counting
 from clipbench.errors import users_code
 from clipbench.output import only_shown, shown_by
 from clipbench.plot.tails import draw_tails
+from clipbench.report.draw import in_inches
 from clipbench.runs.noise import measure_noise, parse_steps
 from clipbench.runs.plan import make_plan
 from clipbench.task.content import Contents
@@ -18,6 +19,7 @@ from clipbench.task.content import Contents
 
 def tails(options: Namespace) -> int:
     """Measure, say it in words and draw the figure."""
+    width = in_inches(options.width)
     plan = make_plan(options.overrides, options.config_dir, contents=Contents(announce=announce))
     at = parse_steps(options.at, plan.settings.steps)
     with shown_by(counting(plan.label)) as tick, users_code(plan.label):
@@ -28,5 +30,5 @@ def tails(options: Namespace) -> int:
     print(error_rates(len(rows) // rows["step"].nunique()))
     name = f"{plan.settings.task.name}_{plan.settings.scale}_{plan.run}_tails.png"
     with only_shown("The figure is not drawn"):
-        print(draw_tails(rows, plan.results / "figures" / name))
+        print(draw_tails(rows, plan.results / "figures" / name, width))
     return DONE

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from clipbench.analysis.groups import parts, read_groups
+from clipbench.analysis.groups import read_groups
+from clipbench.analysis.parts import parts
 from clipbench.errors import Unreadable, UserError, nearest
 from clipbench.processes import start_context, unblock_ends
 
