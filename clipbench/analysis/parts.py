@@ -16,8 +16,7 @@ COUNTED = ("done", "diverged", "stopped")
 
 
 def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.DataFrame]:
-    """The rows of `runs` that make each group. `run`, `apart` and UserError as in
-    `groups.read_groups`."""
+    """The rows of `runs` that make each group. `run`, `apart` and UserError as in `groups.read_groups`."""
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): "
@@ -63,6 +62,6 @@ def _with_parents(part: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     place = PLACES[part["place"].iloc[0]]
     if place.trains:
         return part
-    parents = runs[runs["run"].isin(part["parent"]) & (runs["status"] != "failed")]
+    parents = runs[runs["run"].isin(part["parent"]) & runs["status"].isin(COUNTED)]
     as_trained = json.dumps({"name": place.reference})
     return pd.concat([part, parents.assign(place=place.name, transform=as_trained)])
