@@ -73,10 +73,10 @@ def show_result(plan: Plan, row: Mapping[str, Any]) -> None:
             table.add_row(name, text)
     table.add_row("data", (row["data"] or "") + _full_scale(plan))
     table.add_row("rows", f"{plan.results}/{{{written}}}/{plan.run}.parquet")
-    if row["status"] != "timeout":
-        with only_shown("The figure is not drawn"):
-            if figure := draw_run(plan.results, plan.run, plan.results / "figures"):
-                table.add_row("figure", str(figure))
+    with only_shown("The figure is not drawn"):
+        figure = draw_run(plan.results, plan.run, plan.results / "figures")
+        if figure:
+            table.add_row("figure", str(figure))
     console().print(table)
 
 
@@ -86,8 +86,6 @@ def _training(plan: Plan, row: Mapping[str, Any], steps: pd.DataFrame) -> Iterat
         loss = steps["loss"].iloc[-1] if len(steps) else float("nan")
         bound = plan.settings.max_loss
         yield "diverged", f"at step {len(steps)}: the loss was {loss:g} (max_loss={bound:g})"
-    if row["status"] == "timeout":
-        yield "unfinished", f"max_time was over after step {row['steps']}: it goes on with a larger one"
     yield "clipped", f"{_share_clipped(steps)}; {row['skipped']} more skipped"
     where = f"on {row['device']}, {row['threads']} threads"
     yield "time", f"{row['seconds']:.1f} s of training {where}; evaluation left out"
