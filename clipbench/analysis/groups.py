@@ -188,7 +188,8 @@ def _configurations(runs: pd.DataFrame, apart: bool, place: Place) -> Iterator[C
                 finals=done["final"].to_numpy(float),
                 variant=variant,
                 variants=len(numbers),
-                name=text if apart else method or settings[place.type_key],
+                # nothing is tuned after training: each setting of a transform stands for itself
+                name=text if apart or not place.trains else method or settings[place.type_key],
                 role=role,
                 varied=varied_of_number[number],
                 place=place,

@@ -208,6 +208,11 @@ def _check_override(override: Override) -> None:
     that all its runs must share.
     """
     key, line = override.key_or_group, override.input_line
+    if key.partition(".")[0] == "transform":
+        raise UserError(
+            f"{line}: a study tunes training, and a transform comes after it. Compare transforms of trained "
+            "models by a sweep, as clipbench sweep transform=none,round seed=range(5)"
+        )
     if key == "seed" or key.startswith("tag"):
         raise UserError(
             f"{line}: a study sets this itself. "
