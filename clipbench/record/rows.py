@@ -248,7 +248,9 @@ class RunRow:
     """One run: a row of the table `runs`. What is not known is None."""
 
     task: str = column("text", "name of the task")
-    scale: str = column("text", "mini, full, or another that the task has")
+    scale: str = column(
+        "text", "mini, full, or another that the task has; empty for a loop of one's own", null=True
+    )
     optimizer: str = column("text", "name of the optimizer's file, `optim=`")
     lr: float | None = column(
         "real",

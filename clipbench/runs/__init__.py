@@ -13,6 +13,5 @@ lockstep.py     trains a group, with checkpoints, and records each run
 latest.py       what is known of a run while it is made
 checkpoint.py   what a run resumes from
 recording.py    rows → the tables
-environment.py  where it ran and with what
 noise.py        the gradient's noise at fixed weights, for `clipbench tails`
 """

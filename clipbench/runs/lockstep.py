@@ -19,8 +19,10 @@ import torch
 from clipbench.errors import UserError
 from clipbench.interrupt import never
 from clipbench.record import tables
+from clipbench.record.environment import now
 from clipbench.record.files import check_writable
 from clipbench.record.lease import Heartbeat, Lease
+from clipbench.record.outcome import outcome
 from clipbench.record.rows import Row, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.checkpoint import (
@@ -31,7 +33,7 @@ from clipbench.runs.checkpoint import (
     save_checkpoint,
 )
 from clipbench.runs.plan import Plan, changed_since, is_finished
-from clipbench.runs.recording import describe, now, outcome, record
+from clipbench.runs.recording import describe, record
 from clipbench.runs.settings import interval
 from clipbench.task import Task
 from clipbench.task.content import Contents
@@ -294,7 +296,7 @@ def _ended(
     if end.status == "out of memory":
         end = replace(end, status="failed")
     try:
-        row = record(plan, rows, {**facts, **outcome(end, rows, facts)}, device)
+        row = record(plan, rows, {**facts, **outcome(end, rows.evals, facts)}, device)
     except UserError as error:
         return RunEvent(plan, mistake=str(error))
     except (ValueError, TypeError, ArithmeticError) as error:  # of the values, whatever they are
