@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from clipbench.analysis.settings import Settings
+from clipbench.record.files import is_recorded
 
 LONGEST_STEM = 160  # bytes; a file system takes 255 with what is added
 
@@ -77,6 +78,13 @@ class Group:
     tuning: pd.DataFrame  # a study's trials, by run: never drawn or judged together with the others
     failed: pd.DataFrame
     apart: bool  # each configuration stands for itself, with those of other optimizers
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its runs are of somebody's own loops, which may have begun at other weights and seen other
+        batches: nothing pairs them.
+        """
+        return bool(len(self.runs)) and all(map(is_recorded, self.runs.index))
 
     @property
     def tuned_once(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from clipbench.record.files import is_recorded
 from clipbench.record.rows import CLIP_KEYS, from_json
 
 RESOLVED = (*CLIP_KEYS, "lr")
@@ -35,14 +36,14 @@ UNRELATED = {
 IDLE = ("task.lr.", "sweep.", "tag.", "transform.")
 """Settings that begin so have been used before the run, are not about it, or stand in a column as used."""
 
-SYMBOLS = {"clipping_level": "", "p_autoclip": "quantile ", "beta": "β=", "lr": "lr="}
+SYMBOLS = {"clipping_level": "", "p_autoclip": "quantile ", "beta": "β=", "lr": "lr=", "run": ""}
 
 Settings = Mapping[str, Any]
 
 
 def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}.
-    `run`: its row.
+    `run`: its row. Of somebody's own loop not everything is known: its id stands for the rest.
     """
     found = {}
     for name in RESOLVED:
@@ -53,6 +54,8 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if key not in hidden and not key.startswith(idle):
             found[key] = value
+    if is_recorded(run["run"]):
+        found.update({"optim.name": run["optimizer"], "run": run["run"]})
     return found
 
 
