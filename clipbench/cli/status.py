@@ -48,7 +48,8 @@ def show_status(folder: Path) -> None:
         show_list([_unfinished_line(run) for run in by_owner[name]])
     _show_idle([run for run in unfinished if not run.owner])
     tried_again = {run.run for run in at_work}
-    failed, recorded = [], []
+    failed: list[Mapping[str, Any]] = []
+    recorded: list[Mapping[str, Any]] = []
     for run_id, row in rows.items():
         if row["status"] == "failed" and run_id not in tried_again:
             (recorded if is_recorded(run_id) else failed).append(row)
@@ -68,7 +69,9 @@ def _show_idle(idle: Sequence[UnfinishedRun]) -> None:
         show_list([_unfinished_line(run) for run in resumable])
     left = [run for run in idle if is_recorded(run.run)]
     if left:
-        print("\nLoops of your own that ended without closing their Recorder, with the last step that is kept.")
+        print(
+            "\nLoops of your own that ended without closing their Recorder, with the last step that is kept."
+        )
         print("They cannot be resumed; the next Recorder in this folder puts their rows into the tables:")
         show_list([_unfinished_line(run) for run in left])
 
@@ -115,9 +118,7 @@ def _recorded_line(row: Mapping[str, Any]) -> str:
     return f"{row['run']}  step {row['steps']}  {run_label(row)}"
 
 
-def _show_failures(
-    rows: Sequence[Mapping[str, Any]], in_words: Callable[[Mapping[str, Any]], str]
-) -> None:
+def _show_failures(rows: Sequence[Mapping[str, Any]], in_words: Callable[[Mapping[str, Any]], str]) -> None:
     """Each `in_words`, and once for those that failed alike, how."""
     alike: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
 from clipbench.record.rows import EvalRow, StepRow
@@ -32,7 +31,7 @@ class KeptRows:
         lines = []
         for row in rows:
             kind = "step" if isinstance(row, StepRow) else "eval"
-            lines.append(json.dumps([kind, *astuple(row)]) + "\n")
+            lines.append(json.dumps([kind, *vars(row).values()]) + "\n")
         with open(self.path, "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)

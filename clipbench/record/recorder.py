@@ -70,8 +70,8 @@ class Recorder:
                 optimizer.zero_grad()
 
     Nothing waits for the device but the reading of the values, every 64 steps or half a second. The run ends
-    with the `with` block, by `close`, or with the script; one that raises is recorded as failed. Under several
-    processes build it on rank 0 alone. UserError for what cannot be right.
+    with the `with` block, by `close`, or with the script; one that raises is recorded as failed. Under
+    several processes build it on rank 0 alone. UserError for what cannot be right.
     """
 
     def __init__(

@@ -23,7 +23,8 @@ def number(name: str, value: Number) -> Number:
             raise UserError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}.")
         if hasattr(value, "full_tensor"):
             raise UserError(f"{name} is divided among processes: give {name}.full_tensor().")
-        return value.detach().float().reshape(())
+        found = value.detach() if value.requires_grad else value
+        return found.float().reshape(()) if found.ndim else found.float()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UserError(f"{name} must be a number, got {value!r}.")
     return float(value)
