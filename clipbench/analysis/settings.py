@@ -54,7 +54,7 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if key not in hidden and not key.startswith(idle):
             found[key] = value
-    if is_recorded(run["run"]):
+    if is_recorded(run.get("run", "")):
         found.update({"optim.name": run["optimizer"], "run": run["run"]})
     return found
 

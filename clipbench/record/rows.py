@@ -429,7 +429,7 @@ Row = StepRow | EvalRow | RunEnd
 RUN = Column(
     "run",
     "text",
-    "the run's id: r and a hash of the settings that define it, or w and digits by chance: a loop of one's own",
+    "the run's id: r and a hash of the settings that define it, or w and random digits: a loop of one's own",
 )
 """The first column of every table; the rows of a run do not repeat it."""
 
