@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from clipbench.processes import check_main_guard
 if TYPE_CHECKING:
     import pandas as pd
 
-    from clipbench.record.rows import Row
+    from clipbench.runs.events import Sink
     from clipbench.runs.plan import Contents, Plan
     from clipbench.sweeps.outcome import SweepOutcome
 
@@ -49,7 +50,7 @@ def run(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> 
     try:
         if finished_row(plan) is None:
             with first_interrupt(_say_nothing) as interrupted:
-                if make_run(plan, interrupted) is None:
+                if make_with_parent(plan, interrupted, lambda each: nullcontext()) is None:
                     raise KeyboardInterrupt
     finally:
         torch.set_num_threads(threads)
@@ -191,48 +192,77 @@ def plan_run(overrides: Sequence[str], config_dir: Path | None, contents: Conten
 def finished_row(plan: Plan) -> dict[str, Any] | None:
     """The row of a run that has come to the end that the plan asks for; None where it is to be made."""
     from clipbench.record import tables
+    from clipbench.record.rows import TO_GO_ON
 
     row = tables.row_of(plan.results, plan.run)
     if row is None or not plan.ends_with(row):
         return None
-    if row["status"] != "stopped":
+    if row["status"] not in TO_GO_ON:
         plan.run_folder.clear_if_abandoned()
     return row
 
 
-def make_run(
+def make_with_parent(
     plan: Plan,
     interrupted: Callable[[], bool],
-    watch: Callable[[Sequence[Row]], None] | None = None,
+    sink_of: Callable[[Plan], AbstractContextManager[Sink | None]],
 ) -> dict[str, Any] | None:
-    """The row of a run that is made in this process; `watch` is given its rows as they become readable. None
-    if it was interrupted: a checkpoint is kept.
+    """As `make_run`, of a run that is to be made; the one that it starts from is made before it where it is
+    missing. `sink_of` gives the sink of each.
+
+    Where the parent is recorded and cannot be made again as it is, the run is recorded as failed.
+    """
+    from clipbench.runs.events import Ended
+    from clipbench.runs.lockstep import orphaned
+
+    parent = plan.parent
+    if parent and finished_row(parent) is None:
+        try:
+            with sink_of(parent) as sink:
+                if make_run(parent, interrupted, sink) is None:
+                    return None
+        except UserError as error:
+            end = orphaned(plan, str(error))
+            if isinstance(end, Ended):
+                return end.row
+            raise
+    with sink_of(plan) as sink:
+        return make_run(plan, interrupted, sink)
+
+
+def make_run(plan: Plan, interrupted: Callable[[], bool], sink: Sink | None = None) -> dict[str, Any] | None:
+    """The row of a run that is made in this process; `sink` is called with its events. None if it was
+    interrupted: a checkpoint is kept.
 
     A run that raises is recorded as failed. UserError where another process makes it, where it cannot be
     recorded, and where its code calls sys.exit.
     """
+    from clipbench.runs.events import Ended, MadeElsewhere, Refused
     from clipbench.runs.lockstep import record_failure, train_group
 
-    tell = listening(watch)
+    tell = listening(sink)
     try:
         for event in train_group([plan], interrupted):
-            tell(event.rows)
-            if event.elsewhere == "finished":
-                return finished_row(plan)
-            if event.elsewhere:
-                raise UserError(
-                    f"This run is being made by {event.elsewhere}. Wait for it, or stop that process first."
-                )
-            if event.mistake:
-                raise UserError(event.mistake)
-            if event.row:
-                return event.row
+            tell(event)
+            match event:
+                case Ended(row=row):
+                    return row
+                case Refused(mistake=mistake):
+                    raise UserError(mistake)
+                case MadeElsewhere(owner=owner, status=""):
+                    raise UserError(
+                        f"This run is being made by {owner}. Wait for it, or stop that process first."
+                    )
+                case MadeElsewhere():
+                    return finished_row(plan)
     except UserError:
         raise
     except EXIT as error:
         raise UserError(own_error(plan.label, error)) from error
     except Exception:
-        return record_failure(plan, traceback.format_exc())
+        row = record_failure(plan, traceback.format_exc())
+        tell(Ended(plan.run, row))
+        return row
     return None
 
 

@@ -1,8 +1,8 @@
 """Text from a file, on its way out: what a terminal would obey is made visible.
 
 Each output has one place where all of its text passes: the terminal in cli/messages.py, figures in
-plot/style.py, tables for a paper in report/markup.py and report/table.py, the page by its templates, TAB in
-cli/completion.py. Names are kept as they are everywhere before.
+plot/style.py, those of tails in plot/tails.py, tables for a paper in report/markup.py and report/table.py,
+the page in report/fill.py, TAB in cli/completion.py. Names are kept as they are everywhere before.
 """
 
 from __future__ import annotations

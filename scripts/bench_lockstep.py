@@ -31,6 +31,7 @@ import torch
 from PIL import Image
 
 from clipbench.runs.build import find_device
+from clipbench.runs.events import Begun, Ended
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
 from clipbench.sweeps.grid import make_plans
@@ -98,14 +99,13 @@ def prepare(folder: Path) -> None:
 
 def seconds_of_group(plans: Sequence[Plan]) -> float:
     """From the moment when all are loaded until the last is recorded."""
-    loading, started = {plan.run for plan in plans}, 0.0
+    labels, started = {plan.run: plan.label for plan in plans}, 0.0
     for event in train_group(plans):
-        row = event.row
-        if row and row["status"] != "done":
-            raise SystemExit(f"{event.plan.label} has {row['status']}: {row['error']}")
-        if loading:
-            loading.discard(event.plan.run)
-            started = time.perf_counter()
+        match event:
+            case Begun():
+                started = time.perf_counter()
+            case Ended(run, row) if row["status"] != "done":
+                raise SystemExit(f"{labels[run]} has {row['status']}: {row['error']}")
     return time.perf_counter() - started
 
 

@@ -1,5 +1,5 @@
-"""Makes the reference results behind the README again: small tables and figures in results/reference, from
-runs in --results.
+"""Makes the reference results behind the README again, from runs in --results: in results/reference a folder
+of three tables for each part, which `clipbench plot` draws again, and the figures shown.
 
 python scripts/reference.py methods
     every clipping type, and every optimizer, at its defaults on the mini tasks
@@ -8,11 +8,11 @@ python scripts/reference.py methods_cola COLA MODEL
 python scripts/reference.py studies
     a quick study of each mini task
 python scripts/reference.py cora DATA
-    nine types with SGD, five seeds, on DATA/raw/reddit_data.npz, reddit_graph.npz
+    nine types with SGD, five seeds, on Cora: DATA/raw/reddit_data.npz, reddit_graph.npz
 python scripts/reference.py published COLA MODEL
-    torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a BERT
+    torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a MiniLM
 python scripts/reference.py tails COLA MODEL CIFAR
-    the gradient's noise at steps 0 and 100; CIFAR: train/<class>/*, val/<class>/*
+    the gradient's noise at steps 0 and 100; CIFAR: CIFAR-10 as train/<class>/*, val/<class>/*
 
 Two CPU cores need minutes for cora and tails, half an hour for methods, forty minutes for studies, an hour
 for what trains MiniLM. What was stopped resumes with the same command.
@@ -22,14 +22,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import pandas as pd
+from PIL import Image
+
+from clipbench.analysis.names import data_name
 from clipbench.cli.main import main as clipbench
 from clipbench.optim import RULES, TIED
+from clipbench.plot.tails import draw_tails
 from clipbench.record import tables
 
+COLA = "CoLA with a pretrained MiniLM"  # what COLA and MODEL hold, whatever their folders are called
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 MINI = "task=imagenet,voc,cola,reddit"
 CORE = (
@@ -45,81 +53,114 @@ def run(*arguments: str) -> None:
         raise SystemExit(code)
 
 
-def keep(folder: Path, name: str, *tables: str, options: tuple[str, ...] = (), of: str = "*") -> None:
-    """Draw it and show the table for a paper; keep tables as one file each, and the comparisons `of` task,
-    scale and optimizer.
-    """
-    run("plot", str(folder), *options)
-    run("table", str(folder), *options)
-    for table in tables:
-        keep_table(folder, table, f"{name}_{table}")
-    for path in (folder / "figures").glob(f"{of}_comparison.png"):
-        shutil.copy(path, REFERENCE / f"{name}_{path.name.removesuffix('_comparison.png')}.png")
+def keep(
+    folder: Path,
+    name: str,
+    *options: str,
+    figures: str = "*_comparison.png",
+    data: str = "",
+) -> None:
+    """What `clipbench plot results/reference/NAME` draws again, a file for each table, and from these files
+    the `figures` that the README shows. Of a study's trials the row alone is kept.
 
-
-def keep_whole(folder: Path, name: str) -> None:
-    """What `clipbench plot results/reference/NAME` draws again: a file for each table, steps of the runs that
-    are drawn alone, and the paired differences of each contest.
+    `data`: what the data are called, where their folder's name does not say it.
     """
-    run("plot", str(folder))
-    run("table", str(folder))
     place = REFERENCE / name
-    place.mkdir(parents=True, exist_ok=True)
     runs = tables.read(folder, "runs")
     drawn = runs.loc[runs["role"] != "tune", "run"]
-    runs["config"] = runs["config"].map(_without_places)
+    runs["data"] = runs["data"].map(partial(without_place, called=data), na_action="ignore")
+    runs["config"] = runs["config"].map(_without_folders, na_action="ignore")
     runs[["overrides", "error", "host"]] = None  # a folder's or the machine's name may stand there
-    runs.to_parquet(place / "runs.parquet", index=False)
+    write(runs, place / "runs.parquet")
     for table in ("steps", "evals"):
-        tables.read(folder, table, runs=drawn).to_parquet(place / f"{table}.parquet", index=False)
-    for path in (folder / "figures").glob("*_difference.png"):
-        shutil.copy(path, REFERENCE / f"{name}_{path.name.removesuffix('_difference.png')}.png")
+        write(tables.read(folder, table, runs=drawn), place / f"{table}.parquet")
+    with TemporaryDirectory() as out:
+        run("plot", str(place), "--out", out, *options)
+        run("table", str(place), *options)
+        found = sorted(Path(out).glob(figures))
+        for path in found:
+            stem = "" if len(found) == 1 else "_" + path.stem.rpartition("_")[0]
+            show(path, f"{name}{stem}")
 
 
-def _without_places(config: str) -> str:
-    """A run's settings without the folder that its results went to."""
-    settings = json.loads(config)
-    settings["results"] = "results"
-    return json.dumps(settings)
+def keep_tails(folder: Path, name: str, data: str = "") -> None:
+    """The rows of one run, and the figure drawn from them."""
+    rows = tables.read(folder, "tails")
+    rows["data"] = rows["data"].map(partial(without_place, called=data))
+    write(rows, REFERENCE / f"{name}.parquet")
+    with TemporaryDirectory() as out:
+        show(draw_tails(rows, Path(out) / "tails.png"), name)
 
 
-def keep_table(folder: Path, table: str, name: str) -> None:
-    """Without what may hold a path or a name of this machine."""
-    REFERENCE.mkdir(parents=True, exist_ok=True)
-    rows = tables.read(folder, table)
-    private = ["config", "data", "overrides", "error", "host"]
-    rows.drop(columns=private, errors="ignore").to_parquet(REFERENCE / f"{name}.parquet")
+def write(rows: pd.DataFrame, path: Path) -> None:
+    """In half the space that Parquet takes by itself: the bytes of numbers by their place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = [name for name in rows if rows[name].dtype.kind == "f"]
+    others = [name for name in rows if name not in numbers]
+    rows.to_parquet(
+        path,
+        index=False,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=others,
+        use_byte_stream_split=numbers,
+    )
+
+
+def show(drawn: Path, name: str) -> None:
+    """Keep a figure, in four fifths of the space."""
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").save(REFERENCE / f"{name}.png", optimize=True, dpi=picture.info["dpi"])
+
+
+def without_place(text: str, called: str = "") -> str:
+    """Which data, with their sizes; a folder's last two names at most, or what the data are `called`."""
+    _, comma, sizes = text.partition(", ")
+    return f"{called or data_name(text)}{comma}{sizes}"
+
+
+def _without_folders(config: str) -> str:
+    """A run's settings; of a folder on this machine, its last name."""
+    return json.dumps(json.loads(config, object_hook=_with_last_names))
+
+
+def _with_last_names(settings: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, value in settings.items():
+        is_folder = isinstance(value, str) and Path(value).is_absolute()
+        found[key] = Path(value).name if is_folder else value
+    return found
 
 
 def methods(folder: Path) -> None:
     run("sweep", MINI, f"optim.clipping_type={','.join([*RULES, *TIED])}", f"results={folder}")
     run("sweep", MINI, "optim=sgd,adam,lion,muon,spam,stable_spam,sstm,acclip", f"results={folder}")
-    keep(folder, "methods", "runs", of="*_adamw")
+    keep(folder, "methods", figures="*_adamw_comparison.png")
 
 
 def methods_cola(folder: Path, cola: str, model: str) -> None:
     settings = "task=cola scale=full optim=adamw optim.lr=1e-4 batch_size=32 steps=240 eval_every=48"
     where = [f"task.data={cola}", f"task.model={model}", f"results={folder}"]
     run("sweep", *settings.split(), "optim.clipping_type=none,value,normalize,agc,zclip,adagc", *where)
-    keep(folder, "methods_cola", "runs")
+    keep(folder, "methods_cola", data=COLA)
 
 
 def studies(folder: Path) -> None:
     run("study", MINI, "study=quick", f"results={folder}")
-    keep_whole(folder, "study")
+    keep(folder, "study", figures="*_difference.png")
 
 
 def cora(folder: Path, data: str) -> None:
     settings = "task=reddit scale=full batch_size=16 steps=150 eval_every=15 optim=sgd optim.lr=0.5 threads=1"
     grid = [f"optim.clipping_type={CORE}", "seed=range(5)"]
     run("sweep", *settings.split(), *grid, f"task.data={data}", f"results={folder}")
-    keep(folder, "cora", "runs")
+    keep(folder, "cora", data="the Cora citation graph")
 
 
 def published(folder: Path, cola: str, model: str) -> None:
     where = ["scale=full", f"task.data={cola}", f"task.model={model}", f"results={folder}"]
     run("sweep", "+experiment=torchclip_cola", "seed=range(3)", *where)
-    keep(folder, "published", "runs", "evals", options=("--apart",))
+    keep(folder, "published", "--apart", data=COLA)
 
 
 def tails(folder: Path, cola: str, model: str, cifar: str) -> None:
@@ -127,12 +168,11 @@ def tails(folder: Path, cola: str, model: str, cifar: str) -> None:
         "cola": [f"task.data={cola}", f"task.model={model}"],
         "imagenet": [f"task.data={cifar}", "task.size=32", "batch_size=64"],
     }
+    called = {"cola": COLA, "imagenet": "CIFAR-10"}
     measure = "scale=full steps=100 --at 0,100 --batches 240"
     for task, settings in own_settings.items():
         run("tails", f"task={task}", *measure.split(), *settings, f"results={folder / task}")
-        keep_table(folder / task, "tails", f"tails_{task}")
-        for path in (folder / task / "figures").glob("*_tails.png"):
-            shutil.copy(path, REFERENCE / f"tails_{task}.png")
+        keep_tails(folder / task, f"tails_{task}", called[task])
 
 
 PARTS: dict[str, Callable[..., None]] = {

@@ -22,6 +22,20 @@ def test_the_list_of_packages_is_the_folders():
     assert folders | {"clipbench.conf", "clipbench.tasks"} == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
+def test_what_lies_beside_the_modules_is_installed_with_them():
+    installed = set()
+    for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
+        folder = ROOT.joinpath(*package.split("."))
+        for pattern in patterns:
+            installed.update(folder.glob(pattern))
+    beside = set()
+    for path in (ROOT / "clipbench").rglob("*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            beside.add(path)
+    assert ROOT / "clipbench" / "report" / "templates" / "page.html" in beside
+    assert beside <= installed
+
+
 def test_the_installed_package_finds_its_configuration_and_tasks():
     from importlib.resources import files
 

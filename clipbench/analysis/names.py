@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 METRICS = {
     "mcc": "MCC",
     "miou": "mIoU",
@@ -26,6 +28,8 @@ OPTIMIZERS = {
     "acclip": "ACClip",
 }
 REFERENCE_IN_WORDS = "no clipping"
+IN_BRACKETS = re.compile(r"\s*\([^()]*[\\/][^()]*\)")  # a path
+PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where no "train/val" stands
 
 
 def metric_name(name: str) -> str:
@@ -46,3 +50,23 @@ def optimizer_name(name: str) -> str:
 def method_name(name: str) -> str:
     """ "none" → "no clipping"; the other types are printed as they are typed."""
     return REFERENCE_IN_WORDS if name == "none" else name
+
+
+def data_name(data: str) -> str:
+    """Which data, of what a run recorded, without sizes and without where they lie on one machine.
+
+    "a graph of 9 nodes (/home/me/x), 7 classes" → "a graph of 9 nodes"; "/home/me/cifar/png, 10 classes" →
+    "cifar/png".
+    """
+    source = IN_BRACKETS.sub("", data.partition(", ")[0])
+    return PATH.sub(_last_folders, source)
+
+
+def title_of_data(data: str) -> str:
+    """Its name as a title begins with it: "A graph of 9 nodes"; a folder's stays as it is."""
+    name = data_name(data)
+    return name if "/" in name else name[:1].upper() + name[1:]
+
+
+def _last_folders(path: re.Match[str]) -> str:
+    return "/".join(re.split(r"[\\/]", path[0].rstrip("\\/"))[-2:])

@@ -5,17 +5,15 @@ table `tails`.
 from __future__ import annotations
 
 import math
-import re
 
 import pandas as pd
 
 from clipbench import stats
-from clipbench.analysis.names import optimizer_name, task_name
+from clipbench.analysis.names import optimizer_name, task_name, title_of_data
 from clipbench.errors import UserError
 from clipbench.stats import Heaviness, Interval, Tail, errors
 from clipbench.stats.heaviness import FITS
 
-PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")
 ROUNDING = 1e-5  # of a gradient in float32
 
 
@@ -52,17 +50,18 @@ def _passes(passes: float) -> str:
 
 
 def data_seen(rows: pd.DataFrame) -> str:
-    """ "Data: cifar10, 10 classes, 4320/540/540 images. ", or "" where it was not recorded. Where a folder
-    lies is left out.
-    """
-    if "data" not in rows or pd.isna(rows["data"].iloc[0]) or not rows["data"].iloc[0]:
+    """ "Task imagenet (full), 10 classes, 4320/540/540 images. ", or "" where no data were recorded."""
+    data = _data(rows)
+    if not data:
         return ""
-    source, comma, sizes = rows["data"].iloc[0].partition(", ")
-    return f"Data: {PATH.sub(_last_folder, source)}{comma}{sizes}. "
+    task = rows["label"].iloc[0].partition(" · ")[0]
+    return f"Task {', '.join(filter(None, [task, data.partition(', ')[2]]))}. "
 
 
-def _last_folder(path: re.Match[str]) -> str:
-    return re.split(r"[\\/]", path[0].rstrip("\\/"))[-1]
+def _data(rows: pd.DataFrame) -> str:
+    if "data" not in rows or pd.isna(rows["data"].iloc[0]):
+        return ""
+    return str(rows["data"].iloc[0])
 
 
 def provenance(rows: pd.DataFrame) -> str:
@@ -78,11 +77,13 @@ def provenance(rows: pd.DataFrame) -> str:
 
 
 def title(rows: pd.DataFrame) -> str:
-    """ "CoLA (full) · AdamW · norm clipping_level=1 · seed 0 · 240 batches, 1 pass"."""
+    """ "CIFAR-10 · AdamW · norm clipping_level=1 · seed 0 · 240 batches, 1 pass": the data, or the task where
+    none were recorded.
+    """
     task, *rest = rows["label"].iloc[0].split(" · ")
     name, *scale = task.split(" ")
-    words = [" ".join([task_name(name), *scale]), *map(optimizer_name, rest), amount(rows)]
-    return " · ".join(words)
+    shown = title_of_data(_data(rows)) or " ".join([task_name(name), *scale])
+    return " · ".join([shown, *map(optimizer_name, rest), amount(rows)])
 
 
 def statistics_in_words(tail: Tail) -> str:

@@ -21,6 +21,8 @@ lists.py       list, completion, and the shells' own call
 
 progress.py    how far a run is
 live.py        how far a sweep is
+overview.py    what is known of a sweep, from its events
+latest.py      what is known of a run, from its rows
 area.py        lines on a terminal that are written anew
 result.py      runs that have ended
 describe.py    rows of `runs` in words

@@ -88,6 +88,14 @@ CONFIG_DIR = Option(
     what="folder",
 )
 DRY_RUN = Option("--dry-run", "say what there is to do and how long it should take; start nothing")
+WIDTH = Option(
+    "--width",
+    "of the figures, in in, cm or mm: 3.25in is one column of a paper, 6.75in are both (6.75in)",
+    value="WIDTH",
+    default="6.75in",
+    what="names",
+    names=("3.25in", "6.75in"),
+)
 APART = Option(
     "--apart",
     "each setting stands for itself, with those of the other optimizers: for arms that were chosen "
@@ -166,14 +174,7 @@ COMMANDS: Mapping[str, Command] = {
                 what="names",
                 names=("png", "svg", "pdf"),
             ),
-            Option(
-                "--width",
-                "of the figures, in in, cm or mm: 3.25in is one column of a paper, 6.75in are both (6.75in)",
-                value="WIDTH",
-                default="6.75in",
-                what="names",
-                names=("3.25in", "6.75in"),
-            ),
+            WIDTH,
             APART,
         ),
     ),
@@ -204,6 +205,11 @@ COMMANDS: Mapping[str, Command] = {
         options=(
             CONFIG_DIR,
             Option(
+                "--from",
+                "a finished run of the results folder: at the weights that it kept, nothing is trained",
+                value="RUN",
+            ),
+            Option(
                 "--at",
                 "training steps after which to measure, as 0,100,500 (before training, half-way, at the end)",
                 value="STEPS",
@@ -215,6 +221,7 @@ COMMANDS: Mapping[str, Command] = {
                 default=1000,
                 type=int,
             ),
+            WIDTH,
         ),
         overrides=True,
         loads_torch=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipbench.record.rows import CLIP_KEYS
+from clipbench.record.rows import CLIP_KEYS, from_json
 
 
 def run_label(row: Mapping[str, Any]) -> str:
@@ -18,6 +18,8 @@ def run_label(row: Mapping[str, Any]) -> str:
     parts = [task_label(row), row["optimizer"], method_label(row), f"seed {row['seed']}"]
     if tag:
         parts.append(" ".join(tag))
+    if transform := transform_label(row):
+        parts.append(transform)
     return " · ".join(parts)
 
 
@@ -32,6 +34,14 @@ def method_label(row: Mapping[str, Any]) -> str:
     for name in CLIP_KEYS[1:]:
         if pd.notna(row[name]):
             words.append(f"{name}={row[name]:g}")
+    return " ".join(words)
+
+
+def transform_label(row: Mapping[str, Any]) -> str:
+    """ "round bits=8"; "" for a run that trained."""
+    found = from_json(row.get("transform"), dict) or {}
+    words = [str(found.pop("name", ""))]
+    words += [f"{name}={value}" for name, value in found.items()]
     return " ".join(words)
 
 

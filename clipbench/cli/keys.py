@@ -8,10 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from clipbench.cli.commands import Command
-from clipbench.cli.sources import choices, clipping_types, config_folders, keys_of, literal, text_of
+from clipbench.cli.sources import GROUPS, choices, clipping_types, config_folders, keys_of, literal, text_of
 
 FOLDERS = ":folders"  # instead of words: here stands a folder, which the shell knows best
-GROUPS = ("task", "optim", "scale")
 DRAWN = ("seed", "optim.clipping_level", "optim.p_autoclip", "optim.beta")  # what a study sets itself
 SEVERAL_IN_STUDIES = ("task", "optim", "optim.clipping_type")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -74,7 +73,7 @@ class Line:
     def _files(self) -> Iterator[tuple[str, Path]]:
         """(group, file) of all that this line's runs are composed from."""
         yield "", self.roots[0] / "run.yaml"
-        names = [("optim", "clipping")]
+        names = [("optim", "clipping"), ("transform", "keys")]
         for group in GROUPS:
             for name in self.chosen.get(group, []):
                 names.append((group, name))

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from clipbench.cli.sources import choices, clipping_types, config_file, config_folders, restarts, text_of
+from clipbench.cli.sources import (
+    GROUPS,
+    choices,
+    clipping_types,
+    config_file,
+    config_folders,
+    restarts,
+    text_of,
+)
 from clipbench.errors import UserError, nearest
 
-GROUPS = ("task", "optim", "scale")  # and, of a study, its own
 HIDDEN = ("#", "name:", "_target_:")  # what no override sets
 
 
 def everything(config_dir: Path | None = None) -> str:
-    """Tasks, optimizers, restarts, studies and clipping types, a line or two each."""
+    """Tasks, optimizers, restarts, studies, clipping types and transforms, a line or two each."""
     tasks, optimizers = choices("task", config_dir), choices("optim", config_dir)
     studies = choices("study", config_dir)
     parts = [
@@ -27,6 +34,8 @@ def everything(config_dir: Path | None = None) -> str:
         _table({name: [about] for name, about in studies.items()}),
         "Clipping types (optim.clipping_type=NAME, or module:Class for a rule of your own)",
         _table(clipping_types()),
+        "Transforms of the trained model (transform=NAME)",
+        _table({name: [about] for name, about in choices("transform", config_dir).items()}),
     ]
     return "\n".join(parts)
 
@@ -95,6 +104,10 @@ def _parts(config_dir: Path | None, studies: bool, chosen: Mapping[str, Sequence
                     )
     yield "Keys of every run, with their defaults\n" + _body(folders[0] / "run.yaml")
     yield "Keys of every optimizer: optim.KEY=VALUE\n" + _body(folders[0] / "optim" / "clipping.yaml")
+    yield "Keys of every transform: transform.KEY=VALUE\n" + _body(folders[0] / "transform" / "keys.yaml")
+    for name in chosen.get("transform", ()):
+        path = config_file("transform", name, config_dir)
+        yield f"Keys of transform={name}: transform.KEY=VALUE\n" + _body(path)
     for name in shown["optim"]:
         yield f"Keys of optim={name}: optim.KEY=VALUE\n" + _body(config_file("optim", name, config_dir))
     yield "Of one task and one optimizer alone: --help task=NAME optim=NAME\n"

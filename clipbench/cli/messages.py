@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,3 +73,11 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.{digits}f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def size(count: int) -> str:
+    """Bytes in words: "3 kB", "130 MB", "374 GB"."""
+    for unit, of in (("GB", 1e9), ("MB", 1e6)):
+        if count >= 0.9995 * of:
+            return f"{count / of:.3g} {unit}"
+    return f"{math.ceil(count / 1e3)} kB"

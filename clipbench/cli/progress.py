@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from rich.text import Text
 
 from clipbench.cli.area import Area, area, bar, can_be_written_anew, in_lines
+from clipbench.cli.latest import Latest
 from clipbench.cli.messages import console as messages_console
 from clipbench.cli.messages import duration
-from clipbench.record.rows import EvalRow, Row
-from clipbench.runs.latest import Latest
+from clipbench.record.rows import EvalRow
+from clipbench.runs.events import Event, Rows, Sink
 from clipbench.runs.plan import Plan
 
-Watch = Callable[[Sequence[Row]], None]
 Tick = Callable[[str, int, int | None], None]
 
 SHORTEST_BAR = 8  # letters; without so much room there is none
@@ -24,28 +24,34 @@ SHOW_EVERY = 0.1  # seconds
 
 
 @contextmanager
-def progress(plan: Plan) -> Iterator[Watch]:
-    """A function that is given each run's rows as they become readable."""
+def progress(plan: Plan) -> Iterator[Sink]:
+    """The sink of a run's events."""
     console = messages_console(stderr=True)
     print(plan.label, file=sys.stderr)
     latest = Latest()
     steps = plan.settings.steps
     if not can_be_written_anew(console):
 
-        def print_evaluations(rows: Sequence[Row]) -> None:
-            latest.take(rows)
-            if any(isinstance(row, EvalRow) for row in rows):
-                print(f"step {latest.step}/{steps}  {'  '.join(latest.words)}", file=sys.stderr, flush=True)
+        def print_evaluations(event: Event) -> None:
+            if not isinstance(event, Rows):
+                return
+            latest.take(event)
+            if any(isinstance(row, EvalRow) for row in event.rows):
+                step = [f"step {latest.step}/{steps}"] if latest.step else []
+                print("  ".join([*step, *latest.words]), file=sys.stderr, flush=True)
 
         yield print_evaluations
         return
     with area(console) as place:
         meter = Meter(place)
 
-        def move_bar(rows: Sequence[Row]) -> None:
-            latest.take(rows)
-            if latest.step:
-                meter.show("step", latest.step, steps, latest.words)
+        def move_bar(event: Event) -> None:
+            if isinstance(event, Rows):
+                latest.take(event)
+                if latest.step:
+                    meter.show("step", latest.step, steps, latest.words)
+                else:
+                    meter.show("evaluating", 0, None, latest.words)
 
         meter.show("loading", 0, None)
         yield move_bar

@@ -21,7 +21,7 @@ from clipbench.record.folder import RunFolder
 from clipbench.record.state import UnfinishedRun, damaged_runs, read_folder
 
 DAMAGED = "damaged"
-EVERYTHING = "status=done,diverged,failed,unfinished"
+EVERYTHING = "status=done,diverged,failed,timeout,unfinished"
 
 Rows = dict[str, Mapping[str, Any]]
 """By run id: a row of `runs`, or what is known of an unfinished run under the same names."""
@@ -58,6 +58,7 @@ def remove(folder: Path, words: Sequence[str], yes: bool) -> None:
         if known.owner and run in chosen:
             print(f"Left alone: {run} is being made by {known.owner.name}.")
             del chosen[run]
+    _leave_parents(chosen, every)
     if not chosen:
         hints = [_values_there(one, every) for one in filters]
         print(f"Nothing to remove in {folder}." + "".join(hints))
@@ -68,7 +69,7 @@ def remove(folder: Path, words: Sequence[str], yes: bool) -> None:
         print("Nothing was removed.")
         return
     removed = 0
-    for run, row in chosen.items():
+    for run, row in sorted(chosen.items(), key=_is_parent):
         removed += _remove_run(folder, run, row["status"])
     print(
         f"Removed {runs(removed)}. Figures drawn before still show them; clipbench plot {folder} draws them "
@@ -89,6 +90,23 @@ def _chosen(every: Rows, ids: set[str], filters: Sequence[Filter], ended: set[st
         if named and all(one.holds(row) for one in filters):
             chosen[run] = row
     return chosen
+
+
+def _leave_parents(chosen: Rows, every: Rows) -> None:
+    """Take those out of `chosen` that others of `every` start from which are not chosen too: a child is
+    nothing without its parent. A line for each.
+    """
+    for run in list(chosen):
+        left = [child for child, row in every.items() if row.get("parent") == run and child not in chosen]
+        if left:
+            count = runs(len(left))
+            print(f"Left alone: {run} is what {count} started from. Remove these first, or too: parent={run}")
+            del chosen[run]
+
+
+def _is_parent(chosen: tuple[str, Mapping[str, Any]]) -> bool:
+    """For an order in which children come before their parents."""
+    return not chosen[1].get("parent")
 
 
 def _values_there(one: Filter, rows: Rows) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from clipbench.api import finished_row, make_run, plan_run
+from clipbench.api import finished_row, make_with_parent, plan_run
 from clipbench.cli.estimate import announce
 from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, say, say_interrupt, show_remarks
 from clipbench.cli.progress import progress
@@ -25,15 +25,21 @@ def run(options: Namespace) -> int:
     with only_shown("Notes on the settings cannot be made"):
         show_remarks(remarks([plan]))
     if row is None:
-        with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(progress(plan)) as watch:
-            row = make_run(plan, interrupted, watch)
-    else:
+        with first_interrupt(say_interrupt(STOPPING)) as interrupted:
+            row = make_with_parent(plan, interrupted, lambda each: shown_by(progress(each)))
+    elif row["status"] != "timeout":
         print(
             f"{plan.label}\nIt is finished already; this is its result. For another run change a setting, "
             "the seed for instance."
         )
     if row is None:
         return say("Interrupted. Nothing is lost: re-run the same command to resume.", INTERRUPTED)
+    if row["status"] == "timeout":
+        return say(
+            f"Its time is over: max_time={plan.settings.max_time}, after {row['steps']} of "
+            f"{plan.settings.steps} steps. It goes on from there with a larger max_time, or with none.",
+            FAILED,
+        )
     if row["status"] == "failed":
         print(row["error"], file=sys.stderr)
         return say(

@@ -14,7 +14,10 @@ from typing import Any
 
 from clipbench.errors import UserError
 
-PRIVATE = ("clipping",)  # included by the optimizers' files, no choice of its own
+GROUPS = ("task", "optim", "scale", "transform")
+"""What every run chooses one of."""
+
+PRIVATE = ("clipping", "keys")  # included by the files of a group, no choice of its own
 LINE = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\s].*?))?(?: +# (?P<note>.*))?")
 UNCHANGED = ("name", "_target_", "defaults")  # nothing that an override sets
 

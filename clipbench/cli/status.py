@@ -48,6 +48,10 @@ def show_status(folder: Path) -> None:
         show_list([_unfinished_line(run) for run in by_owner[name]])
     _show_idle([run for run in unfinished if not run.owner])
     tried_again = {run.run for run in at_work}
+    over = [run for run in open_runs.values() if run.run in rows and rows[run.run]["status"] == "timeout"]
+    if over := [run for run in over if not run.owner]:
+        print("\nOut of time. The same command with a larger max_time=, or null, goes on from this step:")
+        show_list([_unfinished_line(run) for run in over])
     failed: list[Mapping[str, Any]] = []
     recorded: list[Mapping[str, Any]] = []
     for run_id, row in rows.items():

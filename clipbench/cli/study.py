@@ -12,7 +12,7 @@ from rich.table import Table
 from clipbench.analysis.settings import as_range
 from clipbench.api import mistakes_in
 from clipbench.cli.estimate import announce, left_words, show_estimate
-from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, console, say
+from clipbench.cli.messages import DONE, FAILED, INTERRUPTED, console, say, size
 from clipbench.cli.sweep import exit_code, make_and_show, show_what_is_lacking
 from clipbench.output import only_shown
 from clipbench.report.draw import draw
@@ -31,6 +31,7 @@ from clipbench.studies.results import (
 from clipbench.sweeps.estimate import Left
 from clipbench.sweeps.grid import split_launcher
 from clipbench.sweeps.outcome import SweepOutcome
+from clipbench.sweeps.speed import Kind, NoSpeed, Speed
 from clipbench.task.content import Contents
 
 FINAL_HEADING = "Final runs, on fresh seeds"
@@ -96,14 +97,27 @@ def _show_dry_run(found: Sequence[Contest], launcher: Sequence[str]) -> int:
     check_folder(found)
     show_cost(found)
     left = Left()
+    speeds: dict[Kind, Speed | NoSpeed] = {}
     for name, phase in estimate_study(found, launcher, announce).items():
         print(f"\n{_heading(name)}: ", end="")
         show_estimate(phase)
         left += phase.left
+        speeds |= {each.kind: each.speed for each in phase.kinds}
     if left.known:
         print(f"\nAll phases: about {left_words(left)}.")
+    for contest in found:
+        _show_disk_need(contest, speeds.get(Kind.of(contest.plan)))
     print("Nothing was started." if left.runs else "It is made already.")
     return DONE
+
+
+def _show_disk_need(contest: Contest, speed: Speed | NoSpeed | None) -> None:
+    """What trials that are stopped keep, where the size of a checkpoint was seen while steps were timed."""
+    count = contest_cost(contest).stopped_runs
+    if count and isinstance(speed, Speed) and speed.checkpoint:
+        each, every = size(speed.checkpoint), size(count * speed.checkpoint)
+        words = f"at most {count} stopped trials keep checkpoints of about {each}, {every} of disk"
+        print(f"{contest.label}: {words} in {contest.results / '.work'}.")
 
 
 def _heading(phase: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from clipbench.api import mistakes_in, plan_sweep
 from clipbench.cli.estimate import announce, show_estimate
@@ -16,7 +15,8 @@ from clipbench.cli.result import outcome, show_summary
 from clipbench.errors import UserError
 from clipbench.interrupt import first_interrupt
 from clipbench.output import only_shown, shown_by
-from clipbench.runs.plan import Plan
+from clipbench.runs.events import Ended, Event
+from clipbench.runs.plan import Plan, with_parents
 from clipbench.runs.remarks import remarks
 from clipbench.sweeps.engine import make_launcher
 from clipbench.sweeps.estimate import estimate
@@ -68,24 +68,37 @@ def _fewer_runs(options: Namespace, plans: Sequence[Plan]) -> list[str]:
 
 def make_and_show(plans: Sequence[Plan], launcher: Sequence[str], config_dir: Path | None) -> SweepOutcome:
     """Make the runs that are not finished, in workers or by a launcher, and show how far they are."""
+    asked = {plan.run for plan in plans}
+    plans = with_parents(plans)
     todo = unfinished(plans)
     finished = len(plans) - len(todo)
+    behind = len(plans) - len(asked)
+    count = f"{len(asked)} runs and {behind} that they start from" if behind else f"{len(asked)} runs"
     print(
-        f"{len(plans)} runs, {finished} of them finished already, {len(todo)} to do, into {plans[0].results}",
+        f"{count}, {finished} of them finished already, {len(todo)} to do, into {plans[0].results}",
         flush=True,
     )
     if not todo:
         return make_runs(plans)
     if launcher:
         with first_interrupt(say_interrupt(JOBS_STOPPING)) as interrupted:
-            return launch(plans, launcher, config_dir, interrupted, _print_ended_job)
-    with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(live_table()) as listener:
-        return make_runs(plans, interrupted, listener)
+            return launch(plans, launcher, config_dir, interrupted, EndedJobs(todo))
+    with first_interrupt(say_interrupt(STOPPING)) as interrupted, shown_by(live_table(plans)) as sink:
+        return make_runs(plans, interrupted, sink)
 
 
-def _print_ended_job(done: int, total: int, plan: Plan, row: Mapping[str, Any] | None) -> None:
-    said = outcome(row) if row else ""
-    print(f"{done}/{total}  {plan.label}  {said}", file=sys.stderr, flush=True)
+class EndedJobs:
+    """A line for each of `plans` that ends."""
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.labels, self.ended = {plan.run: plan.label for plan in plans}, 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self.ended += 1
+            said = outcome(event.row) if event.row else ""
+            count = f"{self.ended}/{len(self.labels)}"
+            print(f"{count}  {self.labels[event.run]}  {said}", file=sys.stderr, flush=True)
 
 
 def show_what_is_lacking(ended: SweepOutcome) -> None:
@@ -104,6 +117,8 @@ def show_what_is_lacking(ended: SweepOutcome) -> None:
     if ended.launcher_error:
         where = f" What the jobs printed is in {ended.left_behind}." if ended.left_behind else ""
         say(f"{ended.launcher_error}{where}", FAILED)
+    for plan in ended.out_of_time:
+        print(f"out of time, to go on give a larger max_time: {plan.command}", file=sys.stderr)
     for plan in ended.not_made:
         note = ended.notes.get(plan.run, "")
         print(f"not finished: {plan.command}  {note}".rstrip(), file=sys.stderr)

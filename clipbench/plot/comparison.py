@@ -32,9 +32,12 @@ def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     configurations = [configuration for configuration, _ in lines]
     counts = {len(configuration.done) for configuration in configurations}
     crowded = len(lines) > CROWDED
-    finals = [value for configuration in configurations for value in configuration.finals]
-    digits = style.decimals(finals)
-    entries = [_entry(each, digits, len(counts) > 1, width - 0.5) for each in configurations]
+    values = [_judged(found[0], each) for each in configurations]
+    digits = style.decimals(values)
+    entries = []
+    for configuration, value in zip(configurations, values, strict=True):
+        number = style.number(value, digits)
+        entries.append(_entry(configuration, number, len(counts) > 1, width - 0.5))
     handles = [Line2D([], [], **look.line) for _, look in lines]
     heading = _explanation(found, configurations, counts, crowded, digits)
     legend = style.Legend(handles, entries, width, heading)
@@ -56,7 +59,7 @@ def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     for i, (ax, (what, table)) in enumerate(zip(axes, panels.items(), strict=True)):
         style.letter(ax, i, what)
         ax.locator_params(axis="x", nbins=5)
-        _limit(ax, table, configurations)
+        _limit(ax, table, configurations, crowded)
         for configuration, look in lines:
             _draw(ax, table, configuration, look, crowded)
     style.also(axes[-1], *baseline(found), 1.5)
@@ -112,14 +115,16 @@ def spread(ax: Axes, table: pd.DataFrame, look: Look, mean: np.ndarray, half: np
         ax.fill_between(table.index, low, high, color=look.colour, alpha=0.15, linewidth=0)
 
 
-def _limit(ax: Axes, table: pd.DataFrame, configurations: Sequence[Configuration]) -> None:
-    """The axis fits the runs that came to an end: one that explodes leaves the panel."""
-    runs: list[str] = []
+def _limit(ax: Axes, table: pd.DataFrame, configurations: Sequence[Configuration], crowded: bool) -> None:
+    """The axis fits the runs that came to an end, or where it is crowded their means: one that explodes
+    leaves the panel.
+    """
+    parts = []
     for configuration in configurations:
-        runs += configuration.done
-    done = there(table, runs)
-    shown_values = table if done.empty else done
-    values = shown_values.to_numpy(float)
+        done = there(table, configuration.done).to_numpy(float)
+        if done.size:
+            parts.append(mean_and_half(done)[0] if crowded else done.ravel())
+    values = np.concatenate(parts) if parts else table.to_numpy(float)
     style.log_if_wide(ax, "y", values)
     style.fit(ax, values)
     if ax.get_yscale() == "log":
@@ -140,9 +145,16 @@ def _draw(ax: Axes, table: pd.DataFrame, configuration: Configuration, look: Loo
             style.cross(ax, values.index[-1], values.iloc[-1], look.colour)
 
 
-def _entry(configuration: Configuration, digits: int, n: bool, room: float) -> str:
+def _judged(ranking: Ranking, configuration: Configuration) -> float:
+    """The mean over its runs, after the last step, of what methods are ordered by; NaN where none ended."""
+    column = "final_test" if ranking.split == "test" else "final"
+    runs = ranking.group.runs.loc[list(configuration.done)]
+    return float(runs[column].astype(float).mean())
+
+
+def _entry(configuration: Configuration, number: str, n: bool, room: float) -> str:
     """ "norm 0.5   0.713   n=5   1✕"; `n`: whether to say how many runs ended. A long name is cut."""
-    parts = [style.number(configuration.final, digits)]
+    parts = [number]
     if n:
         parts.append(f"n={len(configuration.done)}")
     if configuration.diverged:
@@ -159,7 +171,8 @@ def _explanation(
     digits: int,
 ) -> str:
     """What the lines and numbers are."""
-    parts = [f"Lines are means; numbers are final {titles.headline(found[0].group)}"]
+    judged = titles.headline(found[0].group, found[0].judged_on)
+    parts = [f"Lines are means; numbers are final {judged}"]
     unit = found[0].unit
     if counts == {1}:
         parts[0] = parts[0].replace("Lines are means", f"One {unit} each")

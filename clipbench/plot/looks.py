@@ -77,7 +77,8 @@ Line = tuple[Configuration, Look]
 
 def shown(found: Sequence[Ranking]) -> list[Line]:
     """The configurations that have a line or a panel of their own, in the order of all figures: the methods
-    as in the table, of each the best settings first. `found`: the rankings of one group.
+    as in the table, of each the best settings first. Of more than SHOWN, no clipping and the best. `found`:
+    the rankings of one group.
     """
     lines = ordered(found)
     if len(lines) <= SHOWN:
@@ -86,9 +87,11 @@ def shown(found: Sequence[Ranking]) -> list[Line]:
     lines = [line for line in lines if line[0].runs in chosen]
     if len(lines) <= SHOWN:
         return lines
+    references = {ranking.reference.configuration.runs for ranking in found if ranking.reference}
     best = [configuration.runs for configuration in found[0].group.configurations]
-    best = [runs for runs in best if runs in chosen][:SHOWN]
-    return [line for line in lines if line[0].runs in best]
+    best = [runs for runs in best if runs in chosen]
+    best.sort(key=lambda runs: runs not in references)  # what the others are compared with is never left out
+    return [line for line in lines if line[0].runs in best[:SHOWN]]
 
 
 def ordered(found: Sequence[Ranking]) -> list[Line]:

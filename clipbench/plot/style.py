@@ -390,7 +390,7 @@ def also(ax: Axes, value: float, name: str, room: float) -> bool:
     at = float(scale.transform(np.array([value], float))[0])
     if not low - (high - low) <= at <= high + (high - low):
         return False
-    margin = 0.1 * (high - low)  # the name has room there
+    margin = (max(high, at) - min(low, at)) / 8  # the name has room there
     below = at < (low + high) / 2
     ends = np.array([min(low, at - margin), max(high, at + margin)])
     ax.set_ylim(*scale.inverted().transform(ends))

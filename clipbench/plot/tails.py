@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from clipbench import stats
 from clipbench.analysis.noise import (
@@ -99,6 +98,9 @@ def figure(rows: pd.DataFrame, width: float = FULL) -> Figure:
         for draw, ax in zip((_density, _ccdf, _quantiles, _hill), panels, strict=True):
             style.letter(ax, letter, draw(ax, tail))
             letter += 1
+            for axis, room in ((ax.xaxis, width / columns), (ax.yaxis, PANEL)):
+                if axis.get_scale() == "log":
+                    style.few_ticks(axis, room)
     handles, labels = panels[1].get_legend_handles_labels()
     parts[-1].legend(handles, labels, loc="center", ncols=6 if width >= WIDE else 3)
     return fig
@@ -168,7 +170,6 @@ def _ccdf(ax: Axes, tail: Tail) -> str:
         )
     ax.set(xscale="log", yscale="log")
     ax.set(ylim=(0.4 / n, 1.6), xlabel="x")
-    _few_ticks(ax)
     return f"P({NOISE} ≥ x)"
 
 
@@ -218,37 +219,9 @@ def _hill(ax: Axes, tail: Tail) -> str:
     lowest = min(1.4, float(low[finite].min()))
     ax.set(xscale="log", yscale="log")
     ax.set(xlabel="k largest; the line: the tail", ylim=(lowest, None))
-    _few_ticks(ax)
     return "Hill's α, 95 % band"
 
 
 def _around(low: float, high: float) -> tuple[float, float]:
     margin = 0.04 * (high - low)
     return low - margin, high + margin
-
-
-def _few_ticks(ax: Axes) -> None:
-    """1, 2, 5 on logarithmic axes that span little, as plain numbers."""
-    _few_ticks_on(ax.xaxis, *ax.get_xlim())
-    _few_ticks_on(ax.yaxis, *ax.get_ylim())
-
-
-def _few_ticks_on(axis: Axis, low: float, high: float) -> None:
-    if high >= 60 * low:
-        return
-    axis.set_major_locator(FixedLocator(_ticks(low, high)))
-    axis.set_major_formatter(ScalarFormatter())
-    axis.set_minor_locator(NullLocator())
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    ticks = []
-    for exponent in range(-12, 13):
-        for first in (1, 2, 5):
-            tick = first * 10.0**exponent
-            if low <= tick <= high:
-                ticks.append(tick)
-    if len(ticks) > 1:
-        return ticks
-    even = np.asarray(MaxNLocator(3).tick_values(low, high))
-    return even[(low <= even) & (even <= high)].tolist()

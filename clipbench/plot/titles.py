@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from clipbench.analysis.group import Configuration, Group
-from clipbench.analysis.names import metric_name, optimizer_name, task_name
+from clipbench.analysis.names import metric_name, optimizer_name, task_name, title_of_data
 from clipbench.analysis.ranking import Ranking
-
-IN_BRACKETS = re.compile(r"\s*\([^()]*[\\/][^()]*\)")  # a path
-PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where no "train/val" stands
 
 
 def title(group: Group) -> str:
@@ -34,7 +30,10 @@ def notes(found: Sequence[Ranking], count: int) -> str:
     every = len(group.configurations)
     if count < every:
         chosen = sum(len(ranking.methods) for ranking in found)
-        what = "each method's best" if count == chosen else f"the best {count}"
+        references = sum(ranking.reference is not None for ranking in found)
+        what = f"no clipping and the best {count - references}" if references else f"the best {count}"
+        if count == chosen:
+            what = "each method's best"
         parts.append(f"{what} of {every} settings")
     parts += group.notes
     return "; ".join(filter(None, parts))
@@ -62,15 +61,8 @@ def headline(group: Group, split: str = "validation") -> str:
 
 
 def _source(group: Group) -> str:
-    sources = []
-    for text in _data(group):
-        source = IN_BRACKETS.sub("", text.partition(", ")[0])
-        sources.append(PATH.sub(_last_folders, source))
-    sources = list(dict.fromkeys(sources))
-    if not sources:
-        return " ".join(filter(None, [task_name(group.task), group.scale]))
-    text = " and ".join(sources)
-    return text if "/" in text else text[:1].upper() + text[1:]
+    sources = dict.fromkeys(map(title_of_data, _data(group)))
+    return " and ".join(sources) or " ".join(filter(None, [task_name(group.task), group.scale]))
 
 
 def _data(group: Group) -> list[str]:
@@ -78,8 +70,3 @@ def _data(group: Group) -> list[str]:
     if "data" not in group.runs:
         return []
     return sorted({text for text in group.runs["data"].dropna() if text})
-
-
-def _last_folders(path: re.Match[str]) -> str:
-    """The last two; where they lie on one machine is nobody else's concern."""
-    return "/".join(re.split(r"[\\/]", path[0].rstrip("\\/"))[-2:])

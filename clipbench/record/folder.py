@@ -19,10 +19,12 @@ from typing import Any
 
 from clipbench.errors import Unreadable, UserError
 from clipbench.record.files import (
+    MODELS,
     RUN_ID,
     TABLES_OF_A_RUN,
     WORK,
     atomic_write,
+    model_path,
     read_file,
     reason,
     set_aside,
@@ -145,13 +147,14 @@ class RunFolder:
             self.clear()
 
     def remove(self) -> None:
-        """The run out of the tables and its folder; `runs` first, because its file means that the run is
-        complete.
+        """The run out of the tables, its kept weights and its folder; `runs` first, because its file means
+        that the run is complete.
 
         OSError where that fails; what is left is removed by another call. Only under the lease.
         """
         for table in reversed(TABLES_OF_A_RUN):
             table_path(self.results, table, self.run).unlink(missing_ok=True)
+        model_path(self.results, self.run).unlink(missing_ok=True)
         shutil.rmtree(self.path)
         self._clear_partials()
         with suppress(OSError):
@@ -161,6 +164,8 @@ class RunFolder:
         for table in TABLES_OF_A_RUN:
             for partial in (self.results / table).glob(f".{self.run}.parquet.*.tmp"):
                 partial.unlink(missing_ok=True)
+        for partial in (self.results / MODELS).glob(f".{self.run}.safetensors.*.tmp"):
+            partial.unlink(missing_ok=True)
 
 
 def _fault_of_plan(plan: Mapping[str, Any]) -> str:

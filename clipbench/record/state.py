@@ -14,6 +14,7 @@ from clipbench.record.files import RUN_ID, WORK, is_recorded, reason, table_path
 from clipbench.record.folder import RunFolder, run_folders
 from clipbench.record.kept import KeptRows
 from clipbench.record.lease import AnyOwner
+from clipbench.record.rows import TO_GO_ON
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Unf
             rows[row["run"]] = row
     unfinished = {}
     for run in sorted(_runs_with_files(results)):
-        known = run in rows and rows[run]["status"] in ("failed", "stopped")
+        known = run in rows and rows[run]["status"] in ("failed", *TO_GO_ON)
         if not known and table_path(results, "runs", run).exists():  # it has ended, or its row is damaged
             continue
         try:

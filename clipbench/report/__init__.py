@@ -2,7 +2,8 @@
 
 draw.py          a results folder → its figures and page, side by side where there are many runs
 figures.py       one group → its figures' files and its part of the page
-page.py          the page: templates/ filled in
+page.py          the page: its parts, and what each shows
+fill.py          templates/ filled in and escaped; what may go in as it is
 cells.py         a row of its table
 provenance.py    where the runs come from
 data.py          what the page's figures show, as numbers

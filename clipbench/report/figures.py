@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from clipbench.analysis.comparison import rankings
@@ -33,7 +34,7 @@ FIGURES: dict[str, Callable[[Sequence[Ranking], float], Figure]] = {
     "clipping": trajectory,
 }
 
-Drawn = tuple[list[Path], list[tuple[Ranking, str]]]
+Drawn = tuple[list[Path], list[tuple[Ranking, Markup]]]
 """The files written; each ranking with its part of the page."""
 
 

@@ -7,18 +7,13 @@ The text lies in templates/, where everything that is filled in is escaped.
 from __future__ import annotations
 
 import base64
-import colorsys
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.colors import to_hex, to_rgb
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from clipbench.analysis.across import Across, across
@@ -30,6 +25,7 @@ from clipbench.record.folder import unfinished_runs
 from clipbench.report import across as several
 from clipbench.report import cells, data, panels, svg
 from clipbench.report.chart import Chart, Rows
+from clipbench.report.fill import anchor, fill, night, own, strokes
 from clipbench.report.frame import BANDS, RC, Drawing, banded
 from clipbench.report.provenance import facts, failures
 from clipbench.report.sensitivity import sensitivity
@@ -125,7 +121,7 @@ class Part:
     """A section of the page and the names of the `files` that were drawn beside it."""
 
     anchor: str
-    html: str
+    html: Markup
     files: Sequence[str] = ()
 
 
@@ -138,37 +134,37 @@ class Page:
         self.rankings: list[Ranking] = []
         self.parts: list[Part] = []
 
-    def add(self, ranking: Ranking, part: str | None = None, files: Iterable[Path] = ()) -> None:
+    def add(self, ranking: Ranking, part: Markup | None = None, files: Iterable[Path] = ()) -> None:
         """`part`: what `part_of` made of the ranking, in another process; `files`: its figures, in the folder
         that the page will lie in.
         """
         html = part_of(ranking) if part is None else part
         names = [path.name for path in files]
-        self.parts.append(Part(f"at-{_anchor(ranking.title)}", html, names))
+        self.parts.append(Part(f"at-{anchor(ranking.title)}", html, names))
         self.rankings.append(ranking)
 
     def html(self) -> str:
         """The whole page, its styles, script and images in it."""
-        source = files("clipbench.report")
         summary = []
         for ranking in self.rankings:
             verdict = judge(ranking)
             summary.append((ranking, verdict, badge(verdict)))
         parts = list(self.parts)
         for found in across(self.rankings):
-            anchor = f"across-{_anchor_across(found.title)}"
-            parts.append(Part(anchor, _part_across(found, anchor)))
-        script = "\n" + source.joinpath("page.js").read_text(encoding="utf-8")
-        return _fill(
+            place = f"across-{anchor(found.title)}"
+            parts.append(Part(place, _part_across(found, place)))
+        script = "\n" + own("page.js")
+        page = fill(
             "page.html",
             name=self.name,
             unfinished=self.unfinished,
             summary=summary,
             parts_of_page=parts,
-            style=source.joinpath("page.css").read_text(encoding="utf-8"),
+            style=own("page.css"),
             script=script,
             script_hash=_hash(script),
         )
+        return str(page)
 
 
 def _hash(script: str) -> str:
@@ -177,11 +173,11 @@ def _hash(script: str) -> str:
     return "sha256-" + base64.b64encode(digest).decode()
 
 
-def part_of(ranking: Ranking) -> str:
+def part_of(ranking: Ranking) -> Markup:
     """A ranking's part of the page, its figures among it."""
     verdict = judge(ranking)
     looks = method_looks(ranking)
-    return _fill(
+    return fill(
         "ranking.html",
         ranking=ranking,
         verdict=verdict,
@@ -197,15 +193,15 @@ def part_of(ranking: Ranking) -> str:
     )
 
 
-def _part_across(found: Across, anchor: str) -> str:
+def _part_across(found: Across, place: str) -> Markup:
     """The part on several tasks."""
     with drawing(RC):
         image = _image("performance profile: higher is better", several.profile(found))
     looks = several.looks(found)
-    return _fill(
+    return fill(
         "across.html",
         found=found,
-        anchor=anchor,
+        anchor=place,
         looks=looks,
         methods=_methods(found.methods, looks, _few(found.methods)),
         columns=several.COLUMNS,
@@ -231,8 +227,8 @@ def _methods(
     found = []
     for method in methods:
         look = looks[method.name]
-        row = {"name": in_print(method.name), "colour": look.colour, "night": _night(look.colour)}
-        found.append({**row, "dash": _strokes(look), "banded": method in banded})
+        row = {"name": in_print(method.name), "colour": look.colour, "night": night(look.colour)}
+        found.append({**row, "dash": strokes(look), "banded": method in banded})
     return found
 
 
@@ -260,45 +256,3 @@ def _blocks(ranking: Ranking) -> list[Block]:
 def _image(caption: str, figure: Figure) -> Image:
     what, _, more = caption.partition(": ")
     return Image(what, more, svg.data_uri(figure))
-
-
-def _anchor(text: str) -> str:
-    return re.sub(r"\W+", "-", text)
-
-
-def _anchor_across(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())
-
-
-def _night(colour: str) -> str:
-    """The same hue on a dark ground: as light as it was dark, but never dimmer than text may be."""
-    hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
-    return str(to_hex(colorsys.hls_to_rgb(hue, max(0.62, 1 - lightness), saturation)))
-
-
-def _strokes(look: Look) -> str:
-    """A dash as SVG has it, at twice the width; "" for a solid line."""
-    if isinstance(look.dash, str):
-        return ""
-    return " ".join(f"{2 * part:g}" for part in look.dash[1])
-
-
-def _fill(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(values)
-
-
-@cache
-def _environment() -> Environment:
-    """Templates by name; what is filled in is escaped, and what a template asks for must be given."""
-    environment = Environment(
-        loader=PackageLoader("clipbench.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"anchor": _anchor, "strokes": _strokes, "night": _night, "method": in_print}
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.globals |= {"WIDTH": cells.WIDTH, "HEIGHT": cells.HEIGHT}
-    return environment

@@ -10,7 +10,9 @@ remarks.py      what runs leave aside of what was asked for
 build.py        settings → device, task, model, optimizer
 patterns.py     which parameters get a level of their own, by name
 lockstep.py     trains a group, with checkpoints, and records each run
-latest.py       what is known of a run while it is made
+children.py     runs that transform the weights of another
+weights.py      weights that are kept, and taken up again
+events.py       what happens to runs, one stream for all who show or count it
 checkpoint.py   what a run resumes from
 recording.py    rows → the tables
 noise.py        the gradient's noise at fixed weights, for `clipbench tails`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -16,26 +17,33 @@ from torch import Tensor
 from clipbench.errors import Unreadable, UserError
 from clipbench.record.files import atomic_write, read_file, reason, set_aside
 from clipbench.record.folder import RunFolder
-from clipbench.record.rows import EvalRow, Row, StepRow
+from clipbench.record.rows import EvalRow, Row, StepRow, is_clipped
 from clipbench.train.learner import Learner
 from clipbench.train.loop import is_memory
 
 COMPACT_AFTER = 4096
 """Step rows as Python objects before they become one tensor: 64 bytes a step from then on."""
 
+STEP_COLUMNS = [each.name for each in fields(StepRow)]
+
 
 @dataclass
 class RecordedRows:
-    """A run's rows so far. 64 bytes a step."""
+    """A run's rows so far, and how many of its steps were clipped. 64 bytes a step."""
 
     steps: list[StepRow] = field(default_factory=list)
     compact: list[Tensor] = field(default_factory=list)  # (n, columns) float64 each
     evals: list[EvalRow] = field(default_factory=list)
+    clipped: int = 0
+    not_skipped: int = 0
 
     def add(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if isinstance(row, StepRow):
                 self.steps.append(row)
+                if math.isfinite(row.grad_norm):
+                    self.not_skipped += 1
+                    self.clipped += is_clipped(row.clip_factor)
             elif isinstance(row, EvalRow):
                 self.evals.append(row)
         if len(self.steps) >= COMPACT_AFTER:
@@ -55,11 +63,28 @@ class RecordedRows:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.compact = [], [state["steps"]]
         self.evals = [EvalRow(*row) for row in state["evals"]]
+        columns = dict(zip(STEP_COLUMNS, state["steps"].T, strict=True))
+        not_skipped = columns["grad_norm"].isfinite()
+        self.not_skipped = int(not_skipped.sum())
+        self.clipped = int((not_skipped & is_clipped(columns["clip_factor"])).sum())
+
+    @property
+    def share_clipped(self) -> float:
+        """Of the steps that were not skipped."""
+        return self.clipped / max(1, self.not_skipped)
+
+    @property
+    def last_step(self) -> list[StepRow]:
+        """The row of the last step, if there is one."""
+        if self.steps or not self.compact or not len(self.compact[-1]):
+            return self.steps[-1:]
+        step, *rest = self.compact[-1][-1].tolist()
+        return [StepRow(int(step), *rest)]
 
 
 def _tensor(rows: Sequence[StepRow]) -> Tensor:
     values = torch.tensor([astuple(row) for row in rows], dtype=torch.float64)
-    return values.reshape(-1, len(fields(StepRow)))
+    return values.reshape(-1, len(STEP_COLUMNS))
 
 
 def save_checkpoint(folder: RunFolder, learner: Learner, rows: RecordedRows) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import gc
 import math
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,7 +22,7 @@ from clipbench.record.environment import now
 from clipbench.record.files import check_writable
 from clipbench.record.lease import Heartbeat, Lease
 from clipbench.record.outcome import outcome
-from clipbench.record.rows import Row, RunEnd
+from clipbench.record.rows import TO_GO_ON, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.checkpoint import (
     RecordedRows,
@@ -32,9 +31,12 @@ from clipbench.runs.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from clipbench.runs.plan import Plan, changed_since, is_finished
+from clipbench.runs.children import Child, begin_child, evaluate_children, failure_now
+from clipbench.runs.events import Begun, Ended, Event, MadeElsewhere, Refused, Resumed, Rows, last_rows
+from clipbench.runs.plan import Plan, changed_since, statuses
 from clipbench.runs.recording import describe, record
 from clipbench.runs.settings import interval
+from clipbench.runs.weights import keep_weights
 from clipbench.task import Task
 from clipbench.task.content import Contents
 from clipbench.task.seeds import generator
@@ -46,20 +48,6 @@ Stopped = Callable[[], bool]
 """Whether training is to stop after the step at hand."""
 
 
-@dataclass(frozen=True)
-class RunEvent:
-    """What happened to a run: rows that have become readable; at its end its row of `runs`; `elsewhere`,
-    who else makes it ("finished" where it is made already); or `mistake`, what the user must mend before it
-    can be made or recorded.
-    """
-
-    plan: Plan
-    rows: Sequence[Row] = ()
-    row: dict[str, Any] | None = None
-    elsewhere: str | None = None
-    mistake: str | None = None
-
-
 @dataclass
 class GroupMember:
     """A run of a group: its plan, what trains, its rows so far, when it was first started, and its lease."""
@@ -69,6 +57,14 @@ class GroupMember:
     rows: RecordedRows
     started: str
     lease: Lease
+
+    def beginning(self) -> list[Event]:
+        """It has begun, or goes on from its checkpoint."""
+        run, step = self.plan.run, self.learner.step
+        if not step:
+            return [Begun(run)]
+        last = last_rows([*self.rows.last_step, *self.rows.evals])
+        return [Resumed(run, step), Rows(run, last, self.rows.share_clipped)]
 
 
 class GroupTooLarge(Exception):
@@ -82,10 +78,10 @@ def group_key(plan: Plan) -> str:
     alone = plan.run if settings.compile else ""
     shared = (settings.task.name, settings.task.target, settings.task.keywords, settings.seed)
     sizes = (settings.batch_size, settings.accumulate, settings.steps, settings.eval_every, plan.last_step)
-    return repr((shared, sizes, alone))
+    return repr((plan.transform is None, shared, sizes, settings.most_seconds, alone))
 
 
-def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[RunEvent]:
+def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Event]:
     """Make the runs side by side, record each as it ends, and say what happens. What another process makes or
     has made is left to it, and so is a run that another takes over while we are stopped for long.
 
@@ -101,13 +97,17 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
         for plan in plans:
             leases[plan.run] = plan.run_folder.lease
             if owner := heartbeat.acquire(leases[plan.run]):
-                yield RunEvent(plan, elsewhere=owner)
-            elif is_finished(plan):
-                _clear_ended(plan)
-                yield RunEvent(plan, elsewhere="finished")
+                yield MadeElsewhere(plan.run, owner)
+            elif status := _finished_status(plan):
+                if status not in TO_GO_ON:  # the folder of these stays, with its checkpoint
+                    plan.run_folder.clear()
+                yield MadeElsewhere(plan.run, "", status)
             else:
-                ours.append(plan)
-        groups = deque([ours])
+                ours.append(at_recorded_threads(plan))
+        by_threads: dict[int, list[Plan]] = {}
+        for plan in ours:
+            by_threads.setdefault(plan.settings.threads, []).append(plan)
+        groups = deque(by_threads.values())
         while groups and not stopped():
             group = groups.popleft()
             if not group:
@@ -115,8 +115,8 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
             ended = set()
             try:
                 for event in _side_by_side(group, leases, stopped):
-                    if event.row or event.mistake or event.elsewhere:
-                        ended.add(event.plan.run)
+                    if isinstance(event, Ended | MadeElsewhere | Refused):
+                        ended.add(event.run)
                     yield event
             except GroupTooLarge:
                 left = [plan for plan in group if plan.run not in ended]
@@ -125,10 +125,10 @@ def train_group(plans: Sequence[Plan], stopped: Stopped = never) -> Iterator[Run
             _free_memory(plans)
 
 
-def _clear_ended(plan: Plan) -> None:
-    """The folder of a run that will not go on; that of a stopped one stays, with its checkpoint."""
-    if tables.statuses(plan.results, [plan.run]).get(plan.run) != "stopped":
-        plan.run_folder.clear()
+def _finished_status(plan: Plan) -> str:
+    """With which it has come to the end that the plan asks for; "" where it is to be made."""
+    status = statuses([plan]).get(plan.run, "")
+    return "" if status == "failed" else status
 
 
 def _free_memory(plans: Sequence[Plan]) -> None:
@@ -139,7 +139,7 @@ def _free_memory(plans: Sequence[Plan]) -> None:
         torch.cuda.empty_cache()
 
 
-def _side_by_side(plans: Sequence[Plan], leases: Mapping[str, Lease], stopped: Stopped) -> Iterator[RunEvent]:
+def _side_by_side(plans: Sequence[Plan], leases: Mapping[str, Lease], stopped: Stopped) -> Iterator[Event]:
     """The events of one group, GroupTooLarge after the checkpoints of those that are left."""
     settings = plans[0].settings
     device = find_device(settings.device)
@@ -152,24 +152,81 @@ def _side_by_side(plans: Sequence[Plan], leases: Mapping[str, Lease], stopped: S
         if change := changed_since(plans[0], look):  # half of it replaced, perhaps
             raise UserError(change) from error
         raise
-    members: dict[Learner, GroupMember] = {}
+    unchanged = []
     for plan in plans:
         if change := changed_since(plan, look):
-            yield RunEvent(plan, mistake=change)
-            continue
+            yield Refused(plan.run, change)
+        else:
+            unchanged.append(plan)
+    begin = _begin_children if plans[0].transform else _begin_members
+    yield from begin(unchanged, leases, task, device, facts, stopped)
+
+
+def _begin_members(
+    plans: Sequence[Plan],
+    leases: Mapping[str, Lease],
+    task: Task,
+    device: torch.device,
+    facts: Mapping[str, Any],
+    stopped: Stopped,
+) -> Iterator[Event]:
+    """Of runs that train. `facts`: what is known of all of them before the first step."""
+    members: dict[Learner, GroupMember] = {}
+    for plan in plans:
         started = _first_start(plan)
         try:
             member = _member(plan, started, leases[plan.run], task, device)
         except UserError as error:
-            yield RunEvent(plan, mistake=str(error))
+            yield Refused(plan.run, str(error))
         except Exception:
-            failure = RunEnd("failed", 0, 0.0, 0, traceback.format_exc())
-            yield _ended(plan, RecordedRows(), facts | {"started": started}, failure, device)
+            yield _ended(plan, RecordedRows(), {**facts, "started": started}, failure_now(), device)
         else:
             members[member.learner] = member
-            yield RunEvent(plan, [*member.rows, *member.rows.evals])
+            yield from member.beginning()
     if members:
         yield from _train_members(members, task, device, facts, stopped)
+
+
+def _begin_children(
+    plans: Sequence[Plan],
+    leases: Mapping[str, Lease],
+    task: Task,
+    device: torch.device,
+    facts: Mapping[str, Any],
+    stopped: Stopped,
+) -> Iterator[Event]:
+    """Of runs that transform the weights of others. `facts` as above."""
+    children: dict[Child, tuple[RecordedRows, dict[str, Any]]] = {}
+    for plan in plans:
+        known = {**facts, "started": _first_start(plan)}
+        try:
+            found = begin_child(plan, task, device)
+        except UserError as error:
+            yield Refused(plan.run, str(error))
+            continue
+        except Exception:
+            found = failure_now()
+        if isinstance(found, RunEnd):
+            yield _ended(plan, RecordedRows(), known, found, device)
+        else:
+            children[found] = (RecordedRows(), known)
+            yield Begun(plan.run)
+    for new in evaluate_children(list(children), stopped):
+        for child, new_rows in new.items():
+            rows, known = children[child]
+            rows.add(new_rows)
+            end = new_rows[-1]
+            readable = tuple(row for row in new_rows if not isinstance(row, RunEnd))
+            if readable:
+                yield Rows(child.plan.run, readable, 0.0)
+            if not isinstance(end, RunEnd):
+                continue
+            if end.status == "out of memory" and facts["lockstep"] > 1:
+                raise GroupTooLarge
+            if leases[child.plan.run].is_ours:
+                yield _ended(child.plan, rows, known, end, device)
+            else:
+                yield _taken_over(child.plan)
 
 
 def _train_members(
@@ -178,7 +235,7 @@ def _train_members(
     device: torch.device,
     facts: Mapping[str, Any],
     stopped: Stopped,
-) -> Iterator[RunEvent]:
+) -> Iterator[Event]:
     """The events of members that have started, which leave `members` as they end. GroupTooLarge as above.
 
     `facts`: what is known of all of them before the first step.
@@ -196,6 +253,7 @@ def _train_members(
             until=plan.last_step,
             eval_every=settings.eval_every,
             readings=clock,
+            most_seconds=settings.most_seconds,
         )
         for new in training:
             too_large = False
@@ -204,7 +262,9 @@ def _train_members(
                 if member is None:  # another process makes it by now
                     continue
                 member.rows.add(rows)
-                yield RunEvent(member.plan, rows)
+                readable = tuple(row for row in rows if not isinstance(row, RunEnd))
+                if readable:
+                    yield Rows(member.plan.run, readable, member.rows.share_clipped)
                 end = rows[-1]
                 if not isinstance(end, RunEnd):
                     continue
@@ -214,10 +274,10 @@ def _train_members(
                 elif not member.lease.is_ours:
                     yield _taken_over(member.plan)
                 else:
-                    if end.status == "stopped":
+                    if end.status in TO_GO_ON:
                         save_checkpoint(member.plan.run_folder, learner, member.rows)
                     known = {**facts, "started": member.started}
-                    yield _ended(member.plan, member.rows, known, end, device)
+                    yield _trained(member, known, end, device)
             if clock.due or too_large:
                 for learner, member in list(members.items()):
                     if member.lease.is_ours:
@@ -278,16 +338,78 @@ def _save(member: GroupMember) -> None:
     save_checkpoint(member.plan.run_folder, member.learner, member.rows)
 
 
-def _taken_over(plan: Plan) -> RunEvent:
+def _taken_over(plan: Plan) -> MadeElsewhere:
     """We were stopped for so long that another process took the run over: it is that one's."""
     owner = plan.run_folder.owner or "another process"
-    finished = is_finished(plan)
-    return RunEvent(plan, elsewhere="finished" if finished else str(owner))
+    status = _finished_status(plan)
+    return MadeElsewhere(plan.run, "" if status else str(owner), status)
+
+
+def _trained(
+    member: GroupMember, facts: Mapping[str, Any], end: RunEnd, device: torch.device
+) -> Ended | Refused:
+    """Record a run that trained, with its weights where they are to be kept."""
+    plan = member.plan
+    try:
+        before = tables.row_of(plan.results, plan.run)
+        if before is not None and before["status"] == "done":
+            return Ended(plan.run, _keep_later(member, before, end, facts))
+        if plan.settings.keep and end.status == "done":
+            keep_weights(member.learner, plan.model_path)
+            facts = {**facts, "model": str(plan.model_path.relative_to(plan.results))}
+    except UserError as error:
+        return Refused(plan.run, str(error))
+    return _ended(plan, member.rows, facts, end, device)
+
+
+def _keep_later(
+    member: GroupMember, before: Mapping[str, Any], end: RunEnd, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row `before` of a run that was finished without its weights, once it is trained again and they are
+    kept. UserError, and the row stays, where it came out otherwise than recorded: they would be another's.
+    """
+    plan = member.plan
+    again = outcome(end, member.rows.evals, facts)
+    for name in ("status", "final", "final_test"):
+        if again[name] != before[name]:
+            plan.run_folder.clear()
+            raise UserError(
+                f"The weights of {plan.run} were not kept, and training it again gave {name}={again[name]}, "
+                f"where its row has {before[name]} (device {before['device']}, threads {before['threads']}, "
+                f"version {before['git']}). What starts from it needs it anew: another results folder, or "
+                f"clipbench rm {plan.results} {plan.run}"
+            )
+    keep_weights(member.learner, plan.model_path)
+    row = {**before, "model": str(plan.model_path.relative_to(plan.results))}
+    tables.write_rows(plan.results, "runs", plan.run, [row])
+    plan.run_folder.clear()
+    return row
+
+
+def at_recorded_threads(plan: Plan) -> Plan:
+    """The plan of a run that is finished and is to be made again for its weights, at the threads that it was
+    made with: sums differ with them. Any other plan as it is.
+    """
+    row = tables.row_of(plan.results, plan.run)
+    if row is None or row["status"] != "done" or row["threads"] is None:
+        return plan
+    return replace(plan, settings=replace(plan.settings, threads=row["threads"]))
+
+
+def orphaned(plan: Plan, mistake: str) -> Ended | Refused:
+    """What becomes of a child whose parent was refused for `mistake`: it fails where the parent is recorded
+    but could not be made again, and is not made where the user can mend what is wrong.
+    """
+    assert plan.parent is not None
+    row = tables.row_of(plan.parent.results, plan.parent.run)
+    if row is not None and row["status"] == "done":
+        return Ended(plan.run, record_failure(plan, mistake))
+    return Refused(plan.run, mistake)
 
 
 def _ended(
     plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], end: RunEnd, device: torch.device
-) -> RunEvent:
+) -> Ended | Refused:
     """Write the tables and clear the run's folder; that of a run which failed or was stopped stays, so that
     it can go on from there.
 
@@ -298,12 +420,12 @@ def _ended(
     try:
         row = record(plan, rows, {**facts, **outcome(end, rows.evals, facts)}, device)
     except UserError as error:
-        return RunEvent(plan, mistake=str(error))
+        return Refused(plan.run, str(error))
     except (ValueError, TypeError, ArithmeticError) as error:  # of the values, whatever they are
-        return RunEvent(plan, mistake=f"{plan.label} cannot be recorded: {error}")
-    if end.status not in ("failed", "stopped"):
+        return Refused(plan.run, f"{plan.label} cannot be recorded: {error}")
+    if end.status not in ("failed", *TO_GO_ON):
         plan.run_folder.clear()
-    return RunEvent(plan, row=row)
+    return Ended(plan.run, row)
 
 
 def record_failure(plan: Plan, error: str) -> dict[str, Any]:
@@ -311,9 +433,9 @@ def record_failure(plan: Plan, error: str) -> dict[str, Any]:
 
     Its row of `runs` comes back: that of a run which was finished before something else failed stays.
     """
-    if is_finished(plan):
-        found = tables.read(plan.results, "runs", runs=[plan.run])
-        return dict(found.iloc[0])
+    before = tables.row_of(plan.results, plan.run)
+    if before is not None and (before["status"] == "done" or plan.ends_with(before)):
+        return before
     rows = checkpoint_rows(plan.run_folder)
     steps, seconds, skipped = 0, 0.0, 0
     for row in rows:

@@ -25,6 +25,7 @@ from clipbench.record.files import check_writable, table_path
 from clipbench.record.rows import NoiseRow, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.plan import Plan, changed_since
+from clipbench.runs.weights import KeptWeightsLost, load_weights
 from clipbench.stats.tails import LEAST
 from clipbench.task import Batch, Task
 from clipbench.task.seeds import generator
@@ -58,9 +59,13 @@ def parse_steps(given: str | None, steps: int) -> list[int]:
     return at
 
 
-def measure_noise(plan: Plan, at: Sequence[int], count: int, tick: Tick | None = None) -> pd.DataFrame:
+def measure_noise(
+    plan: Plan, at: Sequence[int], count: int, tick: Tick | None = None, kept: bool = False
+) -> pd.DataFrame:
     """Measure where it has not been done with as many batches yet, and write results/tails/<run>.parquet
     after each step of `at`. Its rows.
+
+    `kept`: at the weights that the run has kept instead, so that nothing is trained; `at` is its last step.
 
     At least `count` batches: whole passes through the training set where it has fewer, or `count` of them
     where it has more. ∇f is the mean over whole passes all the same, unless one has more than ten times
@@ -74,7 +79,7 @@ def measure_noise(plan: Plan, at: Sequence[int], count: int, tick: Tick | None =
     found = Counter(row["step"] for row in rows)
     missing = [step for step in at if found[step] < count]
     if missing:
-        for step, measured in _measure(plan, missing, count, listening(tick)):
+        for step, measured in _measure(plan, missing, count, listening(tick), kept):
             rows = [row for row in rows if row["step"] != step] + measured
             rows.sort(key=lambda row: (row["step"], row["batch"]))
             tables.write_rows(plan.results, "tails", plan.run, rows)
@@ -90,7 +95,7 @@ def _measured_before(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _measure(
-    plan: Plan, at: Sequence[int], count: int, tick: Tick
+    plan: Plan, at: Sequence[int], count: int, tick: Tick, kept: bool
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(step, rows) at each step of `at`, while the run trains from one to the next. UserError where it
     diverges before.
@@ -102,6 +107,8 @@ def _measure(
     if change := changed_since(plan):
         raise UserError(change)
     learner = build_learner(settings, plan.rule, task, device)
+    if kept:
+        take_kept_weights(learner, plan)
     epoch = float(task.steps_per_epoch) if math.isfinite(task.steps_per_epoch) else math.nan
     number, full = amounts(epoch, count)
 
@@ -133,6 +140,17 @@ def _measure(
                 columns = about | {"batch": i} | norms
                 rows.append(asdict(NoiseRow(**columns)))
             yield step, rows
+
+
+def take_kept_weights(learner: Learner, plan: Plan) -> None:
+    """Put the learner where the run ended. UserError where its weights are not kept."""
+    try:
+        load_weights(learner.model, plan.model_path)
+    except KeptWeightsLost as error:
+        raise UserError(
+            f"{plan.label}: {error}. {plan.command} keep=model trains it again and keeps them."
+        ) from error
+    learner.step = plan.settings.steps
 
 
 def _tick_measured(tick: Tick, step: int, total: int, done: int) -> None:

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from clipbench.optim.protocols import extra
 from clipbench.record import tables
 from clipbench.record.files import model_path
 from clipbench.record.folder import RunFolder
-from clipbench.record.rows import CLIP_KEYS, columns
+from clipbench.record.rows import CLIP_KEYS, columns, from_json
 from clipbench.runs import config
 from clipbench.runs.build import (
     check_device,
@@ -242,14 +242,15 @@ def _of_the_parent(overrides: Sequence[str]) -> list[str]:
 
 
 def with_parents(plans: Iterable[Plan]) -> list[Plan]:
-    """Each run once, and before its children every parent: what is to be made, in an order that can be.
+    """Each run once, and before them the parents of those that are not finished: what is to be made, in an
+    order that can be.
 
-    A run that is asked for and is a parent too keeps its weights.
+    A run that is asked for and is such a parent too keeps its weights. UserError as of `statuses`.
     """
     found: dict[str, Plan] = {}
     asked = list(plans)
     for plan in asked:
-        if plan.parent:
+        if plan.parent and plan.parent.run not in found and not is_finished(plan):
             found[plan.parent.run] = plan.parent
     for plan in asked:
         if plan.run not in found or plan.settings.keep:
@@ -266,6 +267,29 @@ def _child_id(parent: str, settings: Settings, transform: Transform, config_dir:
 def _run_id(settings: Settings, rule: Rule, config_dir: Path | None, contents: Contents) -> str:
     by_itself = bool(extra(optimizer_class_of(settings.optim), "clips_by_itself"))
     return identity(settings, rule, _sources(settings, rule, config_dir), by_itself, contents)
+
+
+def plan_of(results: Path, run: str) -> Plan:
+    """The plan of a run that has a row in a results folder, from what asked for it. UserError where it has
+    none, or where that asks for another run by now.
+    """
+    row = tables.row_of(results, run)
+    if row is None:
+        raise UserError(
+            f"{results} has no finished run {run}. `clipbench status {results}` says what is there."
+        )
+    words = from_json(row["overrides"], list)
+    config_dir = None
+    if words[:1] == ["--config-dir"]:
+        config_dir, words = Path(words[1]), words[2:]
+    plan = make_plan(words, config_dir)
+    plan = replace(plan, settings=replace(plan.settings, results=str(results)))
+    if plan.run != run:
+        raise UserError(
+            f"{plan.label}: run {run} cannot be taken up. Its data, its source or clipbench changed since: "
+            f"what asked for it then asks for {plan.run} now."
+        )
+    return plan
 
 
 def changed_since(plan: Plan, contents: Contents | None = None) -> str:

@@ -52,6 +52,12 @@ class ContestCost:
     def final_runs(self) -> int:
         return 2 * self.methods * self.repetitions
 
+    @property
+    def stopped_runs(self) -> int:
+        """Tuning runs that are stopped early, each of which keeps a checkpoint; fewer where some diverge."""
+        _, last = self.rungs[-1]
+        return self.methods * self.repetitions * (self.trials - last)
+
 
 def contest_cost(contest: Contest) -> ContestCost:
     """What the contest takes from nothing, whatever is made already."""

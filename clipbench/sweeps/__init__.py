@@ -5,8 +5,7 @@ groups.py     which of them go side by side
 slots.py      where worker processes run
 scheduler.py  hands groups to workers until nothing is left to do
 workers.py    a process for each slot
-messages.py   what a worker tells the sweep
-state.py      where a sweep is, for who listens
+messages.py   what a worker tells the sweep besides the events of its runs
 outcome.py    what became of it
 launch.py     the same runs as single jobs of another engine
 engine.py     that engine: a Hydra launcher

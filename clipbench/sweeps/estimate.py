@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from clipbench.runs.plan import Plan, statuses
+from clipbench.runs.plan import Plan, statuses, with_parents
 from clipbench.sweeps.groups import arrange
 from clipbench.sweeps.speed import Kind, NoSpeed, Speed, seconds_per_step, time_steps
 from clipbench.task.content import Unread
@@ -74,12 +74,13 @@ def estimate(
     announce: Callable[[str], None] = lambda text: None,
     begins: Mapping[str, int] | None = None,
 ) -> Estimate:
-    """What making these runs would mean.
+    """What making these runs would mean, with those that they start from.
 
     `launcher`: the overrides that choose another engine. `known`: speeds that were found before; new ones are
     added. `announce` is told what is about to be timed, since that takes seconds. `begins`, by run id: the
     step that a run will have come to before, where that is further than it is now.
     """
+    plans = with_parents(plans)
     results = plans[0].results
     status = statuses(plans)
     todo = [plan for plan in plans if status.get(plan.run, "failed") == "failed"]
@@ -159,10 +160,12 @@ def _left(groups: Sequence[Sequence[Plan]], made: Mapping[str, int], slots: int,
 
 
 def _steps_left(plan: Plan, made: Mapping[str, int]) -> int:
-    return max(0, plan.last_step - made[plan.run])
+    return 0 if plan.transform else max(0, plan.last_step - made[plan.run])
 
 
 def _validations_left(plan: Plan, made: Mapping[str, int]) -> int:
+    if plan.transform:
+        return 1
     done, steps, every = made[plan.run], plan.last_step, plan.settings.eval_every
     at_the_end = steps % every > 0
     return max(0, steps // every - done // every + at_the_end)

@@ -54,7 +54,7 @@ def _split(group: list[Plan], count: int) -> list[list[Plan]]:
 
 
 def _steps_left(group: list[Plan]) -> int:
-    return sum(max(0, plan.last_step - plan.run_folder.checkpoint_step()) for plan in group)
+    return sum(plan.steps_left for plan in group)
 
 
 def _makespan(groups: list[list[Plan]], slots: int) -> float:

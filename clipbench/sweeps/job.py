@@ -18,6 +18,7 @@ from clipbench.errors import RAISED, UserError
 from clipbench.interrupt import stop_signals
 from clipbench.output import lasting_output
 from clipbench.record.folder import LaunchFolder
+from clipbench.runs.events import Ended, MadeElsewhere, Refused
 from clipbench.runs.lockstep import record_failure, train_group
 from clipbench.runs.plan import make_plan
 
@@ -26,8 +27,9 @@ CHECK_EVERY = 0.5  # seconds between looks for the request to stop
 
 @dataclass(frozen=True)
 class JobReport:
-    """How a job ended: its run has "ended" (`text`: its status), is made "elsewhere" (by whom), has "stopped"
-    with a checkpoint, cannot be made for a "mistake" of the user's, or was "lost" (why).
+    """How a job ended: its run has "ended" (`text`: its status), is made "elsewhere" (by whom, or
+    how it has ended there), has "stopped" with a checkpoint, cannot be made for a "mistake" of the
+    user's, or was "lost" (why).
     """
 
     kind: Literal["ended", "elsewhere", "stopped", "mistake", "lost"]
@@ -67,17 +69,17 @@ class Job:
             raise UserError(f"{plan.label}: its source or data changed after the sweep was started.")
         try:
             for event in train_group([plan], stopped):
-                if event.elsewhere:
-                    return JobReport("elsewhere", event.elsewhere)
-                if event.mistake:
-                    raise UserError(event.mistake)
-                if event.row:
-                    return JobReport("ended", event.row["status"])
+                match event:
+                    case Ended(row=row):
+                        return JobReport("ended", row["status"])
+                    case Refused(mistake=mistake):
+                        raise UserError(mistake)
+                    case MadeElsewhere(owner=owner, status=status):
+                        return JobReport("elsewhere", owner or status)
         except UserError:
             raise
         except RAISED:
-            row = record_failure(plan, traceback.format_exc())
-            return JobReport("ended", row["status"])
+            return JobReport("ended", record_failure(plan, traceback.format_exc())["status"])
         return JobReport("stopped")
 
 

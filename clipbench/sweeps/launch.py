@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -21,7 +21,9 @@ from clipbench.output import listening
 from clipbench.record import tables
 from clipbench.record.files import table_path
 from clipbench.record.folder import LaunchFolder
-from clipbench.runs.plan import Plan, statuses
+from clipbench.runs.events import Ended, Refused, Sink
+from clipbench.runs.lockstep import orphaned
+from clipbench.runs.plan import Plan, statuses, with_parents
 from clipbench.sweeps.engine import make_launcher
 from clipbench.sweeps.job import JobReport
 from clipbench.sweeps.outcome import SweepOutcome
@@ -29,32 +31,35 @@ from clipbench.sweeps.scheduler import LOOK_AGAIN, unfinished
 
 WATCH_EVERY = 0.2  # seconds between looks whether to stop
 
-JobListener = Callable[[int, int, Plan, Mapping[str, Any] | None], None]
-"""Is told each run that ends: how many have, of how many, which one, and its row of `runs` (None where it
-cannot be read).
-"""
-
 
 def launch(
     plans: Sequence[Plan],
     launcher_overrides: Sequence[str],
     config_dir: Path | None = None,
     interrupted: Callable[[], bool] = never,
-    listener: JobListener | None = None,
+    sink: Sink | None = None,
 ) -> SweepOutcome:
-    """Make the runs that are not finished, a job each, and say what became of all.
+    """Make the runs that are not finished, a job each, and say what became of all; those that others start
+    from are made first. `sink` is called with the end of each, as soon as it is seen from here: Ended, or
+    Refused.
 
     What is lost with a job is its own run, which resumes when the same sweep is made again; joblib's workers
     are lost together. Once `interrupted()`, every job is asked to stop, wherever it runs, through a file in
     the results folder. UserError where the launcher is unknown or never started a job.
     """
+    plans = with_parents(plans)
     results = plans[0].results
     folder = LaunchFolder.new(results)
     launcher = make_launcher(launcher_overrides, config_dir, folder.path)
     todo = unfinished(plans)
-    jobs = LaunchedJobs()
-    if todo:
-        jobs = _hand_out(launcher, todo, folder, interrupted, listener)
+    jobs, tell = LaunchedJobs(), listening(sink)
+    parents = {plan.parent.run for plan in todo if plan.parent}
+    if first := [plan for plan in todo if plan.run in parents]:
+        jobs = _hand_out(launcher, first, folder, interrupted, tell)
+    then = [plan for plan in todo if plan.run not in parents]
+    then, jobs = _without_orphans(then, jobs, tell)
+    if then and not (jobs.interrupted or jobs.error):
+        jobs = jobs.followed_by(_hand_out(launcher, then, folder, interrupted, tell))
     ended = statuses(plans)
     left = [plan for plan in todo if plan.run not in ended]
     keeps_output = bool(left and jobs.error and folder.holds_output)
@@ -69,6 +74,7 @@ def launch(
         report = jobs.reports.get(plan.run, JobReport("lost"))
         if report.kind == "mistake":
             ended[plan.run] = "not made"
+            tell(Refused(plan.run, report.text))
         if report.text:
             notes[plan.run] = report.text
     return SweepOutcome(
@@ -82,6 +88,24 @@ def launch(
     )
 
 
+def _without_orphans(
+    plans: Sequence[Plan], jobs: LaunchedJobs, tell: Sink
+) -> tuple[list[Plan], LaunchedJobs]:
+    """Those whose parents were not refused, and what is reported of the others."""
+    kept, reports = [], dict(jobs.reports)
+    for plan in plans:
+        report = jobs.reports.get(plan.parent.run) if plan.parent else None
+        if report is None or report.kind != "mistake":
+            kept.append(plan)
+            continue
+        event = orphaned(plan, report.text)
+        if isinstance(event, Refused):
+            reports[plan.run] = JobReport("mistake", event.mistake)
+        else:
+            tell(event)
+    return kept, replace(jobs, reports=reports)
+
+
 @dataclass(frozen=True)
 class LaunchedJobs:
     """What the jobs reported, by run id; what went wrong with the launcher itself, "" if nothing did; whether
@@ -91,6 +115,10 @@ class LaunchedJobs:
     reports: Mapping[str, JobReport] = field(default_factory=dict)
     error: str = ""
     interrupted: bool = False
+
+    def followed_by(self, later: LaunchedJobs) -> LaunchedJobs:
+        """Both."""
+        return LaunchedJobs({**self.reports, **later.reports}, later.error, later.interrupted)
 
     @property
     def mistakes(self) -> tuple[str, ...]:
@@ -104,13 +132,13 @@ def _hand_out(
     todo: Sequence[Plan],
     folder: LaunchFolder,
     interrupted: Callable[[], bool],
-    listener: JobListener | None,
+    sink: Sink,
 ) -> LaunchedJobs:
     """Launch a job for each run and wait until no run is being made any more."""
     folder.write_plans({plan.run: {"overrides": plan.overrides, "until": plan.until} for plan in todo})
     reports: dict[str, JobReport] = {}
     error = ""
-    with _watch(todo, folder, interrupted, listener):
+    with _watch(todo, folder, interrupted, sink):
         try:
             jobs: Any = launcher.launch([[f"+run={plan.run}"] for plan in todo], 0)
             for plan, job in zip(todo, jobs, strict=True):
@@ -128,11 +156,10 @@ def _watch(
     todo: Sequence[Plan],
     folder: LaunchFolder,
     interrupted: Callable[[], bool],
-    listener: JobListener | None,
+    sink: Sink,
 ) -> Iterator[None]:
-    """Meanwhile, `listener` is told each run that ends; once `interrupted()`, the jobs are asked to stop."""
+    """Meanwhile, `sink` is told each run that ends; once `interrupted()`, the jobs are asked to stop."""
     waiting = {plan.run: _written(plan) for plan in todo}
-    tell = listening(listener)
     over = threading.Event()
 
     def look() -> None:
@@ -141,8 +168,7 @@ def _watch(
                 continue
             del waiting[plan.run]
             rows = tables.read(plan.results, "runs", runs=[plan.run])
-            row = dict(rows.iloc[0]) if len(rows) else None
-            tell(len(todo) - len(waiting), len(todo), plan, row)
+            sink(Ended(plan.run, dict(rows.iloc[0]) if len(rows) else {}))
 
     def keep_looking() -> None:
         looked = time.monotonic()

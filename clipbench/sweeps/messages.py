@@ -1,43 +1,10 @@
-"""What a worker process tells the sweep."""
+"""What a worker process tells the sweep besides the events of its runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from clipbench.runs.latest import Latest
-
-
-@dataclass(frozen=True)
-class StepsMade:
-    """By run id, of the runs that have made some since the message before."""
-
-    latest: Mapping[str, Latest]
-
-
-@dataclass(frozen=True)
-class RunEnded:
-    """A run is recorded; `row` is its row of `runs`."""
-
-    run: str
-    row: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RunRefused:
-    """A run cannot be made or recorded before the user mends something; the others of its group go on."""
-
-    run: str
-    mistake: str
-
-
-@dataclass(frozen=True)
-class MadeElsewhere:
-    """A run is left to `owner`, another process that makes it; "finished" where it is made already."""
-
-    run: str
-    owner: str
+from clipbench.runs.events import Event
 
 
 @dataclass(frozen=True)
@@ -66,6 +33,4 @@ class WorkerDied:
     report: str
 
 
-Message = (
-    StepsMade | RunEnded | RunRefused | MadeElsewhere | GroupLeft | MistakeFound | GroupFailed | WorkerDied
-)
+Message = Event | GroupLeft | MistakeFound | GroupFailed | WorkerDied

@@ -11,8 +11,8 @@ from clipbench.runs.plan import Plan
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """`statuses`, by run id: done, diverged, stopped or failed of the runs that have ended, now or before;
-    "not made" of those whose data or settings were found wrong, for the reasons in `mistakes`.
+    """`statuses`, by run id: done, diverged, stopped, timeout or failed of the runs that have ended, now or
+    before; "not made" of those whose data or settings were found wrong, for the reasons in `mistakes`.
 
     `interrupted`: it was asked to stop; the runs without a status resume when the same sweep is made again.
     `launcher_error`: what went wrong with the launcher itself, "" if nothing did. `notes`, by run id: what a
@@ -38,6 +38,11 @@ class SweepOutcome:
     @property
     def failed(self) -> list[Plan]:
         return self.with_status("failed")
+
+    @property
+    def out_of_time(self) -> list[Plan]:
+        """Those that go on with a larger max_time."""
+        return self.with_status("timeout")
 
     @property
     def not_made(self) -> list[Plan]:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from clipbench.errors import RAISED, UserError
-from clipbench.optim import evaluation_weights
 from clipbench.record import tables
 from clipbench.record.rows import from_json
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.plan import Plan
 from clipbench.task import prepare_on_device
 from clipbench.task.seeds import generator
+from clipbench.task.tree import tensors
 from clipbench.train.batches import device_batches
 from clipbench.train.evaluation import Evaluation
 from clipbench.train.learner import Learner
@@ -58,7 +58,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a step and of a pass over validation, 0 where that is not known.
+    """Seconds of a step and of a pass over validation, bytes of a checkpoint, 0 where that is not known.
 
     It is the median of `finished_runs`, or the mean over `timed_steps` made just now: one of the two is 0.
     """
@@ -67,6 +67,7 @@ class Speed:
     validation: float = 0.0
     finished_runs: int = 0
     timed_steps: int = 0
+    checkpoint: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,15 @@ def time_steps(plan: Plan) -> Speed | NoSpeed:
         with closing(device_batches(task, source, device)) as batches:
             steps = _timed_steps(learner, batches, settings.accumulate)
         validation = _timed_validation(learner)
+        checkpoint = sum(tensor.nbytes for tensor in tensors(learner.state_dict()))
     except UserError as error:
         return NoSpeed(str(error))
     except RAISED as error:
         return NoSpeed(f"{type(error).__name__}: {shorten(str(error), 200)}")
     finally:
         torch.set_num_threads(threads)
-    return Speed(sum(steps) / len(steps), validation, timed_steps=len(steps))
+    mean = sum(steps) / len(steps)
+    return Speed(mean, validation, timed_steps=len(steps), checkpoint=checkpoint)
 
 
 def _timed_steps(learner: Learner, batches: Iterator[Any], batches_per_step: int) -> list[float]:
@@ -130,7 +133,7 @@ def _timed_steps(learner: Learner, batches: Iterator[Any], batches_per_step: int
 def _timed_validation(learner: Learner) -> float:
     """Seconds of one pass; 0 if it takes longer than TIMED_SECONDS."""
     since, evaluation = time.perf_counter(), Evaluation(learner)
-    with evaluation_weights(learner.optimizer):
+    with learner.evaluation_weights():
         for batch in learner.task.eval_batches(learner.task.splits[0]):
             evaluation.update(prepare_on_device(learner.task, batch, learner.device))
             if time.perf_counter() - since > TIMED_SECONDS:

@@ -25,23 +25,13 @@ from clipbench.errors import RAISED, UserError
 from clipbench.interrupt import stop_signals
 from clipbench.output import lasting_output
 from clipbench.processes import main_left_out, start_context, unblock_ends
-from clipbench.runs.latest import Latest
+from clipbench.runs.events import Rows
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import Plan
-from clipbench.sweeps.messages import (
-    GroupFailed,
-    GroupLeft,
-    MadeElsewhere,
-    Message,
-    MistakeFound,
-    RunEnded,
-    RunRefused,
-    StepsMade,
-    WorkerDied,
-)
+from clipbench.sweeps.messages import GroupFailed, GroupLeft, Message, MistakeFound, WorkerDied
 from clipbench.sweeps.slots import Slot
 
-REPORT_EVERY = 0.5  # seconds between reports of losses and steps
+REPORT_EVERY = 0.5  # seconds between reports of rows
 START_TRIES, BETWEEN_TRIES = 3, 0.5  # seconds in which a fork server that is being killed is gone
 STOP = "stop"  # what the sweep sends besides groups
 
@@ -51,7 +41,6 @@ class Worker:
 
     def __init__(self, slot: Slot, modules: Sequence[str]) -> None:
         self.slot = slot
-        self.group: list[Plan] = []
         self.connection, theirs = Pipe()
         # what a crash leaves: the Python lines it happened in
         self.crash_report, their_report = Pipe(duplex=False)
@@ -61,7 +50,6 @@ class Worker:
 
     def assign(self, group: Sequence[Plan]) -> None:
         """Hand it a group; it must have none."""
-        self.group = list(group)
         theirs = []
         for plan in group:
             settings = replace(plan.settings, device=self.slot.device)
@@ -92,7 +80,7 @@ class Worker:
         alive = self.process.is_alive()
         try:
             while self.connection.poll():
-                found.append(self.connection.recv())
+                found += self.connection.recv()
         except (EOFError, OSError):
             alive = False
         if not alive:
@@ -170,32 +158,26 @@ def _receive(connection: Connection, inbox: queue.Queue[bytes | None], stop: thr
 
 
 def _train_and_report(connection: Connection, group: bytes, stop: threading.Event) -> None:
-    """Train the pickled plans side by side, and send what happens."""
+    """Train the pickled plans side by side, and send what happens; rows thinned, all together now and then,
+    but before what comes after them.
+    """
 
-    def send(message: Message) -> None:
+    def send(*messages: Message) -> None:
         # nobody listens any more: then `stop` is about to be set, and the runs are to be kept
         with suppress(OSError):
-            connection.send(message)
+            connection.send(messages)
 
     reported = time.monotonic()
-    latest: dict[str, Latest] = {}
-    new: set[str] = set()
+    unsent: dict[str, Rows] = {}
     try:
         for event in train_group(pickle.loads(group), stop.is_set):
-            run = event.plan.run
-            if event.elsewhere:
-                send(MadeElsewhere(run, event.elsewhere))
-            elif event.mistake:
-                send(RunRefused(run, event.mistake))
-            elif event.row:
-                send(RunEnded(run, event.row))
-            else:
-                latest.setdefault(run, Latest()).take(event.rows)
-                new.add(run)
-            if new and time.monotonic() - reported > REPORT_EVERY:
-                send(StepsMade({run: latest[run] for run in new}))
-                reported, new = time.monotonic(), set()
-        send(GroupLeft())
+            after = [event]
+            if isinstance(event, Rows):
+                unsent[event.run], after = event.thinned(unsent.get(event.run)), []
+            if after or time.monotonic() - reported > REPORT_EVERY:
+                send(*unsent.values(), *after)
+                unsent, reported = {}, time.monotonic()
+        send(*unsent.values(), GroupLeft())
     except UserError as error:
         send(MistakeFound(str(error)))
     except RAISED:  # a run that calls sys.exit must not end the worker as if all were well

@@ -9,6 +9,7 @@ loading.py     batches through worker processes, the same for any number of them
 images.py      what an image file says, as pixels
 content.py     which files are data, and a hash of what they hold
 prepared.py    what is made of data once, in the user's cache folder
+tensor_file.py tensors in one file, with a hash of what they hold
 seeds.py       a generator for each use of randomness
 laws.py        the contract of every task: for our tests and for `clipbench check`
 probe.py       what the laws look at: batches, examples, losses of parts

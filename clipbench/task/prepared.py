@@ -9,12 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from clipbench.task.content import Contents, cache_folder
-
-Tensors = dict[str, Tensor]
+from clipbench.task.tensor_file import Tensors, read_tensors, write_tensors
 
 
 def prepared(name: str, root: Path, files: Sequence[Path], build: Callable[[], Tensors]) -> Tensors:
@@ -28,7 +24,7 @@ def prepared(name: str, root: Path, files: Sequence[Path], build: Callable[[], T
     content = before.digest(name, root, lambda: files)
     place = cache_folder() / "prepared" / f"{name}-{content}.safetensors"
     with one_at_a_time(place):
-        found = _load(place)
+        found = read_tensors(place)
         if found is None:
             found = build()
             if Contents(before=before.seen).digest(name, root, lambda: files) == content:
@@ -57,39 +53,13 @@ def one_at_a_time(place: Path) -> Iterator[None]:
         yield
 
 
-def _load(place: Path) -> Tensors | None:
-    """None where there is none, or not what was written."""
-    from safetensors import SafetensorError, safe_open
-
-    found: Tensors = {}
-    try:
-        with safe_open(place, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                found[name] = file.get_tensor(name)
-            expected = (file.metadata() or {}).get("content")
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError):
-        return None
-    return found if expected == _hash(found) else None
-
-
 def _keep(tensors: Tensors, place: Path) -> None:
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     with suppress(OSError, SafetensorError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata={"content": _hash(tensors)})
+        write_tensors(tensors, partial)
         os.replace(partial, place)
     with suppress(OSError):
         partial.unlink(missing_ok=True)
-
-
-def _hash(tensors: Tensors) -> str:
-    whole = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            whole.update(tensor.flatten().view(torch.uint8).numpy())
-    return whole.hexdigest()

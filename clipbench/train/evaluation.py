@@ -1,22 +1,57 @@
-"""A learner's metrics and mean loss over a split."""
+"""A model's metrics and mean loss over a split."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
-from clipbench.optim import evaluation_weights
-from clipbench.task import Batch, MetricSet, Resolution, prepare_on_device
-from clipbench.train.learner import Learner
+import torch
+from torch import Tensor, nn
+
+from clipbench.record.rows import EvalRow, RunEnd, StepRow
+from clipbench.task import Batch, MetricSet, Resolution, Task, prepare_on_device
+from clipbench.task.seeds import RandomState
 from clipbench.train.step import as_tensor, forward, weighted
 
 
-def evaluate(learner: Learner, split: str) -> dict[str, float]:
-    """{"loss": …, and each metric of the task} over a split, at the optimizer's answer. Waits."""
-    evaluation = Evaluation(learner)
-    with evaluation_weights(learner.optimizer):
-        for batch in learner.task.eval_batches(split):
-            evaluation.update(prepare_on_device(learner.task, batch, learner.device))
+class Evaluated(Protocol):
+    """A model that can be evaluated: one that is being trained (`Learner`), or was (`Child`)."""
+
+    task: Task
+    model: nn.Module
+    device: torch.device
+    autocast: Any
+    random: RandomState
+    splits: tuple[str, ...]
+    step: int
+
+    @property
+    def seconds(self) -> float:
+        """Of training, up to the last step read."""
+
+    @property
+    def skipped(self) -> int:
+        """Steps whose gradient was not finite, of those read."""
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Within, the model holds the weights that are to be evaluated."""
+
+    def eval_rows(
+        self, split: str, values: Mapping[str, float], resolutions: Mapping[str, Resolution] | None = None
+    ) -> list[EvalRow]:
+        """A row for each value."""
+
+    def read(self) -> list[StepRow | RunEnd]:
+        """The steps that are not read yet."""
+
+
+def evaluate(evaluated: Evaluated, split: str) -> dict[str, float]:
+    """{"loss": …, and each metric of the task} over a split, at the weights to be evaluated. Waits."""
+    evaluation = Evaluation(evaluated)
+    with evaluated.evaluation_weights():
+        for batch in evaluated.task.eval_batches(split):
+            evaluation.update(prepare_on_device(evaluated.task, batch, evaluated.device))
     return evaluation.values()
 
 
@@ -24,25 +59,25 @@ class Evaluation:
     """Σ_i n_i loss_i / Σ_i n_i over batches, n_i = `task.count(targets_i)`, and the task's metrics, in
     evaluation mode.
 
-    To be used within the optimizer's `evaluation_weights`.
+    To be used within its `evaluation_weights`.
     """
 
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-        self.metrics = MetricSet(learner.task.metrics(), learner.device)
-        self.loss = torch.zeros((), device=learner.device)
+    def __init__(self, evaluated: Evaluated) -> None:
+        self.evaluated = evaluated
+        self.metrics = MetricSet(evaluated.task.metrics(), evaluated.device)
+        self.loss = torch.zeros((), device=evaluated.device)
         self.count: int | Tensor = 0
 
     @torch.no_grad()
     def update(self, batch: Batch) -> None:
         """One batch, prepared on the device. Waits for nothing."""
-        learner = self.learner
-        learner.model.eval()
-        with learner.random():
-            outputs, targets = forward(learner.task, learner.model, batch, learner.autocast)
+        one = self.evaluated
+        one.model.eval()
+        with one.random():
+            outputs, targets = forward(one.task, one.model, batch, one.autocast)
         self.metrics.update(outputs, targets)
-        loss = learner.task.loss(outputs, targets)
-        count = learner.task.count(targets)
+        loss = one.task.loss(outputs, targets)
+        count = one.task.count(targets)
         self.loss += weighted(loss, as_tensor(count, like=loss))
         self.count = self.count + count
 

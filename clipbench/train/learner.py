@@ -6,6 +6,7 @@ It prints nothing, opens no file and draws nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from clipbench.optim import Restarter, clip_stats
+from clipbench.optim import Restarter, clip_stats, evaluation_weights
 from clipbench.record.rows import EvalRow, RunEnd, StepRow
 from clipbench.record.unread import UnreadStep, UnreadSteps, is_stuck
 from clipbench.task import MetricSet, Resolution, Task
@@ -123,6 +124,10 @@ class Learner:
         elif is_stuck(self.step, self.unread.skipped_last):
             status = "diverged"
         return RunEnd(status, self.step, self.seconds, self.skipped)
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Within, the model holds the optimizer's answer."""
+        return evaluation_weights(self.optimizer)
 
     def train_metrics(self) -> list[EvalRow]:
         """Over the training batches since the last call."""

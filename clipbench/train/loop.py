@@ -6,21 +6,23 @@ and rows, and none can see the others: its rows are those of the same learner al
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
 from clipbench.errors import UserError
-from clipbench.optim import evaluation_weights
 from clipbench.record.rows import Row, RunEnd
 from clipbench.task import prepare_on_device
 from clipbench.train.batches import DeviceBatch
-from clipbench.train.evaluation import Evaluation
+from clipbench.train.evaluation import Evaluated, Evaluation
 from clipbench.train.learner import Learner
+
+T = TypeVar("T", bound=Evaluated)
 
 READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5
 """How long a step's three values may stay on the device before they become a row."""
@@ -48,13 +50,15 @@ def train(
     eval_every: int,
     until: int | None = None,
     readings: Readings | None = None,
+    most_seconds: float = math.inf,
 ) -> Iterator[dict[Learner, list[Row]]]:
     """Train to `steps` and yield once per step: the rows that have become readable, mostly none.
 
     A learner's last row is a RunEnd. `until`: the step to stop at for now, at an evaluation; whoever trains
     on from there gets the rows that an unbroken training would have given. Where `readings.reads_at(step)`,
     no step is left unread: the moment for a checkpoint. `batches` start at the step of the learner that is
-    furthest behind; others join when their step comes. All take the same number of batches a step. Validation
+    furthest behind; others join when their step comes. All take the same number of batches a step. A learner
+    that has trained `most_seconds`, as far as they are read, ends before its last step. Validation
     every `eval_every` steps and at the end, a learner's other `splits` once, at the end. Nothing in a step
     waits for the device, and clocks stand still during evaluation and while somebody else has the turn.
     """
@@ -80,7 +84,9 @@ def train(
         if evaluate:
             _read_train_metrics(active, present)
             for split in splits if step == steps else splits[:1]:
-                _evaluate(active, active.among(present), split)
+                evaluate_side_by_side(active, active.among(present), split)
+        if step < steps:
+            _end_where_time_is_over(active, present, most_seconds)
         yield active.take_rows()
     for learner in list(active.learners):
         active.add(learner, [learner.end(steps)])
@@ -96,19 +102,28 @@ def _shared_batches_per_step(learners: Sequence[Learner]) -> int:
     return numbers.pop()
 
 
-def _read(active: ActiveLearners, learners: Sequence[Learner]) -> None:
+def _read(active: ActiveLearners[Learner], learners: Sequence[Learner]) -> None:
     for learner in active.among(learners):
         with active.turn(learner):
             active.add(learner, learner.read())
 
 
-def _read_train_metrics(active: ActiveLearners, learners: Sequence[Learner]) -> None:
+def _read_train_metrics(active: ActiveLearners[Learner], learners: Sequence[Learner]) -> None:
     for learner in active.among(learners):
         with active.turn(learner):
             active.add(learner, learner.train_metrics())
 
 
-def _evaluate(active: ActiveLearners, learners: Sequence[Learner], split: str) -> None:
+def _end_where_time_is_over(
+    active: ActiveLearners[Learner], learners: Sequence[Learner], most_seconds: float
+) -> None:
+    """Those of whom every step is read, so that whoever goes on from here misses none."""
+    for learner in active.among(learners):
+        if learner.seconds >= most_seconds and not learner.unread:
+            active.add(learner, [RunEnd("timeout", learner.step, learner.seconds, learner.skipped)])
+
+
+def evaluate_side_by_side(active: ActiveLearners[T], learners: Sequence[T], split: str) -> None:
     """One pass over the split for all of `learners` that look at it; none where there are none."""
     evaluations = {learner: Evaluation(learner) for learner in learners if split in learner.splits}
     if not evaluations:
@@ -117,7 +132,7 @@ def _evaluate(active: ActiveLearners, learners: Sequence[Learner], split: str) -
     with ExitStack() as stack:
         for learner in evaluations:
             with active.turn(learner):
-                stack.enter_context(evaluation_weights(learner.optimizer))
+                stack.enter_context(learner.evaluation_weights())
         for batch in task.eval_batches(split):
             prepared = prepare_on_device(task, batch, device)
             for learner in active.among(evaluations):
@@ -129,22 +144,22 @@ def _evaluate(active: ActiveLearners, learners: Sequence[Learner], split: str) -
             active.add(learner, learner.eval_rows(split, evaluation.values(), evaluation.resolutions()))
 
 
-class ActiveLearners:
+class ActiveLearners(Generic[T]):
     """The learners that still train, and the rows that nobody has taken yet.
 
     One that raises or diverges leaves; the others go on.
     """
 
-    def __init__(self, learners: Sequence[Learner]) -> None:
+    def __init__(self, learners: Sequence[T]) -> None:
         self.learners = list(learners)
-        self.rows: dict[Learner, list[Row]] = {}
+        self.rows: dict[T, list[Row]] = {}
 
-    def among(self, learners: Iterable[Learner]) -> list[Learner]:
+    def among(self, learners: Iterable[T]) -> list[T]:
         """Those of `learners` that still train."""
         return [learner for learner in learners if learner in self.learners]
 
     @contextmanager
-    def turn(self, learner: Learner) -> Iterator[None]:
+    def turn(self, learner: T) -> Iterator[None]:
         """`with active.turn(learner):` whatever is raised inside ends this learner alone.
 
         A UserError is raised on.
@@ -156,7 +171,7 @@ class ActiveLearners:
         except Exception as error:  # as text: the error itself would keep the step's tensors alive
             self.add(learner, _rows_of_failure(learner, error))
 
-    def add(self, learner: Learner, rows: Sequence[Row]) -> None:
+    def add(self, learner: T, rows: Sequence[Row]) -> None:
         """Keep the rows until they are taken. A learner whose last row is a RunEnd leaves."""
         if not rows:
             return
@@ -164,12 +179,12 @@ class ActiveLearners:
         if isinstance(rows[-1], RunEnd):
             self.learners.remove(learner)
 
-    def take_rows(self) -> dict[Learner, list[Row]]:
+    def take_rows(self) -> dict[T, list[Row]]:
         rows, self.rows = self.rows, {}
         return rows
 
 
-def _rows_of_failure(learner: Learner, error: Exception) -> list[Row]:
+def _rows_of_failure(learner: Evaluated, error: Exception) -> list[Row]:
     """The steps before it, as far as they can be read, and the end: "diverged" where they show that."""
     status = "out of memory" if is_memory(error) else "failed"
     text = traceback.format_exc()

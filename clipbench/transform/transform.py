@@ -45,8 +45,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Transform(ABC):
-    """A change to a trained model. A subclass is a frozen dataclass too: its fields are keys of `transform`, and
-    its `__post_init__` raises ValueError for a value that is not allowed.
+    """A change to a trained model. A subclass is a frozen dataclass too: its fields are keys of `transform`,
+    and its `__post_init__` raises ValueError for a value that is not allowed.
     """
 
     place: ClassVar[str]

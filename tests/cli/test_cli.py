@@ -205,6 +205,7 @@ def test_a_foreign_file_is_skipped_with_a_message(swept, capsys):
         (["plot", "--dpi", "3"], "nrecognized arguments"),
         (["plot", "--width", "3"], "--width 3: a width has a unit"),
         (["plot", "--width", "99cm"], "--width 99cm: a width has a unit and lies between 3in and 12in"),
+        (["tails", "--width", "99cm"], "--width 99cm: a width has a unit and lies between 3in and 12in"),
         (["run", "--config-dir", "nowhere"], "nowhere is not a folder"),
         (["run", "results=file/inside"], "Cannot write to the results folder"),
         (["run", "--config-dir", ".", "task=broken"], "there is no module 'nowhere'"),

@@ -88,11 +88,13 @@ def test_the_keys_are_those_of_the_configuration(offered, task, scale, optim):
         "optim.name",
         "optim._target_",
         "optim.clip",
+        "transform.name",
+        "transform._target_",
     }  # not for a word to set
     closed |= {name for name in leaves if name.startswith(("task.lr", "tag."))}
     keys = {word.removesuffix("=") for word in offered(f"clipbench run {' '.join(words)} |")}
-    assert keys == (leaves - closed) | {"task", "optim", "scale"}
-    for name in keys - {"task", "optim", "scale"}:  # with the values that this line's runs have
+    assert keys == (leaves - closed) | {"task", "optim", "scale", "transform"}
+    for name in keys - {"task", "optim", "scale", "transform"}:  # with the values that this line's runs have
         note = offered(f"clipbench run {' '.join(words)} {name}|")[f"{name}="]
         if "${" not in note:
             value = OmegaConf.select(composed, name)
@@ -142,6 +144,7 @@ def leaf_names(node, prefix=""):
         ("clipbench plot |", {FOLDERS}),
         ("clipbench plot results --out |", {FOLDERS}),
         ("clipbench plot results --format |", {"png", "svg", "pdf"}),
+        ("clipbench tails --width |", {"3.25in", "6.75in"}),
         ("clipbench table --format md,|", {"md,latex", "md,csv"}),
         ("clipbench table |", {FOLDERS}),
         ("clipbench status re|", {FOLDERS}),

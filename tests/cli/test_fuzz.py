@@ -13,6 +13,7 @@ from clipbench.cli.messages import INTERRUPTED, MISTAKE
 from clipbench.errors import UserError
 from clipbench.interrupt import never
 from clipbench.runs import config, lockstep
+from clipbench.runs.events import Ended, Refused
 from clipbench.studies.contest import contests
 
 VALUES = {
@@ -102,15 +103,15 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def until_training(plan, interrupted, watch):
+def until_training(plan, interrupted, sink):
     """Where the data of a task of ours are far away or long in coming, only until its class is called."""
     if plan.settings.task.name != "line" and not plan.settings.task.target.startswith("fuzzed_line"):
         lockstep.build_task(plan.settings, lockstep.find_device(plan.settings.device))
         return None
     for event in lockstep.train_group([plan], never):
-        if event.mistake:
+        if isinstance(event, Refused):
             raise UserError(event.mistake)
-        assert event.row is None, event.row["error"]
+        assert not isinstance(event, Ended), event.row["error"]
     return None
 
 

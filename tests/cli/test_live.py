@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.text import Text
 
 from clipbench.cli.area import area, in_lines
-from clipbench.cli.live import HEADINGS, aligned, shortened
+from clipbench.cli.latest import Latest
+from clipbench.cli.live import HEADINGS, aligned, shortened, table
+from clipbench.cli.overview import Overview
 from clipbench.cli.progress import Meter
 from clipbench.record.rows import EvalRow, StepRow
-from clipbench.runs.latest import Latest
+from clipbench.runs.events import Ended, MadeElsewhere, Progress, Refused, Resumed, Rows
 
 ROWS = [
     HEADINGS,
@@ -77,16 +79,54 @@ def step(number, factor):
     return StepRow(number, 0.0, 0.0, 0.5, 2.0, 2.0 * factor, factor, 0.1)
 
 
-def test_the_latest_of_a_run_counts_each_step_once_though_it_begins_again_from_a_checkpoint():
+def test_the_latest_of_a_run_is_of_its_last_step_and_its_last_validation():
     latest = Latest()
-    first = [
-        step(1, 0.5),
-        step(2, 1.0),
-        EvalRow(2, 0.0, "val", "mcc", 0.25),
-        EvalRow(2, 0.0, "val", "f1", 0.5),
-    ]
-    latest.take(first)
-    latest.take([*first[:2], step(3, 0.5), step(4, 0.5)])
+    evals = [EvalRow(2, 0.0, "val", "mcc", 0.25), EvalRow(2, 0.0, "val", "f1", 0.5)]
+    latest.take(Rows("r", (step(1, 0.5), step(2, 1.0), *evals), 0.5))
+    latest.take(Rows("r", (step(3, 0.5), step(4, 0.5)), 0.75))
     assert latest.words == ["loss 0.5", "norm 2", "clipped 75%", "val mcc 0.250 f1 0.500"]
-    latest.take([EvalRow(4, 0.0, "val", "loss", 9.0), EvalRow(4, 0.0, "test", "mcc", 0.9)])
+    latest.take(Rows("r", (EvalRow(4, 0.0, "val", "loss", 9.0), EvalRow(4, 0.0, "test", "mcc", 0.9)), 0.75))
     assert latest.validation == "mcc 0.250 f1 0.500"
+
+
+class Planned:
+    """As much of a plan as is shown."""
+
+    last_step = 100
+
+    def __init__(self, run):
+        self.run, self.label = run, f"run {run}"
+
+
+def test_what_is_known_of_a_sweep_follows_from_its_events():
+    sweep = Overview([Planned(run) for run in "abcdef"])
+    at_work = {"cpu #1": ("b", "c"), "cpu #2": ("d",)}
+    sweep.take(Progress({"a": "done"}, at_work, waiting=1, elsewhere=frozenset("f")))
+    assert sweep.counts == "1 of 6 runs done · 3 running · 1 waiting · 1 made by another process"
+    sweep.take(Rows("b", (step(7, 0.5),), 0.5))
+    said = [line.plain for line in table(sweep, 200, 20)]
+    assert re.fullmatch(r"cpu #1 +run b +7/100 +0.5 +0 +50% +2", said[1])
+    assert re.fullmatch(r" +run c +loading", said[2])
+    ended = {"status": "diverged", "headline": "mcc", "steps": 9, "seconds": 2.0, "final_test": None}
+    assert (
+        sweep.take(Ended("b", ended))
+        == "2/6  run b  mcc no value on test, diverged after 9 steps, 2 s of training"
+    )
+    assert sweep.take(Refused("c", "There are no data.")) == ""
+    assert sweep.take(MadeElsewhere("e", "process 1 on here")) == ""
+    assert sweep.take(MadeElsewhere("f", "", "done")) == "3/6  run f  done, by another process"
+    statuses = {"a": "done", "b": "diverged", "c": "not made", "f": "done"}
+    sweep.take(Progress(statuses, {"cpu #2": ("d",)}, stopping=True))
+    assert sweep.counts == (
+        "3 of 6 runs done, 1 of them diverged · 1 not possible · 1 running · finishing the steps at hand"
+    )
+
+
+def test_a_run_that_is_tried_again_is_loading_until_it_has_rows_again():
+    sweep = Overview([Planned("a")])
+    at_work = Progress(making={"cpu": ("a",)})
+    for event in (at_work, Rows("a", (step(7, 0.5),), 0.5), Progress(waiting=1), at_work, Resumed("a", 5)):
+        sweep.take(event)
+    assert "loading" in table(sweep, 80, 20)[1].plain
+    sweep.take(Rows("a", (step(5, 0.5),), 0.5))
+    assert " 5/100 " in table(sweep, 80, 20)[1].plain

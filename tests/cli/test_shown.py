@@ -104,25 +104,25 @@ def test_signs_that_a_terminal_lacks_are_written_otherwise(monkeypatch, encoding
     assert "\\udce9" in said
 
 
-def test_a_listener_that_raises_is_told_no_more_and_the_run_is_made(own, caplog):
+def test_a_sink_that_raises_is_told_no_more_and_the_run_is_made(own, caplog):
     told = []
 
-    def watch(new):
-        told.append(new)
+    def sink(event):
+        told.append(event)
         raise KeyError("loss")
 
-    row = make_run(plan_run(OVERRIDES, Path(".")), never, watch)
+    row = make_run(plan_run(OVERRIDES, Path(".")), never, sink)
     assert row["status"] == "done"
     assert len(told) == 1
     assert "The display has failed and shows no more; the work goes on. KeyError" in caplog.text
 
 
 @pytest.mark.slow
-def test_a_listener_that_raises_costs_a_sweep_nothing(own, caplog):
-    def listener(*news):
+def test_a_sink_that_raises_costs_a_sweep_nothing(own, caplog):
+    def sink(event):
         raise OSError(errno.EIO, "the terminal is gone")
 
-    outcome = make_runs(make_plans([*OVERRIDES, "seed=0,1"], Path(".")), listener=listener)
+    outcome = make_runs(make_plans([*OVERRIDES, "seed=0,1"], Path(".")), sink=sink)
     assert outcome.is_complete
     assert caplog.text.count("The display has failed") == 1
 

@@ -14,6 +14,7 @@ from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.record.files import check_writable
 from clipbench.runs import lockstep
+from clipbench.runs.events import Ended, Refused
 from clipbench.runs.plan import make_plan
 from clipbench.sweeps import scheduler
 from clipbench.sweeps.grid import make_plans
@@ -349,8 +350,8 @@ def test_a_run_that_cannot_be_built_or_recorded_leaves_its_group_alone(own, tmp_
 
     monkeypatch.setattr(lockstep, "record", record)
     events = list(lockstep.train_group(plans))
-    mistakes = {event.plan.run: event.mistake for event in events if event.mistake}
-    rows = {event.plan.run: event.row["status"] for event in events if event.row}
+    mistakes = {event.run: event.mistake for event in events if isinstance(event, Refused)}
+    rows = {event.run: event.row["status"] for event in events if isinstance(event, Ended)}
     assert rows == {plans[0].run: "done", plans[2].run: "done"}
     assert set(mistakes) == {plans[1].run, plans[3].run}
     assert "cannot be recorded: Python int too large" in mistakes[plans[1].run]

@@ -151,6 +151,35 @@ def test_the_baseline_is_a_line_unless_it_would_squeeze_the_rest(tmp_path):
     assert "majority class (test) 0.420" in figure.legends[0].get_title().get_text().replace("\n", " ")
 
 
+def test_the_baselines_name_has_room_within_the_panel(tmp_path):
+    with_data(tmp_path, "", final=0.61)  # 0.42 lies below all, almost as far as they reach
+    figure = comparison(only(tmp_path))
+    figure.draw_without_rendering()
+    ax = figure.axes[2]
+    (name,) = [text for text in ax.texts if text.get_text() == "majority class (test)"]
+    assert name.get_window_extent().y0 > ax.get_window_extent().y0 + 1
+
+
+def test_numbers_in_the_legend_are_what_methods_are_ordered_by(tmp_path):
+    ranking = write_methods(tmp_path, {"none": NONE, "norm": BETTER})
+    (legend,) = comparison([ranking]).legends
+    numbers = [text.get_text().split()[-1] for text in legend.get_texts()]
+    assert numbers == [f"{np.mean(BETTER):.3f}", f"{np.mean(NONE):.3f}"]  # on test; 0.01 less on validation
+    assert "final test accuracy" in legend.get_title().get_text().replace("\n", " ")
+
+
+def test_where_means_alone_are_drawn_the_axis_fits_them(tmp_path):
+    types = ["none", "norm", "auto", "layer_wise", "coordinate_wise", "value", "zclip"]
+    for name in types:
+        for seed, final in enumerate((0.5, 0.5, 0.9)):
+            write(tmp_path, seed, name, level=None if name == "none" else 1.0, final=final)
+    ax = comparison(only(tmp_path)).axes[2]
+    drawn = np.concatenate([line.get_ydata() for line in ax.lines])
+    low, high = ax.get_ylim()
+    assert low < drawn.min()
+    assert drawn.max() < high < 0.7  # single runs reach 0.92
+
+
 @pytest.mark.parametrize(
     ("label", "expected"),
     [

@@ -355,6 +355,10 @@ def test_more_methods_than_fit_are_cut_in_words(tmp_path):
     figure = comparison(only(tmp_path))
     assert "the best 12 of 14 settings" in small_print(figure)
     assert legend(figure)[0].startswith("Rule13 ")
+    write(tmp_path, clipping_type="none", level=None, final=-0.1)  # the worst
+    figure = comparison(only(tmp_path))
+    assert "no clipping and the best 11 of 15 settings" in small_print(figure)
+    assert (len(legend(figure)), legend(figure)[-1].split("   ")[0]) == (12, "no clipping")
 
 
 def test_foreign_file_is_skipped_with_a_warning(tmp_path):

@@ -116,13 +116,26 @@ def test_what_is_part_of_the_noise_is_said(rng):
     assert "the draw of neighbours is part of the noise" in findings.provenance(less)
 
 
-def test_which_data_is_said_without_the_folder_it_lies_in():
-    rows = rows_of([1.0]).assign(data="/home/me/cifar10, 10 classes, 40/5/5 images")
-    assert findings.data_seen(rows) == "Data: cifar10, 10 classes, 40/5/5 images. "
-    assert findings.data_seen(rows.assign(data="Reddit (C:\\me\\cora), 7 classes")) == (
-        "Data: Reddit (cora), 7 classes. "
-    )
-    assert findings.data_seen(rows.assign(data="")) == findings.data_seen(rows.drop(columns="data")) == ""
+@pytest.mark.parametrize(
+    ("data", "name", "sizes"),
+    [
+        ("/home/me/cifar10, 10 classes, 40/5/5 images", "me/cifar10", "10 classes, 40/5/5 images"),
+        ("a graph of 9 nodes (C:\\me\\cora), 7 classes", "A graph of 9 nodes", "7 classes"),
+        ("CIFAR-10, 10 classes", "CIFAR-10", "10 classes"),
+    ],
+)
+def test_which_data_is_said_without_the_folder_it_lies_in(data, name, sizes):
+    rows = rows_of([1.0]).assign(data=data)
+    assert findings.title(rows).startswith(f"{name} · AdamW · none")
+    assert findings.data_seen(rows) == f"Task cola (mini), {sizes}. "
+
+
+@pytest.mark.parametrize("data", ["", None])
+def test_where_no_data_were_recorded_the_task_is_named(data):
+    rows = rows_of([1.0])
+    for unknown in (rows.assign(data=data), rows.drop(columns="data")):
+        assert findings.title(unknown).startswith("CoLA (mini) · AdamW")
+        assert findings.data_seen(unknown) == ""
 
 
 def said_of(values):

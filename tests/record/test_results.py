@@ -133,3 +133,14 @@ def test_the_reference_studies_can_be_drawn_again():
     compared = [row for row in rows if row["outcome"]]
     assert {row["task"] for row in compared} == {"cola", "imagenet", "reddit", "voc"}
     assert {(row["n"], row["pairs"]) for row in compared} == {("5", "5")}
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in REFERENCE.glob("*/runs.parquet")))
+def test_every_reference_result_has_what_is_drawn_and_no_place_of_a_machine(folder):
+    runs = tables.read(folder, "runs")
+    drawn = set(runs.loc[runs["role"] != "tune", "run"])
+    for table in ("steps", "evals"):
+        assert set(tables.read(folder, table, ["run"])["run"]) == drawn
+    for column in ("data", "config"):
+        assert not runs[column].str.contains(r"(?:^|[\s(\"])/\w|\w:\\\\", regex=True).any()
+    assert runs[["overrides", "error", "host"]].isna().all(axis=None)

@@ -20,7 +20,8 @@ from clipbench.errors import Unreadable
 from clipbench.record import tables
 from clipbench.report.cells import Cell
 from clipbench.report.draw import draw
-from clipbench.report.page import Page, _environment
+from clipbench.report.fill import _environment
+from clipbench.report.page import Page
 from clipbench.report.table import tables as report_tables
 
 

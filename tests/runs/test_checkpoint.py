@@ -22,8 +22,8 @@ from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
 from clipbench.record.folder import RunFolder
 from clipbench.record.lease import EXPIRES
-from clipbench.record.rows import StepRow
 from clipbench.runs.checkpoint import RecordedRows, checkpoint_rows, save_checkpoint
+from clipbench.runs.events import Ended, MadeElsewhere, Refused, Rows, last_rows
 from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.grid import make_plans
 
@@ -59,7 +59,7 @@ def make(folder, steps=None, *more):
     plan = replace(plan, settings=replace(plan.settings, results=str(folder)))
     calls = iter(range(10**9))
     for event in train_group([plan], lambda: steps is not None and next(calls) >= steps):
-        if event.mistake:
+        if isinstance(event, Refused):
             raise UserError(event.mistake)
     return plan
 
@@ -148,24 +148,25 @@ def test_who_stalled_beyond_the_lease_leaves_the_run_to_its_successor(own, first
     if first_goes_on == "meanwhile":
         assert f"process {os.getpid()} on " in left_to(first)
         assert sorted(path.name for path in plan.run_folder.path.iterdir()) == ["lease.2", "plan.json"]
-    assert [event.row["status"] for event in second if event.row] == ["done"]
+    assert [event.row["status"] for event in second if isinstance(event, Ended)] == ["done"]
     if first_goes_on == "afterwards":
-        assert left_to(first) == "finished"
+        assert left_to(first) == "done"
     assert not Path("both/.work").exists()
     assert_same_rows("whole", "both")
 
 
 def left_to(events):
-    """Who makes the run that this process gave up, without a row of its own."""
+    """Who makes the run that this process gave up, without a row of its own, or how it has ended there."""
     left = list(events)
-    assert not [event for event in left if event.row or event.mistake]
-    [owner] = [event.elsewhere for event in left if event.elsewhere]
-    return owner
+    assert not [event for event in left if isinstance(event, Ended | Refused)]
+    [left] = [event for event in left if isinstance(event, MadeElsewhere)]
+    return left.owner or left.status
 
 
 def advance(events, steps):
-    while not any(isinstance(row, StepRow) and row.step >= steps for row in next(events).rows):
-        pass
+    for event in events:
+        if isinstance(event, Rows) and last_rows(event.rows)[0].step >= steps:
+            return
 
 
 @pytest.mark.parametrize("command", [["run", "seed=3"], ["sweep", "seed=choice(3)"]], ids=["run", "sweep"])

@@ -13,6 +13,7 @@ from clipbench.errors import UserError
 from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.runs import lockstep
+from clipbench.runs.events import Rows
 from clipbench.runs.noise import measure_noise
 from clipbench.runs.plan import Plan, changed_since, make_plan
 from clipbench.sweeps.grid import make_plans
@@ -117,7 +118,12 @@ def test_a_run_does_not_train_on_what_was_replaced_after_its_planning(change):
 
 def test_what_was_replaced_between_two_checkpoints_does_not_resume():
     planned, steps = plan(), []
-    make_run(planned, lambda: len(steps) > 3, watch=steps.extend)
+
+    def sink(event):
+        if isinstance(event, Rows):
+            steps.extend(event.rows)
+
+    make_run(planned, lambda: len(steps) > 3, sink)
     reached = planned.run_folder.checkpoint_step()
     assert reached > 0
     replaced()

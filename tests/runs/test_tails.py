@@ -151,9 +151,17 @@ def test_without_at_it_measures_the_start_half_way_and_the_end(folder, monkeypat
     assert parse_steps(None, 40) == [0, 20, 40]
     assert parse_steps(None, 1) == [0, 1]
     monkeypatch.setattr("clipbench.cli.tails.samples", lambda rows: {})
-    monkeypatch.setattr("clipbench.cli.tails.draw_tails", lambda rows, path: path)
+    monkeypatch.setattr("clipbench.cli.tails.draw_tails", lambda rows, path, width: path)
     assert main([*WORDS, "--batches", "100"]) == 0
     assert sorted(set(table()["step"])) == [0, 20, 40]
+
+
+@pytest.mark.parametrize(("given", "inches"), [([], 6.75), (["--width", "3.25in"], 3.25)])
+def test_the_figure_is_as_wide_as_asked(folder, given, inches):
+    assert main([*WORDS, "--at", "0", "--batches", "100", *given]) == 0
+    (path,) = Path("results/figures").glob("*_tails.png")
+    with Image.open(path) as drawn:
+        assert drawn.width == pytest.approx(300 * inches, abs=1)
 
 
 def test_the_full_gradient_is_that_of_a_whole_pass(folder, capsys):

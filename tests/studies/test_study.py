@@ -17,6 +17,7 @@ from clipbench.api import finished_row, make_run
 from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.interrupt import never
+from clipbench.runs.events import Ended
 from clipbench.runs.plan import make_plan
 from clipbench.studies.contest import contests
 from clipbench.studies.protocol import check_folder, choice, estimate_study, run_study
@@ -285,6 +286,17 @@ def test_the_command_shows_what_was_chosen_and_draws_it(there, capsys):
     assert "Tuning, rung 1 of 2: 24 runs into results: 24 finished (2 diverged), 0 to do" in said
     assert "Final runs, on fresh seeds: 12 runs into results: 12 finished, 0 to do" in said
     assert "It is made already." in said
+    assert "checkpoints" not in said
+
+
+def test_a_dry_run_says_what_stopped_trials_take_of_the_disk(own, capsys):
+    words = ["study", "--config-dir", ".", *OVERRIDES, "--dry-run"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "line (mini) · adamw: at most 8 stopped trials keep checkpoints of about " in said  # 2·2·(4 − 2)
+    assert "of disk in results/.work." in said
+    assert main([*words, "study.halving=1"]) == 0
+    assert "checkpoints" not in capsys.readouterr().out
 
 
 def test_interrupted_in_the_final_phase_it_resumes_to_the_same_tables(own):
@@ -296,11 +308,11 @@ def test_interrupted_in_the_final_phase_it_resumes_to_the_same_tables(own):
         if plans[0].settings.tag.role == "tune":
             return make_here(plans)
 
-        def listener(state, plan, row):
-            if plan:
-                ended.append(plan)
+        def sink(event):
+            if isinstance(event, Ended):
+                ended.append(event)
 
-        return make_runs(plans, lambda: bool(ended), listener)
+        return make_runs(plans, lambda: bool(ended), sink)
 
     one_at_a_time = ["sweep.workers_per_device=1", "sweep.lockstep=false"]
     struck = found(*overrides, *one_at_a_time, "results=struck")

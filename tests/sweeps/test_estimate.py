@@ -4,12 +4,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from clipbench.record import tables
+from clipbench.runs.build import build_learner, build_task
+from clipbench.runs.checkpoint import RecordedRows, save_checkpoint
 from clipbench.sweeps import speed
 from clipbench.sweeps.estimate import Left, estimate
 from clipbench.sweeps.grid import make_plans
 from clipbench.sweeps.speed import Kind, NoSpeed, Speed
+from clipbench.train.batches import device_batches
 
 OVERRIDES = ["task=line", "steps=100", "eval_every=30", "optim.clipping_type=none", "device=cpu"]
 TASK = "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
@@ -115,3 +119,17 @@ def test_steps_of_several_batches_are_another_kind(own):
     one, many = (make_plans([*OVERRIDES, f"accumulate={k}"], Path("."))[0] for k in (1, 16))
     assert Kind.of(one) != Kind.of(many)
     assert str(Kind.of(many)).endswith("accumulate=16 on cpu")
+
+
+def test_a_checkpoint_is_as_large_as_was_seen_while_steps_were_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "TIMED_STEPS", 1)
+    (plan,) = make_plans(["task=cola", "optim=adamw", "optim.clipping_type=norm", "seed=0", "device=cpu"])
+    seen = speed.time_steps(plan).checkpoint
+    task = build_task(plan.settings, torch.device("cpu"))
+    learner = build_learner(plan.settings, plan.rule, task, torch.device("cpu"))
+    learner.learn(next(iter(device_batches(task, task.train_batches(torch.Generator()), learner.device))))
+    learner.read()
+    save_checkpoint(plan.run_folder, learner, RecordedRows())
+    assert seen == pytest.approx(plan.run_folder.checkpoint_path(1).stat().st_size, rel=0.1)
+    weights = sum(weight.nbytes for weight in learner.model.parameters())
+    assert seen > 3 * weights  # and AdamW's two moments

@@ -3,6 +3,7 @@ message.
 """
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -18,6 +19,7 @@ from clipbench.errors import UserError
 from clipbench.record import tables
 from clipbench.record.folder import LaunchFolder
 from clipbench.record.tables import statuses
+from clipbench.runs.events import Ended, Refused
 from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.engine import EXTRAS, make_launcher
 from clipbench.sweeps.grid import make_plans
@@ -93,15 +95,14 @@ def test_joblib_writes_what_a_sweep_here_writes_and_a_failure_is_recorded(own):
     joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     heard = []
 
-    def listener(done, of, plan, row):
-        heard.append((done, of, row["status"], row["steps"]))
-
-    outcome = launch(plans(SWEPT, "results=elsewhere"), joblib, CONFIG_DIR, listener=listener)
+    outcome = launch(plans(SWEPT, "results=elsewhere"), joblib, CONFIG_DIR, sink=heard.append)
     assert list(outcome.statuses.values()) == ["done", "done", "failed"]
     assert [plan.settings.optim.clipping_type for plan in outcome.failed] == ["rules:Broken"]
     assert outcome.launcher_error == ""
-    assert [each[:2] for each in heard] == [(1, 3), (2, 3), (3, 3)]
-    assert sorted(each[2:] for each in heard) == [("done", 60), ("done", 60), ("failed", 0)]
+    assert {type(event) for event in heard} == {Ended}
+    assert sorted(event.run for event in heard) == sorted(outcome.statuses)
+    ends = [(event.row["status"], event.row["steps"]) for event in heard]
+    assert sorted(ends) == [("done", 60), ("done", 60), ("failed", 0)]
     assert make_runs(plans(SWEPT, "results=here")).statuses == outcome.statuses
     assert_same_tables("here", "elsewhere")
     assert [path.name for path in Path("elsewhere/.work").iterdir()] == [outcome.failed[0].run]
@@ -159,12 +160,40 @@ def test_what_the_user_must_mend_is_said_once_and_the_other_jobs_go_on(own, engi
     )
     (own / "my own" / "task" / "lost.yaml").write_text("name: lost\n_target_: own_lost.Lost\nbatch_size: 8\n")
     asked = plans("task=lost,line", "optim.clipping_type=none,norm", "steps=20")
-    outcome = launch(asked, ["hydra/launcher=here"], CONFIG_DIR)
+    heard = []
+    outcome = launch(asked, ["hydra/launcher=here"], CONFIG_DIR, sink=heard.append)
+    assert {event.run: event.row["status"] for event in heard if isinstance(event, Ended)} == {
+        plan.run: "done" for plan in outcome.finished
+    }
+    refused = [event for event in heard if isinstance(event, Refused)]
+    assert refused == [Refused(plan.run, "No data.") for plan in outcome.not_made]
+    assert len(heard) == 4
     assert outcome.mistakes == ("No data.",)
     assert Counter(outcome.statuses.values()) == {"done": 2, "not made": 2}
     assert {plan.settings.task.name for plan in outcome.not_made} == {"lost"}
     assert set(outcome.notes.values()) == {"No data."}
     assert not Path("results/.work/").is_dir() or not list(Path("results/.work").glob("launch-*"))
+
+
+def test_a_sink_that_raises_costs_a_launch_nothing(own, engine, caplog):
+    engine()
+
+    def sink(event):
+        raise OSError("the terminal is gone")
+
+    asked = plans("optim.clipping_type=none,norm", "steps=20")
+    assert launch(asked, ["hydra/launcher=here"], CONFIG_DIR, sink=sink).is_complete
+    assert caplog.text.count("The display has failed") == 1
+
+
+def test_each_job_that_ends_is_a_line(own, engine, capsys):
+    engine()
+    words = [*OVERRIDES, "optim.clipping_type=none,norm", "steps=20", "hydra/launcher=joblib"]
+    assert main(["sweep", "--config-dir", str(CONFIG_DIR), *words]) == 0
+    said = re.findall(
+        r"^(\d)/2  line \(mini\) · .*  mse .* on test, done after 20", capsys.readouterr().err, re.M
+    )
+    assert said == ["1", "2"]
 
 
 def test_an_interrupt_reaches_the_jobs_and_the_same_launch_resumes(own, engine):
@@ -221,7 +250,7 @@ def test_a_job_stops_with_a_checkpoint_when_the_launch_asks_for_it_and_resumes(o
     assert make(asked) == JobReport("stopped")  # still
     (folder.path / "stop").unlink()
     assert make(asked) == JobReport("ended", "done")
-    assert make(asked) == JobReport("elsewhere", "finished")
+    assert make(asked) == JobReport("elsewhere", "done")
     assert statuses(Path("results")) == {plan.run: "done"}
 
 

@@ -21,6 +21,8 @@ from clipbench.errors import UserError
 from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.record.lease import Lease, _machine, _started
+from clipbench.record.rows import StepRow
+from clipbench.runs.events import Begun, Ended, MadeElsewhere, Progress, Refused, Resumed, Rows, last_rows
 from clipbench.sweeps import scheduler
 from clipbench.sweeps.grid import make_plans, points
 from clipbench.sweeps.scheduler import make_runs, unfinished
@@ -151,18 +153,26 @@ def test_a_death_costs_its_own_run_only_and_is_recorded_with_the_line_that_crash
     assert [text.rpartition("deadly:")[2].split()[0] for text in commands] == ["Deadly", "Crash"]
 
 
+def events_of(heard, run):
+    return [event for event in heard if not isinstance(event, Progress) and event.run == run]
+
+
+def without_rows(events):
+    return [event for event in events if not isinstance(event, Rows)]
+
+
 def test_a_worker_that_is_killed_once_costs_nothing(own):
     heard = []
-
-    def listener(state, plan, row):
-        if plan:
-            heard.append((plan.run, row["status"]))
-
     outcome = sweep(
-        "optim.clipping_type=none,deadly:Once", "seed=choice(0)", "results=once", listener=listener
+        "optim.clipping_type=none,deadly:Once", "seed=choice(0)", "results=once", sink=heard.append
     )
     assert outcome.is_complete
-    assert dict(heard) == outcome.statuses
+    untouched, killed = (events_of(heard, plan.run) for plan in outcome.plans)
+    assert without_rows(untouched)[-1].row["status"] == "done"
+    assert without_rows(killed)[:2] == [Begun(outcome.plans[1].run), Resumed(outcome.plans[1].run, 30)]
+    assert without_rows(killed)[2].row["status"] == "done"
+    assert last_rows(killed[-2].rows)[0].step == 60
+    assert Progress in map(type, heard)
     assert set(table("runs", "once")["status"]) == {"done"}
     assert set(table("steps", "once").groupby("run").size()) == {60}
     assert not Path("once/.work").exists()
@@ -177,8 +187,19 @@ def test_a_run_whose_data_cannot_be_had_does_not_stop_the_others(own):
         "class Lost(Line):\n    def train_batches(self, rng):\n"
         "        raise UserError('There are no data in the cellar.')\n"
     )
-    plans = make_plans(["task=lost,line", "steps=20", "eval_every=10"], Path("."))
-    outcome = make_runs(plans)
+    plans, heard = make_plans(["task=lost,line", "steps=20", "eval_every=10"], Path(".")), []
+    outcome = make_runs(plans, sink=heard.append)
+    lost = plans[0].run
+    assert events_of(heard, lost) == [Begun(lost), Refused(lost, "There are no data in the cellar.")]
+    begun, rows, ended = events_of(heard, plans[1].run)
+    assert begun == Begun(plans[1].run)
+    assert isinstance(rows.rows[0], StepRow)
+    assert {row.step for row in rows.rows} == {20}
+    assert {row.split for row in rows.rows[1:]} == {"train", "val", "test"}
+    assert ended == Ended(plans[1].run, ended.row)
+    assert ended.row["status"] == "done"
+    last = [event for event in heard if isinstance(event, Progress)][-1]
+    assert last == Progress({plans[0].run: "not made", plans[1].run: "done"})
     assert table("runs")["task"].tolist() == ["line"]
     assert outcome.mistakes == ("There are no data in the cellar.",)
     assert outcome.not_made == plans[:1]
@@ -277,10 +298,11 @@ def test_a_run_that_another_process_makes_is_left_to_it_and_made_once_that_is_go
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     seen = []
 
-    def listener(state, ended, row):
+    def sink(event):
         """The other process ends when the sweep has nothing else to do."""
-        if plans[0].run in state.elsewhere and plans[1].run in state.status and not seen:
-            seen.append(state.elsewhere[plans[0].run])
+        if isinstance(event, MadeElsewhere):
+            seen.append(event)
+        if isinstance(event, Progress) and plans[1].run in event.statuses and event.elsewhere:
             other.kill()
             other.wait()
 
@@ -288,11 +310,12 @@ def test_a_run_that_another_process_makes_is_left_to_it_and_made_once_that_is_go
         assert lease.acquire() is None
         owner = {"host": "here", "machine": _machine(), "pid": other.pid, "started": _started(other.pid)}
         lease.path.write_text(json.dumps(owner))
-        outcome = make_runs(plans, listener=listener)
+        outcome = make_runs(plans, sink=sink)
     finally:
         other.kill()
         other.wait()
-    assert [text.split(",")[0] for text in seen] == [f"process {other.pid} on here"]
+    assert [(event.run, event.status) for event in seen] == [(plans[0].run, "")]
+    assert seen[0].owner.split(",")[0] == f"process {other.pid} on here"
     assert outcome.is_complete
     assert table("runs")["status"].tolist() == ["done", "done"]
 
