@@ -15,6 +15,7 @@ import torch
 import yaml
 from conftest import small_model
 from tiny import Line
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import clipbench
 from clipbench.analysis.comparison import rankings
@@ -214,6 +215,32 @@ def test_a_step_waits_for_nothing_until_a_block_is_read(tmp_path, given, monkeyp
         record.step(loss, **more)
         assert len(record.unread) == 0
         assert record.kept.last_step() == 64
+
+
+class Launched(TorchDispatchMode):
+    """Names of the operators that do something."""
+
+    def __enter__(self):
+        self.names = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name() not in ("aten::detach", "aten::promote_types"):
+            self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("kind", "count"), [("ours", 1), ("torch's", 2), ("none", 4)])
+def test_a_step_launches_as_many_operators_as_the_page_says(tmp_path, kind, count):
+    model, optimizer = model_and(ClippedSGD if kind == "ours" else torch.optim.SGD)
+    told = {"clipping_type": "norm", "clipping_level": 1.0} if kind == "torch's" else {}
+    given = {"grad_norm": torch.ones(())} if told else {}
+    loss = backward(model)
+    optimizer.step()
+    with Recorder(tmp_path, optimizer, **told) as record:
+        with Launched() as launched:
+            record.step(loss, **given)
+        assert len(launched.names) == count, launched.names
 
 
 def test_evaluations_become_the_outcome_as_in_the_bench(tmp_path):
