@@ -107,10 +107,10 @@ ARROWS = {
 }
 """What each room (a folder, or a file beside them) may import of the others: all of a room, or one module."""
 
-ALONE = {"record/recorder.py": {"optim"}}
+ALONE = {"record/found.py": {"optim"}}
 """What one file of a room may import beside."""
 
-WITH_TORCH = {f"record/{name}.py" for name in ("environment", "recorder", "unread", "values")}
+WITH_TORCH = {f"record/{name}.py" for name in ("environment", "found", "recorder", "unread", "values")}
 """Files of rooms that do without it; the others of their room do not import these."""
 
 

@@ -13,6 +13,7 @@ Not imported by these, for they import torch:
 unread.py       steps whose values are still on the device
 environment.py  where and when a run is made, and with what
 values.py       what somebody's own loop gives: numbers, names of splits
+found.py        what is found on somebody's own optimizer; it alone imports clipbench.optim
 recorder.py     Recorder: rows from anybody's loop
 recorded.py     from the rows that were kept to the tables
 """

@@ -16,18 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from clipbench.errors import EXIT, UserError
-from clipbench.optim import ALIASES, RULES, TIED, Gradients, Rule, make_rule
-from clipbench.optim.clip import clipping_of
-from clipbench.optim.gradients import gradient_of
-from clipbench.optim.inside import innermost
 from clipbench.record.environment import environment, now
 from clipbench.record.files import check_writable, new_run, reason
 from clipbench.record.folder import RunFolder
+from clipbench.record.found import clipping_found, clipping_told, inside, latest, measured, optimizer_name
 from clipbench.record.kept import KeptRows
 from clipbench.record.lease import Heartbeat
 from clipbench.record.recorded import finish, finish_killed
@@ -39,22 +35,6 @@ NAN = float("nan")
 
 READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5
 """How long a step's values may stay on the device before they become a row on the disk."""
-
-OPTIMIZERS = {
-    "torch.SGD": "sgd",
-    "torch.Adam": "adam",
-    "torch.AdamW": "adamw",
-    "clipbench.ClippedSGD": "sgd",
-    "clipbench.ClippedAdam": "adam",
-    "clipbench.ClippedAdamW": "adamw",
-    "clipbench.ACClip": "acclip",
-    "clipbench.SPAM": "spam",
-    "clipbench.StableSPAM": "stable_spam",
-    "clipbench.ClippedSSTM": "sstm",
-    "clipbench.Lion": "lion",
-    "clipbench.Muon": "muon",
-}
-"""What the bench calls them, `optim=`; others go by the name of their class."""
 
 
 class Recorder:
@@ -102,17 +82,17 @@ class Recorder:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise UserError(f"seed must be a whole number, got {seed!r}.")
         told = dict(zip(CLIP_KEYS, (clipping_type, clipping_level, p_autoclip, beta), strict=True))
-        self.optimizer = _inside(optimizer)
-        self.clips_itself = clipping_of(self.optimizer) is not None
-        self.is_told = clipping_type is not None
-        self.clipping = _found(self.optimizer, told) if self.clips_itself else _told(told)
+        self.optimizer = inside(optimizer)
+        found = clipping_found(self.optimizer, told)
+        self.clips_itself, self.is_told = found is not None, clipping_type is not None
+        self.clipping = found or clipping_told(told)
         self.steps_per_epoch = steps_per_epoch
         group = self.optimizer.param_groups[0]
         lr = group.get("initial_lr", group.get("lr"))
         self.facts = {
             "task": _task_name(task),
             "scale": "",
-            "optimizer": _optimizer_name(self.optimizer),
+            "optimizer": optimizer_name(self.optimizer),
             "lr": None if lr is None else float(lr),
             **self.clipping,
             "seed": seed,
@@ -256,7 +236,7 @@ class Recorder:
         if grad_norm is None:
             if kind != "none" or clipped_norm is not None:
                 raise UserError("The norm before clipping is missing: grad_norm=clip_grad_norm_(…).")
-            norm = _measured(self.optimizer)
+            norm = measured(self.optimizer)
             return norm, norm
         if not self.is_told:
             raise UserError(
@@ -269,89 +249,17 @@ class Recorder:
             return grad_norm, grad_norm
         if kind == "norm" and level is not None:
             return grad_norm, norm_within(grad_norm, level)
-        return grad_norm, _measured(self.optimizer)
+        return grad_norm, measured(self.optimizer)
 
     def _norms_found(self) -> tuple[Number, Number]:
         """As the optimizer's own clipping has measured them; (NaN, 0) where it took no step: a GradScaler
         left it out.
         """
-        clipping = clipping_of(self.optimizer)
-        latest = clipping.latest[-1] if clipping and clipping.latest else None
-        if latest is None or latest is self.last_measured:
+        found = latest(self.optimizer)
+        if found is None or found is self.last_measured:
             return NAN, 0.0
-        self.last_measured = latest
-        return latest.norm, latest.clipped_norm
-
-
-def _inside(optimizer: Any) -> Optimizer:
-    try:
-        return innermost(optimizer)
-    except TypeError as error:
-        raise UserError(str(error)) from error
-
-
-def _optimizer_name(optimizer: Optimizer) -> str:
-    """The bench's name of its class, "adamw", or the class's own."""
-    kind = type(optimizer)
-    package = kind.__module__.partition(".")[0]
-    return OPTIMIZERS.get(f"{package}.{kind.__name__}", kind.__name__)
-
-
-def _found(optimizer: Optimizer, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of CLIP_KEYS of an optimizer that clips itself. UserError where something else is told."""
-    clipping = clipping_of(optimizer)
-    assert clipping is not None
-    rule = clipping.rule
-    for name, value in told.items():
-        if value is not None:
-            raise UserError(f"{name}: the optimizer clips by itself, by {rule}. Leave it out.")
-    return {"clipping_type": _type_name(type(rule)), **_settings_of(rule)}
-
-
-def _told(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of CLIP_KEYS as the user says them. UserError for what no type takes."""
-    kind, settings = told["clipping_type"], {name: told[name] for name in CLIP_KEYS[1:]}
-    for name, value in settings.items():
-        if value is not None and kind is None:
-            raise UserError(
-                f"{name}={value!r} without clipping_type: say what clips, as clipping_type='norm'."
-            )
-    if kind is None:
-        return {"clipping_type": "none", **settings}
-    try:
-        rule = make_rule(kind, **settings)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    used = _settings_of(rule)
-    for name, value in settings.items():
-        used[name] = used[name] if value is not None else None  # the type's default is not what was told
-    return {"clipping_type": ALIASES.get(kind, kind), **used}
-
-
-def _settings_of(rule: Rule) -> dict[str, float | None]:
-    return {name: getattr(rule, name, None) for name in CLIP_KEYS[1:]}
-
-
-def _type_name(kind: type[Rule]) -> str:
-    """ "norm"; of a rule that is not in the tables "module:Class"."""
-    for name, known in {**RULES, **TIED}.items():
-        if known is kind:
-            return name
-    return f"{kind.__module__}:{kind.__qualname__}"
-
-
-@torch.no_grad()
-def _measured(optimizer: Optimizer) -> Tensor:
-    """‖g‖ over everything that has a gradient, in float32. ()"""
-    found = []
-    for group in optimizer.param_groups:
-        found += [gradient_of(p) for p in group["params"] if p.grad is not None]
-    if not found:
-        raise UserError(
-            "There is no gradient to measure: call record.step(loss) after optimizer.step() and before "
-            "zero_grad(), or give grad_norm."
-        )
-    return Gradients(found).norm
+        self.last_measured = found
+        return found.norm, found.clipped_norm
 
 
 def _task_name(task: str | None) -> str:

@@ -26,9 +26,10 @@ from clipbench.errors import UserError
 from clipbench.optim import ClippedAdamW, ClippedSGD, Norm, clip_gradients
 from clipbench.optim.laws import Waits
 from clipbench.record.files import RUN_ID, new_run
+from clipbench.record.found import OPTIMIZERS
 from clipbench.record.kept import KeptRows
 from clipbench.record.recorded import KILLED, lower_is_better
-from clipbench.record.recorder import OPTIMIZERS, Recorder
+from clipbench.record.recorder import Recorder
 from clipbench.record.rows import EvalRow, StepRow
 from clipbench.record.unread import UnreadStep, UnreadSteps
 from clipbench.task.seeds import fresh_model, generator
