@@ -79,7 +79,7 @@ ARROWS = {
     "transform": BESIDE | {"train", "task", "optim"},
     "runs": BESIDE | {"transform", "train", "task", "optim", "stats", "interrupt", "output"},
     "sweeps": BESIDE | {"runs", "train", "task", "optim", "interrupt", "processes", "output"},
-    "studies": BESIDE | {"sweeps", "runs", "optim", "analysis.choice"},
+    "studies": BESIDE | {"sweeps", "runs", "optim", "analysis.choice", "analysis.places"},
     # from the tables to what is shown
     "analysis": BESIDE | {"stats"},
     "selection": {"analysis.choice"},

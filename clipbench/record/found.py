@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from clipbench.errors import UserError
-from clipbench.optim import ALIASES, RULES, TIED, Gradients, Rule, make_rule
+from clipbench.optim import ALIASES, RULES, TIED, Gradients, NoClip, Rule, make_rule
 from clipbench.optim.clip import Measured, clipping_of
 from clipbench.optim.gradients import gradient_of
 from clipbench.optim.inside import innermost
@@ -33,6 +33,17 @@ OPTIMIZERS = {
     "clipbench.Muon": "muon",
 }
 """What the bench calls them, `optim=`; others go by the name of their class."""
+
+
+def type_name(kind: type[Rule]) -> str:
+    """ "norm"; of a rule that is not in the tables "module:Class"."""
+    for name, known in {**RULES, **TIED}.items():
+        if known is kind:
+            return name
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+UNCLIPPED = type_name(NoClip)
 
 
 def inside(optimizer: Any) -> Optimizer:
@@ -61,7 +72,7 @@ def clipping_found(optimizer: Optimizer, told: Mapping[str, Any]) -> dict[str, A
     for name, value in told.items():
         if value is not None:
             raise UserError(f"{name}: the optimizer clips by itself, by {rule}. Leave it out.")
-    return {"clipping_type": _type_name(type(rule)), **_settings_of(rule)}
+    return {"clipping_type": type_name(type(rule)), **_settings_of(rule)}
 
 
 def clipping_told(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +84,7 @@ def clipping_told(told: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name}={value!r} without clipping_type: say what clips, as clipping_type='norm'."
             )
     if kind is None:
-        return {"clipping_type": "none", **settings}
+        return {"clipping_type": UNCLIPPED, **settings}
     try:
         rule = make_rule(kind, **settings)
     except ValueError as error:
@@ -86,14 +97,6 @@ def clipping_told(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings_of(rule: Rule) -> dict[str, float | None]:
     return {name: getattr(rule, name, None) for name in CLIP_KEYS[1:]}
-
-
-def _type_name(kind: type[Rule]) -> str:
-    """ "norm"; of a rule that is not in the tables "module:Class"."""
-    for name, known in {**RULES, **TIED}.items():
-        if known is kind:
-            return name
-    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def latest(optimizer: Optimizer) -> Measured | None:

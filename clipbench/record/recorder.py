@@ -23,7 +23,15 @@ from clipbench.errors import EXIT, UserError
 from clipbench.record.environment import environment, now
 from clipbench.record.files import check_writable, new_run, reason
 from clipbench.record.folder import RunFolder
-from clipbench.record.found import clipping_found, clipping_told, inside, latest, measured, optimizer_name
+from clipbench.record.found import (
+    UNCLIPPED,
+    clipping_found,
+    clipping_told,
+    inside,
+    latest,
+    measured,
+    optimizer_name,
+)
 from clipbench.record.kept import KeptRows
 from clipbench.record.lease import Heartbeat
 from clipbench.record.recorded import finish, finish_killed
@@ -234,7 +242,7 @@ class Recorder:
             return self._norms_found()
         kind, level = self.clipping["clipping_type"], self.clipping["clipping_level"]
         if grad_norm is None:
-            if kind != "none" or clipped_norm is not None:
+            if kind != UNCLIPPED or clipped_norm is not None:
                 raise UserError("The norm before clipping is missing: grad_norm=clip_grad_norm_(…).")
             norm = measured(self.optimizer)
             return norm, norm
@@ -245,7 +253,7 @@ class Recorder:
             )
         if clipped_norm is not None:
             return grad_norm, clipped_norm
-        if kind == "none":
+        if kind == UNCLIPPED:
             return grad_norm, grad_norm
         if kind == "norm" and level is not None:
             return grad_norm, norm_within(grad_norm, level)

@@ -19,9 +19,6 @@ CLIP_KEYS = ("clipping_type", "clipping_level", "p_autoclip", "beta")
 NO_CLIPPING = {"clipping_level": math.inf, "p_autoclip": 1.0}
 """The values at which a type does not clip: the ends of their spaces, beyond which there is nothing."""
 
-REFERENCE = "none"
-"""The clipping type that the others are compared with."""
-
 ENDED = ("done", "diverged", "stopped", "timeout", "failed")
 """What `runs.status` may be."""
 

@@ -12,7 +12,6 @@ import pandas as pd
 from hydra.core.override_parser.types import Override
 
 from clipbench.errors import UserError
-from clipbench.record.rows import REFERENCE
 from clipbench.runs import config
 from clipbench.runs.build import optimizer_class_of
 from clipbench.runs.plan import Contents, Plan, make_plan
@@ -41,7 +40,7 @@ class Contest:
     @cached_property
     def plan(self) -> Plan:
         """A run of no method in particular, for what all runs have in common."""
-        return self._plan(REFERENCE, 0, "default")
+        return self._plan(self.study.methods[0], 0, "default")
 
     @property
     def label(self) -> str:
