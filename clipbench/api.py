@@ -149,7 +149,8 @@ class Results:
 
         counts = Counter(self.runs["status"])
         ended = [f"{counts[status]} {status}" for status in ENDED if counts[status]]
-        tasks = sorted(set(self.runs["task"] + " (" + self.runs["scale"] + ")"))
+        names = (self.runs["task"] + " (" + self.runs["scale"].fillna("") + ")").str.removesuffix(" ()")
+        tasks = sorted(set(names))
         text = f"Results({str(self.folder)!r}): {len(self.runs)} runs"
         if ended:
             text += f" ({', '.join(ended)}) on {', '.join(tasks)}"

@@ -15,6 +15,7 @@ import pandas as pd
 
 from clipbench.analysis.places import GRADIENT, Place
 from clipbench.analysis.settings import Settings
+from clipbench.record.files import is_recorded
 
 LONGEST_STEM = 160  # bytes; a file system takes 255 with what is added
 
@@ -90,6 +91,13 @@ class Group:
     apart: bool  # each configuration stands for itself, with those of other optimizers
     place: Place = GRADIENT
     conditions: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its runs are of somebody's own loops, which may have begun at other weights and seen other
+        batches: nothing pairs them.
+        """
+        return bool(len(self.runs)) and all(map(is_recorded, self.runs.index))
 
     @property
     def tuned_once(self) -> bool:

@@ -16,6 +16,7 @@ from clipbench.analysis.parts import COUNTED, parts
 from clipbench.analysis.places import PLACES, Place
 from clipbench.analysis.settings import Settings, label, merged, order, settings_of
 from clipbench.record import tables
+from clipbench.record.files import is_recorded
 
 __all__ = ["Configuration", "Group", "read_group", "read_groups"]
 
@@ -39,8 +40,9 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     place = PLACES[runs["place"].iloc[0]]
     counted = runs[runs["status"].isin(COUNTED)].sort_values(["started", "run"])
     finished = _numbered(counted, place)
+    judge, otherwise = _judge(finished)
     earlier = _of_earlier_choice(finished)
-    of_now = finished[~earlier]
+    of_now = finished[~earlier & ~otherwise]
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further
     # seed.
     latest = of_now.drop_duplicates(["number", "seed"], keep="last")
@@ -55,20 +57,22 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
         "repeated later": len(of_now) - len(latest),
         "of what an earlier, smaller tuning chose": int(earlier.sum()),
         "stopped early": int(stopped.sum()),
+        "judged by another metric": int(otherwise.sum()),
     }
     notes = []
     for why, count in left_out.items():
         if count:
             notes.append(f"runs left out: {count} {why}")
     first = latest.iloc[0]
-    higher_is_better = bool(first["higher_is_better"])
+    higher_is_better = bool(judge["higher_is_better"])
+    each_for_itself = apart or all(map(is_recorded, latest["run"]))
     evals, conditions = _evals(folder, shown["run"])
     return Group(
         task=first["task"],
         scale=first["scale"],
         optimizer="" if apart else first["optimizer"],
-        headline=first["headline"],
-        configurations=_best_first(_configurations(shown, apart, place), higher_is_better),
+        headline=judge["headline"],
+        configurations=_best_first(_configurations(shown, each_for_itself, place), higher_is_better),
         steps=_steps(folder, shown["run"][shown["parent"].isna()] if place.trains else ()),
         evals=evals,
         higher_is_better=higher_is_better,
@@ -77,10 +81,19 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
         runs=shown.set_index("run"),
         tuning=latest[tuned].set_index("run"),
         failed=runs[runs["status"] == "failed"].set_index("run"),
-        apart=apart,
+        apart=each_for_itself,
         place=place,
         conditions=conditions,
     )
+
+
+def _judge(runs: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """(the latest run that has a value, which says by what metric all are judged; which runs have a value of
+    another one, as loops of one's own may).
+    """
+    valued = runs[["final", "final_test"]].notna().any(axis=1)
+    judge = (runs[valued] if valued.any() else runs).iloc[-1]
+    return judge, valued & (runs["headline"] != judge["headline"])
 
 
 def _best_first(configurations: Iterable[Configuration], higher_is_better: bool) -> tuple[Configuration, ...]:

@@ -159,8 +159,10 @@ class Ranking:
     @cached_property
     def reference(self) -> Method | None:
         """What the others are compared with; of several optimizers' the one whose optimizer has the most
-        methods.
+        methods. None for loops of one's own.
         """
+        if self.group.is_recorded:
+            return None
         methods = Counter(method.optimizer for method in self.judged)
         references = [method for method in self.judged if method.is_reference]
         if not references:
@@ -289,6 +291,8 @@ class Ranking:
     @property
     def missing(self) -> tuple[str, ...]:
         """Methods of the study without a final run: they failed, or are still to be run."""
+        if self.group.is_recorded:
+            return ()
         tuned = set(self.group.tuning["method"])
         failed = set(self.group.failed["method"].dropna())
         judged = {method.configuration.name for method in self.judged}

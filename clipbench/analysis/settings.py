@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from clipbench.analysis.places import GRADIENT, Place
+from clipbench.record.files import is_recorded
 from clipbench.record.rows import CLIP_KEYS, from_json
 
 RESOLVED = (*CLIP_KEYS, "lr")
@@ -36,14 +37,21 @@ UNRELATED = {
 IDLE = ("task.lr.", "sweep.", "tag.", "transform.")
 """Settings that begin so have been used before the run, are not about it, or stand in a column as used."""
 
-SYMBOLS = {"clipping_type": "", "clipping_level": "", "p_autoclip": "quantile ", "beta": "β=", "lr": "lr="}
+SYMBOLS = {
+    "clipping_type": "",
+    "clipping_level": "",
+    "p_autoclip": "quantile ",
+    "beta": "β=",
+    "lr": "lr=",
+    "run": "",
+}
 
 Settings = Mapping[str, Any]
 
 
 def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that defines a run but its seed, flat: {"clipping_level": 1.0, "optim.momentum": 0.9, …}.
-    `run`: its row.
+    `run`: its row. Of somebody's own loop not everything is known: its id stands for the rest.
     """
     found = {}
     for name in RESOLVED:
@@ -54,6 +62,8 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if key not in hidden and not key.startswith(idle):
             found[key] = value
+    if is_recorded(run.get("run", "")):
+        found.update({"optim.name": run["optimizer"], "run": run["run"]})
     made = from_json(run.get("transform"), dict)
     return {**found, **dict(_flat({"transform": made}))}
 

@@ -69,6 +69,9 @@ def _impossible(ranking: Ranking) -> tuple[str, str] | None:
     if all(method.diverged == method.n for method in judged):
         every = "every run" if len(judged) > 1 else "each run"
         return "diverged", f"No verdict: {every} diverged. {_advice(ranking)}"
+    if ranking.group.is_recorded:
+        why = "They may have begun at other weights and seen other batches."
+        return "open", f"No verdict: nothing pairs runs of loops of one's own. {why}"
     if ranking.reference is None:
         return "open", _without_reference(ranking)
     if all(method.untested and method.scores.empty for method in judged):

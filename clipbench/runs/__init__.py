@@ -15,6 +15,5 @@ weights.py      weights that are kept, and taken up again
 events.py       what happens to runs, one stream for all who show or count it
 checkpoint.py   what a run resumes from
 recording.py    rows → the tables
-environment.py  where it ran and with what
 noise.py        the gradient's noise at fixed weights, for `clipbench tails`
 """

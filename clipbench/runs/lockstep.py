@@ -18,8 +18,10 @@ import torch
 from clipbench.errors import UserError
 from clipbench.interrupt import never
 from clipbench.record import tables
+from clipbench.record.environment import now
 from clipbench.record.files import check_writable
 from clipbench.record.lease import Heartbeat, Lease
+from clipbench.record.outcome import outcome
 from clipbench.record.rows import TO_GO_ON, RunEnd
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.checkpoint import (
@@ -32,7 +34,7 @@ from clipbench.runs.checkpoint import (
 from clipbench.runs.children import Child, begin_child, evaluate_children, failure_now
 from clipbench.runs.events import Begun, Ended, Event, MadeElsewhere, Refused, Resumed, Rows, last_rows
 from clipbench.runs.plan import Plan, changed_since, statuses
-from clipbench.runs.recording import describe, now, outcome, record
+from clipbench.runs.recording import describe, record
 from clipbench.runs.settings import interval
 from clipbench.runs.weights import keep_weights
 from clipbench.task import Task
@@ -367,7 +369,7 @@ def _keep_later(
     kept. UserError, and the row stays, where it came out otherwise than recorded: they would be another's.
     """
     plan = member.plan
-    again = outcome(end, member.rows, facts)
+    again = outcome(end, member.rows.evals, facts)
     for name in ("status", "final", "final_test"):
         if again[name] != before[name]:
             plan.run_folder.clear()
@@ -416,7 +418,7 @@ def _ended(
     if end.status == "out of memory":
         end = replace(end, status="failed")
     try:
-        row = record(plan, rows, {**facts, **outcome(end, rows, facts)}, device)
+        row = record(plan, rows, {**facts, **outcome(end, rows.evals, facts)}, device)
     except UserError as error:
         return Refused(plan.run, str(error))
     except (ValueError, TypeError, ArithmeticError) as error:  # of the values, whatever they are
