@@ -36,13 +36,10 @@ from clipbench.record.kept import KeptRows
 from clipbench.record.lease import Heartbeat
 from clipbench.record.recorded import finish, finish_killed
 from clipbench.record.rows import CLIP_KEYS, EvalRow, StepRow, from_json
-from clipbench.record.unread import UnreadStep, UnreadSteps
+from clipbench.record.unread import READ_EVERY_SECONDS, READ_EVERY_STEPS, UnreadStep, UnreadSteps
 from clipbench.record.values import Number, check_positive, check_split, norm_within, number, stacked
 
 NAN = float("nan")
-
-READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5
-"""How long a step's values may stay on the device before they become a row on the disk."""
 
 
 class Recorder:

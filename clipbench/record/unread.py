@@ -13,6 +13,9 @@ from torch import Tensor
 
 from clipbench.record.rows import StepRow
 
+READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5
+"""How long a step's three values may stay on the device before they become a row."""
+
 STUCK = 3
 """So many skipped steps at the end of a run, or all of its steps, are a divergence: it does not train any
 more. One or two may be bad batches.
