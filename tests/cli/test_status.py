@@ -17,7 +17,8 @@ import torch
 from clipbench.cli.main import main
 from clipbench.record import tables
 from clipbench.record.lease import Lease
-from clipbench.runs.lockstep import record_failure, train_group
+from clipbench.runs.ending import record_failure
+from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.grid import make_plans
 
 TRACEBACK = """Traceback (most recent call last):
