@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 """(number, mark) of each place (N, length, 2), and sums (N,)."""
 
 SEEDS = {"val": 1, "test": 2}
-SIZES = {"val": 1000, "test": 4000}
+SIZES = {"val": 2000, "test": 4000}
 EVAL_BATCH = 250
 MEAN = 1.0  # of a sum
 
