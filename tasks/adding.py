@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,21 +45,20 @@ class Adding(Task):
     ) -> None:
         """`length`: of the sequences; the others: see `recurrent`. UserError for what it cannot take."""
         self.batch_size, self.length = batch_size, whole_number("task.length", length, least=2)
-        self.body: dict[str, Any] = {
-            "kind": model,
-            "inputs": 2,
-            "hidden": hidden,
-            "layers": layers,
-            "recurrent_init": recurrent_init,
-            "forget_bias": forget_bias,
-        }
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            recurrent(**self.body)  # says what is wrong before anything is generated
+        self.body = partial(
+            recurrent,
+            model,
+            2,
+            hidden,
+            layers,
+            recurrent_init=recurrent_init,
+            forget_bias=forget_bias,
+        )
         sizes = f"{SIZES['val']}/{SIZES['test']} sequences (val/test)"
         self.data = f"the adding problem at length {length}, {sizes}, drawn without end to train on"
 
     def model(self, rng: torch.Generator) -> nn.Module:
-        return LastState(nn.Identity(), recurrent(**self.body), outputs=1)
+        return LastState(nn.Identity(), self.body(), outputs=1)
 
     def draw(self, count: int, rng: torch.Generator) -> Batch:
         numbers = torch.rand(count, self.length, generator=rng)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cached_property, partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,7 @@ class Reber(Task):
 
     headline = "accuracy"
     drawn = ""
-    sizes: ClassVar[Mapping[str, int]] = {
-        "train": 16876,
-        "val": 1874,
-        "test": 6250,
-    }  # each half of each is valid
+    sizes: ClassVar[Mapping[str, int]] = {"train": 16876, "val": 1874, "test": 6250}  # half of each is valid
 
     def __init__(
         self,
@@ -56,16 +52,15 @@ class Reber(Task):
             raise UserError(f"task.embedded must be true or false, got {embedded!r}.")
         self.batch_size, self.embedded = batch_size, embedded
         self.embedding = whole_number("task.embedding", embedding)
-        self.body: dict[str, Any] = {
-            "kind": model,
-            "inputs": self.embedding,
-            "hidden": hidden,
-            "layers": layers,
-            "recurrent_init": recurrent_init,
-            "forget_bias": forget_bias,
-        }
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            recurrent(**self.body)  # says what is wrong before anything is generated
+        self.body = partial(
+            recurrent,
+            model,
+            self.embedding,
+            hidden,
+            layers,
+            recurrent_init=recurrent_init,
+            forget_bias=forget_bias,
+        )
 
     @cached_property
     def parts(self) -> dict[str, tuple[list[Tensor], Tensor]]:
@@ -93,7 +88,7 @@ class Reber(Task):
 
     def model(self, rng: torch.Generator) -> nn.Module:
         symbols = nn.Embedding(1 + len(SYMBOLS), self.embedding, padding_idx=0)
-        return LastState(symbols, recurrent(**self.body), outputs=2)
+        return LastState(symbols, self.body(), outputs=2)
 
     def batch(self, split: str, indices: Tensor) -> Batch:
         strings, labels = self.parts[split]
