@@ -1,10 +1,12 @@
-"""The adding problem: its targets by hand, what chance gives, and that less is better wherever it is told."""
+"""The adding problem: its targets by hand, what chance gives, and that the best is the least."""
 
 from __future__ import annotations
 
 import pytest
 
+import clipbench
 from clipbench.errors import UserError
+from clipbench.record import tables
 from clipbench.task.seeds import generator
 from clipbench.tasks.adding import SIZES, Adding
 
@@ -58,3 +60,15 @@ def test_a_split_has_its_size(split, size):
 def test_a_length_that_has_no_two_places_is_refused(length):
     with pytest.raises(UserError, match=r"task\.length must be a whole number of at least 2"):
         adding(length=length)
+
+
+def test_the_best_is_the_least_error(tmp_path):
+    """At a rate so high that the error rises and falls."""
+    words = ["task=adding", "task.length=4", "task.model=rnn_tanh", "optim=sgd", "optim.lr=0.5", "threads=1"]
+    row = clipbench.run([*words, "steps=8", "eval_every=1", f"results={tmp_path}"]).iloc[0]
+    evals = tables.read(tmp_path, "evals")
+    found = evals[(evals["split"] == "val") & (evals["metric"] == "mse")]["value"]
+    assert found.is_monotonic_decreasing is found.is_monotonic_increasing is False
+    assert row["best"] == found.min() < found.max()
+    assert (row["headline"], row["baseline"]) == ("mse", "always the mean")
+    assert row["baseline_test"] == pytest.approx(1 / 6, abs=0.01)
