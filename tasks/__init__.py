@@ -4,6 +4,8 @@ imagenet.py      ResNet18 on folders of images, or digits
 voc.py           UNet on VOC's layout, or scenes of digits
 cola.py          BERT on sentences
 reddit.py        GraphConv on sampled neighbourhoods
+reber.py         recurrent nets on strings of a grammar
+adding.py        recurrent nets on long sequences, two numbers to add
 
 digits.py        scikit-learn's handwritten digits, in three fixed parts
 crops.py         parts of images, resized as bytes
@@ -14,4 +16,7 @@ unet.py          the UNet of voc
 cola_grammar.py  the sentences of cola at scale=mini
 reddit_graph.py  neighbour sampling, and the net of reddit
 communities.py   the graph of reddit at scale=mini
+reber_grammar.py the strings of reber
+recurrent.py     recurrent nets by name, and how they start
+draws.py         whole numbers by chance, the same everywhere
 """
