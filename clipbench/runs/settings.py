@@ -11,7 +11,8 @@ from typing import Any
 
 from clipbench.errors import UserError, nearest
 
-CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16")}
+CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16", "int4", "fp4")}
+FOUR_BITS = ("int4", "fp4")
 ROLES = ("tune", "final", "default")
 SWITCHES = ("channels_last", "compile")
 WHOLE_NUMBERS = {
@@ -307,6 +308,10 @@ class Settings:
             raise UserError(f"task.verify must be true or false, got {self.task.verify!r}.")
         for name, allowed in CHOICES.items():
             _check_choice(name, getattr(self, name), allowed)
+        if self.compile and self.precision in FOUR_BITS:
+            raise UserError(
+                f"compile=true does not go with precision={self.precision}, simulated layer by layer."
+            )
         if not is_number(self.max_loss) or not self.max_loss > 0:
             raise UserError(
                 f"max_loss must be a number above 0, got {self.max_loss!r}. inf: only a loss that is not "
