@@ -57,7 +57,11 @@ def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
     for name in RESOLVED:
         found[name] = None if pd.isna(run[name]) else run[name]
     config = dict(_flat(from_json(run["config"], dict)))
-    idle = IDLE if "restart.first" in config else (*IDLE, "restart.")
+    idle: tuple[str, ...] = IDLE
+    if "restart.first" not in config:
+        idle += ("restart.",)
+    if not config.get("spike.at"):
+        idle += ("spike.",)
     hidden = UNRELATED | {f"optim.{name}" for name in RESOLVED}
     for key, value in config.items():
         if key not in hidden and not key.startswith(idle):

@@ -40,10 +40,11 @@ from clipbench.runs.ending import (
 from clipbench.runs.events import Begun, Ended, Event, MadeElsewhere, Refused, Resumed, Rows, last_rows
 from clipbench.runs.plan import Plan, changed_since
 from clipbench.runs.recording import describe
-from clipbench.runs.settings import interval
-from clipbench.task import Task
+from clipbench.runs.settings import Settings, interval
+from clipbench.task import Batch, Task
 from clipbench.task.content import Contents
 from clipbench.task.seeds import generator
+from clipbench.task.spikes import Spike
 from clipbench.train.batches import device_batches
 from clipbench.train.learner import Learner
 from clipbench.train.loop import train
@@ -196,7 +197,8 @@ def _train_members(
     settings = plan.settings
     clock = CheckpointClock(interval(settings.checkpoint_every), stopped)
     first = min(learner.step for learner in members) * settings.accumulate
-    batches = device_batches(task, task.train_batches(generator(settings.seed, "data")), device, first)
+    source = task.train_batches(generator(settings.seed, "data"))
+    batches = device_batches(task, source, device, first, spoiler(settings, task))
     with closing(batches):
         training = train(
             list(members),
@@ -242,6 +244,29 @@ def _train_members(
                 raise GroupTooLarge
             if clock.stopping or not members:
                 return
+
+
+def spoiler(settings: Settings, task: Task) -> Callable[[int, Batch], Batch] | None:
+    """What plants the bad batches that the settings ask for, each drawn by a generator of its own; None for
+    none.
+    """
+    steps = frozenset(settings.spike.at)
+    if not steps:
+        return None
+    spike = Spike(settings.spike.kind, settings.spike.size)
+
+    is_possible = False
+
+    def spoil(number: int, batch: Batch) -> Batch:
+        nonlocal is_possible
+        is_bad = number // settings.accumulate + 1 in steps
+        if is_possible and not is_bad:
+            return batch
+        bad = task.spoiled(batch, spike, generator(settings.seed, f"spike {number}"))
+        is_possible = True  # found at the first batch, not after many steps
+        return bad if is_bad else batch
+
+    return spoil
 
 
 class CheckpointClock:
