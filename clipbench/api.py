@@ -212,8 +212,7 @@ def make_with_parent(
 
     Where the parent is recorded and cannot be made again as it is, the run is recorded as failed.
     """
-    from clipbench.runs.ending import orphaned
-    from clipbench.runs.events import Ended
+    from clipbench.runs.ending import Differs, record_failure
 
     parent = plan.parent
     if parent and finished_row(parent) is None:
@@ -221,11 +220,8 @@ def make_with_parent(
             with sink_of(parent) as sink:
                 if make_run(parent, interrupted, sink) is None:
                     return None
-        except UserError as error:
-            end = orphaned(plan, str(error))
-            if isinstance(end, Ended):
-                return end.row
-            raise
+        except Differs as error:
+            return record_failure(plan, str(error))
     with sink_of(plan) as sink:
         return make_run(plan, interrupted, sink)
 
@@ -237,7 +233,7 @@ def make_run(plan: Plan, interrupted: Callable[[], bool], sink: Sink | None = No
     A run that raises is recorded as failed. UserError where another process makes it, where it cannot be
     recorded, and where its code calls sys.exit.
     """
-    from clipbench.runs.ending import record_failure
+    from clipbench.runs.ending import Differs, record_failure
     from clipbench.runs.events import Ended, MadeElsewhere, Refused
     from clipbench.runs.lockstep import train_group
 
@@ -248,8 +244,8 @@ def make_run(plan: Plan, interrupted: Callable[[], bool], sink: Sink | None = No
             match event:
                 case Ended(row=row):
                     return row
-                case Refused(mistake=mistake):
-                    raise UserError(mistake)
+                case Refused(mistake=mistake, differs=differs):
+                    raise Differs(mistake) if differs else UserError(mistake)
                 case MadeElsewhere(owner=owner, status=""):
                     raise UserError(
                         f"This run is being made by {owner}. Wait for it, or stop that process first."

@@ -26,6 +26,7 @@ def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.
     if not runs["status"].isin(COUNTED).any():
         raise UserError(f"{folder} holds no finished run{_unfinished(folder, runs)}")
     runs = runs.fillna({"scale": "", "study": "", "role": "", "method": "", "place": GRADIENT.name})
+    runs["place"] = runs["place"].where(runs["place"].isin(list(PLACES)), GRADIENT.name)
     in_study = runs["role"] != ""  # where methods are clipping types, whatever becomes of the weights
     runs = runs.assign(method=runs["method"].where(in_study, ""))
     runs["place"] = runs["place"].mask(in_study & ~_is_trained(runs), GRADIENT.name)

@@ -106,8 +106,8 @@ def _parts(config_dir: Path | None, studies: bool, chosen: Mapping[str, Sequence
     yield "Keys of every optimizer: optim.KEY=VALUE\n" + _body(folders[0] / "optim" / "clipping.yaml")
     yield "Keys of every transform: transform.KEY=VALUE\n" + _body(folders[0] / "transform" / "keys.yaml")
     for name in chosen.get("transform", ()):
-        path = config_file("transform", name, config_dir)
-        yield f"Keys of transform={name}: transform.KEY=VALUE\n" + _body(path)
+        if body := _body(config_file("transform", name, config_dir)):
+            yield f"Keys of transform={name}: transform.KEY=VALUE\n{body}"
     for name in shown["optim"]:
         yield f"Keys of optim={name}: optim.KEY=VALUE\n" + _body(config_file("optim", name, config_dir))
     yield "Of one task and one optimizer alone: --help task=NAME optim=NAME\n"

@@ -99,8 +99,10 @@ def _leave_parents(chosen: Rows, every: Rows) -> None:
     for run in list(chosen):
         left = [child for child, row in every.items() if row.get("parent") == run and child not in chosen]
         if left:
-            count = runs(len(left))
-            print(f"Left alone: {run} is what {count} started from. Remove these first, or too: parent={run}")
+            too = f"parent={run}"
+            if any(every[child]["status"] == "unfinished" for child in left):
+                too += f" {EVERYTHING}"
+            print(f"Left alone: {run} is what {runs(len(left))} started from. Remove these first: {too}")
             del chosen[run]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clipbench.errors import Unreadable
 from clipbench.record import tables
 from clipbench.record.environment import now
 from clipbench.record.files import is_recorded, table_path
@@ -45,16 +47,19 @@ def lower_is_better(metric: str) -> bool:
     return not LOWER.isdisjoint(re.split(r"[^a-z0-9]+", metric.lower()))
 
 
-def finish(folder: RunFolder, facts: Mapping[str, Any], error: str | None = None) -> None:
+def finish(
+    folder: RunFolder, facts: Mapping[str, Any], error: str | None = None, loss_given: bool = False
+) -> None:
     """Write the run's three tables, `runs` last, and clear its folder. One without a step that did not fail
     leaves nothing.
 
-    `facts`: its columns of `runs` that were known at the start. `error`: why it failed. UserError where the
-    folder cannot be written; then nothing is lost.
+    `facts`: its columns of `runs` that were known at the start. `error`: why it failed. `loss_given`: whether
+    a loss that is NaN was one, and not left out. UserError where the folder cannot be written; then nothing
+    is lost.
     """
     kept = KeptRows(folder.path)
     evals = kept.evals()
-    end = _end(kept.steps(), error)
+    end = _end(kept.steps(), error, loss_given)
     if end.steps or error:
         judged = _headline(facts, evals)
         row = RunRow(**{**facts, **judged, **outcome(end, evals, judged), "ended": now()})
@@ -64,19 +69,18 @@ def finish(folder: RunFolder, facts: Mapping[str, Any], error: str | None = None
     folder.clear()
 
 
-def _end(steps: Iterable[StepRow], error: str | None) -> RunEnd:
+def _end(steps: Iterable[StepRow], error: str | None, loss_given: bool) -> RunEnd:
     """Of a loop that nobody stopped: diverged where its last loss is not finite any more, or it takes no step
     any more.
     """
     step, seconds, skipped, skipped_last = 0, 0.0, 0, 0
-    had_loss = lost = False
+    lost = False
     for row in steps:
         step, seconds = row.step, row.seconds
         is_skipped = not math.isfinite(row.grad_norm)
         skipped += is_skipped
         skipped_last = skipped_last + 1 if is_skipped else 0
-        lost = had_loss and not math.isfinite(row.loss)  # NaN from the first on: none was given
-        had_loss = had_loss or math.isfinite(row.loss)
+        lost = loss_given and not math.isfinite(row.loss)
     status = "diverged" if lost or is_stuck(step, skipped_last) else "done"
     return RunEnd("failed" if error else status, step, seconds, skipped, error)
 
@@ -106,5 +110,10 @@ def finish_killed(results: Path) -> None:
             continue
         if table_path(results, "runs", run).exists():  # another was quicker
             folder.clear()
-        else:
+            continue
+        try:
             finish(folder, facts, KILLED)
+        except Exception as error:  # whatever that run holds, this one is to begin
+            folder.lease.release()
+            message = f"{folder.path} cannot be put into the tables ({error}). Delete or move it."
+            warnings.warn(message, Unreadable, stacklevel=4)

@@ -35,9 +35,18 @@ from clipbench.record.found import (
 from clipbench.record.kept import KeptRows
 from clipbench.record.lease import Heartbeat
 from clipbench.record.recorded import finish, finish_killed
-from clipbench.record.rows import CLIP_KEYS, EvalRow, StepRow, from_json
+from clipbench.record.rows import CLIP_KEYS, EvalRow, StepRow, columns, from_json
 from clipbench.record.unread import READ_EVERY_SECONDS, READ_EVERY_STEPS, UnreadStep, UnreadSteps
-from clipbench.record.values import Number, check_positive, check_split, norm_within, number, stacked
+from clipbench.record.values import (
+    Number,
+    check_names,
+    check_positive,
+    check_split,
+    check_text,
+    norm_within,
+    number,
+    stacked,
+)
 
 NAN = float("nan")
 
@@ -92,7 +101,9 @@ class Recorder:
         self.clips_itself, self.is_told = found is not None, clipping_type is not None
         self.clipping = found or clipping_told(told)
         self.steps_per_epoch = steps_per_epoch
-        group = self.optimizer.param_groups[0]
+        if not any(group["params"] for group in self.optimizer.param_groups):
+            raise UserError("The optimizer has no parameters.")
+        group = next(group for group in self.optimizer.param_groups if group["params"])
         lr = group.get("initial_lr", group.get("lr"))
         self.facts = {
             "task": _task_name(task),
@@ -109,6 +120,7 @@ class Recorder:
             "config": _as_json(config),
             **environment(group["params"][0].device),
         }
+        _check_facts(self.facts)
         self._begin(Path(folder))
 
     def _begin(self, results: Path) -> None:
@@ -124,7 +136,7 @@ class Recorder:
         self.kept = KeptRows(self.folder.path)
         self.unread = UnreadSteps()
         self.unwritten: list[StepRow | EvalRow] = []
-        self.count, self.is_closed = 0, False
+        self.count, self.is_closed, self.loss_given = 0, False, False
         self.last_measured: object = None
         self.process, self.error_before = os.getpid(), getattr(sys, "last_value", None)
         self.since = self.read_at = time.perf_counter()
@@ -145,6 +157,7 @@ class Recorder:
         """
         self._check_open("step")
         before, after = self._norms(grad_norm, clipped_norm)
+        self.loss_given = self.loss_given or loss is not None
         values = stacked(loss=NAN if loss is None else loss, grad_norm=before, clipped_norm=after)
         self.count += 1
         at = time.perf_counter()
@@ -168,6 +181,7 @@ class Recorder:
         check_split(split)
         if not metrics:
             raise UserError(f"No metric: record.evaluate({split!r}, accuracy=0.9), for instance.")
+        check_names(metrics)
         values = {name: float(number(name, value)) for name, value in metrics.items()}
         rows: list[StepRow | EvalRow] = [*self.unread.read()]
         for name, value in values.items():
@@ -189,15 +203,13 @@ class Recorder:
         self._close(None if is_end else error)
 
     def _at_exit(self) -> None:
-        """Of a script that has not closed it. A process that was forked is not the script."""
-        if os.getpid() != self.process:
-            return
+        """Of a script that has not closed it."""
         error = getattr(sys, "last_value", None)
         is_session = hasattr(sys, "ps1")  # it goes on after an error
         self._close(None if is_session or error is self.error_before else error)
 
     def _close(self, error: BaseException | None) -> None:
-        if self.is_closed:
+        if self.is_closed or os.getpid() != self.process:  # a process that was forked is not the script
             return
         self.is_closed = True
         atexit.unregister(self._at_exit)
@@ -208,7 +220,8 @@ class Recorder:
             self._keep(rows)
             if self.unwritten:
                 raise UserError(f"Cannot write {self.kept.path}: what was recorded since then is lost.")
-            finish(self.folder, self.facts, "".join(traceback.format_exception(error)) if error else None)
+            text = "".join(traceback.format_exception(error)) if error else None
+            finish(self.folder, self.facts, text, self.loss_given)
         finally:
             self.heartbeat.__exit__()
 
@@ -282,7 +295,23 @@ def _task_name(task: str | None) -> str:
 def _as_json(config: Mapping[str, Any] | None) -> str | None:
     if config is None:
         return None
-    text = json.dumps(dict(config), default=str)
-    if from_json(text, dict) is None:
+    try:
+        text = json.dumps(dict(config), default=str)
+        is_read = from_json(text, dict) is not None
+    except (TypeError, ValueError, RecursionError):
+        is_read = False
+    if not is_read:
         raise UserError("config must be a mapping of settings that JSON can hold, not too deep.")
     return text
+
+
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    """UserError for what a row of `runs` cannot hold: now, and not after the training."""
+    for column in columns("runs"):
+        value = facts.get(column.name)
+        if value is None:
+            continue
+        if fault := column.fault(value):
+            raise UserError(f"{fault}. `runs` cannot hold it.")
+        if isinstance(value, str):
+            check_text(column.name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 
 import torch
@@ -27,7 +28,10 @@ def number(name: str, value: Number) -> Number:
         return found.float().reshape(()) if found.ndim else found.float()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UserError(f"{name} must be a number, got {value!r}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UserError(f"{name} is beyond what a float holds.") from error
 
 
 def stacked(**values: Number) -> Tensor:
@@ -50,6 +54,22 @@ def norm_within(norm: Number, level: float) -> Number:
     """min(norm, level): what clipping by norm leaves."""
     found = number("grad_norm", norm)
     return found.clamp(max=level) if isinstance(found, Tensor) else min(found, level)
+
+
+def check_names(metrics: Mapping[str, Number]) -> None:
+    """UserError for a metric whose name is none."""
+    for name in metrics:
+        if not name.strip():
+            raise UserError("A metric has no name: record.evaluate('val', accuracy=0.9), for instance.")
+        check_text("A metric's name", name)
+
+
+def check_text(what: str, text: str) -> None:
+    """UserError for text that the tables cannot hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{what} {text!r} cannot be recorded: it is not UTF-8.") from error
 
 
 def check_split(split: str) -> None:

@@ -49,6 +49,11 @@ class Child:
         splits = tuple(task.splits)
         self.splits = splits[:1] if settings.tag.role == "tune" else splits
         self.conditions = plan.transform.apply(self.model, Source(task, device, settings.seed))
+        if not isinstance(self.conditions, Iterator):
+            raise TypeError(
+                f"{type(plan.transform).__name__}.apply must be a generator, which yields whenever the model "
+                f"is to be evaluated, and gave a {type(self.conditions).__name__}"
+            )
         self.condition = ""
         self.seen: set[str] = set()
 
@@ -108,7 +113,9 @@ def _begin(plan: Plan, task: Task, device: torch.device) -> Child | RunEnd:
     parent = plan.parent
     row = tables.row_of(parent.results, parent.run)
     if row is None or row["status"] in TO_GO_ON:
-        left = "has not been made" if row is None else f"is unfinished ({row['status']})"
+        left = "has not been made"
+        if row is not None:
+            left = f"is unfinished ({row['status']}): it goes on with a larger max_time, or with none"
         raise UserError(f"{plan.label}: the run that it starts from, {parent.run}, {left}.")
     if row["status"] == "diverged":
         return RunEnd("diverged", row["steps"], row["seconds"], row["skipped"])
@@ -134,7 +141,6 @@ def make_children(
     """The events of a group of such runs. `facts`: what is known of all of them before."""
     children: dict[Child, tuple[RecordedRows, dict[str, Any]]] = {}
     for plan in plans:
-        known = {**facts, "started": first_start(plan)}
         try:
             found = _begin(plan, task, device)
         except UserError as error:
@@ -142,6 +148,7 @@ def make_children(
             continue
         except Exception:
             found = failure_now()
+        known = {**facts, "started": first_start(plan)}
         if isinstance(found, RunEnd):
             yield ended(plan, RecordedRows(), known, found, device)
         else:

@@ -297,6 +297,9 @@ def _check_groups(config: DictConfig, groups: Sequence[Override]) -> None:
                 raise UserError(f"{place}: its file has no `{name}`. Write into {file}, as {name}: {value}")
 
 
+CHOSEN = ("transform.name", "transform._target_")
+OWN_TRANSFORM = "One of your own is a file transform/NAME.yaml in --config-dir."
+
 NEEDED = {
     "task": {"task.name": "line", "task._target_": "my_module.Line"},
     "optim": {"optim.name": "mine", "optim._target_": "torch.optim.SGD"},
@@ -324,6 +327,8 @@ def _check_key(
     if key not in known and OmegaConf.select(config, key) is None:
         hint = _elsewhere(key, config, config_dir) or nearest(key, known)
         raise UserError(f"Unknown key '{key}'.{hint} `clipbench run --help` lists them all.")
+    if key in CHOSEN:
+        raise UserError(f"'{line}': a transform is chosen by its name, transform=round. {OWN_TRANSFORM}")
     if override.is_add() or override.is_force_add() or override.is_delete():
         raise UserError(f"'{line}': keys are neither added nor deleted here. Write {key}=VALUE.")
 

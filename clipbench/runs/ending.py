@@ -86,7 +86,7 @@ def trained(
     try:
         before = tables.row_of(plan.results, plan.run)
         if before is not None and before["status"] == "done":
-            return Ended(plan.run, _keep_later(plan, learner, before, outcome(end, rows.evals, facts)))
+            return _keep_later(plan, learner, before, end, outcome(end, rows.evals, facts))
         if plan.settings.keep and end.status == "done":
             keep_weights(learner, plan.model_path)
             facts = {**facts, "model": str(plan.model_path.relative_to(plan.results))}
@@ -96,25 +96,45 @@ def trained(
 
 
 def _keep_later(
-    plan: Plan, learner: Learner, before: Mapping[str, Any], again: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The row `before` of a run that was finished without its weights, once it is trained again and they are
-    kept. UserError, and the row stays, where it came out otherwise than recorded: they would be another's.
+    plan: Plan, learner: Learner, before: Mapping[str, Any], end: RunEnd, again: Mapping[str, Any]
+) -> Ended | Refused:
+    """Of a run that was finished without its weights, with the row `before`, once it is trained again:
+    they are kept, and the row says so. Refused, and the row stays, where it came out otherwise than recorded
+    (they would be another's), or has not come to its end.
     """
+    what = f"The weights of {plan.run} were not kept. Training it again"
+    if end.status in TO_GO_ON:
+        return Refused(
+            plan.run,
+            f"{what} reached max_time={plan.settings.max_time} at step {end.steps} of {plan.settings.steps}: "
+            "it goes on from there with a larger max_time, or with none.",
+        )
+    if end.status == "failed":
+        return Refused(plan.run, f"{what} failed:\n{end.error}", differs=True)
     for name in ("status", "final", "final_test"):
-        if again[name] != before[name]:
+        if not _same(again[name], before[name]):
             plan.run_folder.clear()
-            raise UserError(
-                f"The weights of {plan.run} were not kept, and training it again gave {name}={again[name]}, "
-                f"where its row has {before[name]} (device {before['device']}, threads {before['threads']}, "
-                f"version {before['git']}). What starts from it needs it anew: another results folder, or "
-                f"clipbench rm {plan.results} {plan.run}"
+            return Refused(
+                plan.run,
+                f"{what} gave {name}={again[name]}, where its row has {before[name]} (device "
+                f"{before['device']}, threads {before['threads']}, version {before['git']}). What starts "
+                f"from it needs it anew: another results folder, or clipbench rm {plan.results} {plan.run}",
+                differs=True,
             )
     keep_weights(learner, plan.model_path)
     row = {**before, "model": str(plan.model_path.relative_to(plan.results))}
     tables.write_rows(plan.results, "runs", plan.run, [row])
     plan.run_folder.clear()
-    return row
+    return Ended(plan.run, row)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Two cells; NaN and null are what they are."""
+    return bool(one == other or (one != one and other != other))
+
+
+class Differs(UserError):
+    """A run that is recorded came out otherwise when it was trained again."""
 
 
 def at_recorded_threads(plan: Plan) -> Plan:
@@ -127,15 +147,13 @@ def at_recorded_threads(plan: Plan) -> Plan:
     return replace(plan, settings=replace(plan.settings, threads=row["threads"]))
 
 
-def orphaned(plan: Plan, mistake: str) -> Ended | Refused:
-    """What becomes of a child whose parent was refused for `mistake`: it fails where the parent is recorded
-    but could not be made again, and is not made where the user can mend what is wrong.
+def orphaned(plan: Plan, refused: Refused) -> Ended | Refused:
+    """What becomes of a child whose parent was refused: it fails where the parent came out otherwise than
+    recorded, and is not made where the user can mend what is wrong.
     """
-    assert plan.parent is not None
-    row = tables.row_of(plan.parent.results, plan.parent.run)
-    if row is not None and row["status"] == "done":
-        return Ended(plan.run, record_failure(plan, mistake))
-    return Refused(plan.run, mistake)
+    if refused.differs:
+        return Ended(plan.run, record_failure(plan, refused.mistake))
+    return Refused(plan.run, refused.mistake)
 
 
 def failure_now() -> RunEnd:

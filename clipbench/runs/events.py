@@ -74,10 +74,14 @@ class MadeElsewhere:
 
 @dataclass(frozen=True)
 class Refused:
-    """It cannot be made or recorded before the user mends something: `mistake`. Others go on."""
+    """It cannot be made or recorded before the user mends something: `mistake`. Others go on.
+
+    `differs`: it is recorded, and came out otherwise when it was trained again for its weights.
+    """
 
     run: str
     mistake: str
+    differs: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from clipbench.runs.events import Begun, Ended, Event, MadeElsewhere, Refused, R
 from clipbench.runs.plan import Plan, changed_since
 from clipbench.runs.recording import describe
 from clipbench.runs.settings import Settings, interval
+from clipbench.runs.weights import check_keepable
 from clipbench.task import Batch, Task
 from clipbench.task.content import Contents
 from clipbench.task.seeds import generator
@@ -296,6 +297,8 @@ def _member(plan: Plan, started: str, lease: Lease, task: Task, device: torch.de
     """At its first step, or where its last checkpoint left it."""
     while True:
         learner = build_learner(plan.settings, plan.rule, task, device)
+        if plan.settings.keep:
+            check_keepable(learner.model)
         member = GroupMember(plan, learner, RecordedRows(), started, lease)
         try:
             load_checkpoint(plan.run_folder, member.learner, member.rows)

@@ -144,6 +144,11 @@ def _measure(
 
 def take_kept_weights(learner: Learner, plan: Plan) -> None:
     """Put the learner where the run ended. UserError where its weights are not kept."""
+    if plan.parent:
+        raise UserError(
+            f"{plan.label}: a transformed model keeps no weights. Those that it starts from: "
+            f"clipbench tails --from {plan.parent.run}"
+        )
     try:
         load_weights(learner.model, plan.model_path)
     except KeptWeightsLost as error:

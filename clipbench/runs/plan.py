@@ -15,7 +15,7 @@ from clipbench.optim import ALIASES, Rule
 from clipbench.optim.clip import POLICIES
 from clipbench.optim.protocols import extra
 from clipbench.record import tables
-from clipbench.record.files import model_path
+from clipbench.record.files import is_recorded, model_path
 from clipbench.record.folder import RunFolder
 from clipbench.record.rows import CLIP_KEYS, columns, from_json
 from clipbench.runs import config
@@ -77,7 +77,7 @@ class Plan:
             return bool(row["steps"] >= self.last_step)
         if status == "timeout":
             return bool(row["seconds"] >= self.settings.most_seconds)
-        if status == "done" and self.settings.keep:
+        if status == "done" and self.settings.keep and not self.transform:
             return self.model_path.is_file()
         return bool(status != "failed")
 
@@ -238,7 +238,7 @@ def _of_the_parent(overrides: Sequence[str]) -> list[str]:
     for text, override in zip(overrides, config.parse(overrides), strict=True):
         if override.key_or_group.split(".")[0] not in ("transform", "tag", "keep"):
             found.append(text)
-    return [*found, "keep=model"]
+    return [*found, "transform=none", "keep=model"]  # a file may choose one too
 
 
 def with_parents(plans: Iterable[Plan]) -> list[Plan]:
@@ -274,6 +274,8 @@ def plan_of(results: Path, run: str) -> Plan:
     none, or where that asks for another run by now.
     """
     row = tables.row_of(results, run)
+    if row is not None and is_recorded(run):
+        raise UserError(f"{run} is of a loop of somebody's own: what it trained is not known here.")
     if row is None:
         raise UserError(
             f"{results} has no finished run {run}. `clipbench status {results}` says what is there."

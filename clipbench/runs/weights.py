@@ -15,7 +15,7 @@ from clipbench.train.learner import Learner
 
 def keep_weights(learner: Learner, path: Path) -> None:
     """Write the model at the weights that are evaluated, with its buffers, whole or not at all. UserError
-    where the folder cannot be written, and for a model whose state is more than tensors.
+    where the folder cannot be written. The model is `check_keepable`.
     """
     from safetensors import SafetensorError
 
@@ -50,14 +50,16 @@ class KeptWeightsLost(Exception):
     """Why a run's weights cannot be used."""
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """By name, on the CPU; what two names share, once for each."""
-    found = {}
+def check_keepable(model: nn.Module) -> None:
+    """UserError for a model whose state is more than tensors."""
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise UserError(
                 f"keep=model: the model's state holds {name}, a {type(value).__name__}; only tensors can be "
                 "kept."
             )
-        found[name] = value.detach().cpu().contiguous().clone()
-    return found
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """By name, on the CPU; what two names share, once for each."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}

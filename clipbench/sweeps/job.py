@@ -35,6 +35,7 @@ class JobReport:
 
     kind: Literal["ended", "elsewhere", "stopped", "mistake", "lost"]
     text: str = ""
+    differs: bool = False  # as of Refused
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Job:
                 match event:
                     case Ended(row=row):
                         return JobReport("ended", row["status"])
-                    case Refused(mistake=mistake):
-                        raise UserError(mistake)
+                    case Refused(mistake=mistake, differs=differs):
+                        return JobReport("mistake", mistake, differs)
                     case MadeElsewhere(owner=owner, status=status):
                         return JobReport("elsewhere", owner or status)
         except UserError:

@@ -98,7 +98,7 @@ def _without_orphans(
         if report is None or report.kind != "mistake":
             kept.append(plan)
             continue
-        event = orphaned(plan, report.text)
+        event = orphaned(plan, Refused(plan.run, report.text, report.differs))
         if isinstance(event, Refused):
             reports[plan.run] = JobReport("mistake", event.mistake)
         else:
@@ -167,8 +167,10 @@ def _watch(
             if plan.run not in waiting or _written(plan) == waiting[plan.run]:
                 continue
             del waiting[plan.run]
-            rows = tables.read(plan.results, "runs", runs=[plan.run])
-            sink(Ended(plan.run, dict(rows.iloc[0]) if len(rows) else {}))
+            row: dict[str, Any] | None = None
+            with suppress(UserError):  # it cannot be read now
+                row = tables.row_of(plan.results, plan.run)
+            sink(Ended(plan.run, row or {}))
 
     def keep_looking() -> None:
         looked = time.monotonic()

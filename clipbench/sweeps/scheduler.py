@@ -188,7 +188,7 @@ class Sweep:
                 self.status[run] = "not made"
                 if mistake not in self.mistakes:
                     self.mistakes.append(mistake)
-                self._leave_children(run, mistake)
+                self._leave_children(event)
             case MadeElsewhere(run, _, ""):
                 self.elsewhere.add(run)
             case MadeElsewhere(run, _, status):
@@ -196,13 +196,13 @@ class Sweep:
                 self.elsewhere.discard(run)
         self.tell(event)
 
-    def _leave_children(self, parent: str, mistake: str) -> None:
+    def _leave_children(self, refused: Refused) -> None:
         """Those that wait for a parent which is not made are not made either."""
         for group in list(self.waiting):
-            orphans = [plan for plan in group if plan.parent and plan.parent.run == parent]
+            orphans = [plan for plan in group if plan.parent and plan.parent.run == refused.run]
             for plan in orphans:
                 group.remove(plan)
-                self._take(orphaned(plan, mistake))
+                self._take(orphaned(plan, refused))
             if not group:
                 self.waiting.remove(group)
 

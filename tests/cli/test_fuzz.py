@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-import clipbench.cli.run
+import clipbench.api
 from clipbench.cli.main import main
 from clipbench.cli.messages import INTERRUPTED, MISTAKE
 from clipbench.errors import UserError
@@ -99,7 +99,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(config, "_compose", lru_cache(config._compose))  # of the same files each time
     monkeypatch.setattr(lockstep, "_train_members", lambda *arguments: iter(()))
-    monkeypatch.setattr(clipbench.cli.run, "make_run", until_training)
+    monkeypatch.setattr(clipbench.api, "make_run", until_training)
     return tmp_path
 
 

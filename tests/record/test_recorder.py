@@ -1,6 +1,7 @@
 """Rows from anybody's loop: they say what happened there, cost no wait, and are not lost."""
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from clipbench.analysis.comparison import rankings
 from clipbench.analysis.groups import read_groups
 from clipbench.analysis.verdict import judge
 from clipbench.cli.main import main
-from clipbench.errors import UserError
+from clipbench.errors import Unreadable, UserError
 from clipbench.optim import ClippedAdamW, ClippedSGD, Norm, clip_gradients
 from clipbench.optim.laws import Waits
 from clipbench.record.files import RUN_ID, new_run
@@ -490,6 +491,12 @@ def file_in_the_way(tmp_path):
         ({"clipping_level": 1}, "clipping_level=1 without clipping_type"),
         ({"optimizer": ClippedSGD, "clipping_type": "norm"}, "clipping_type: the optimizer clips by itself"),
         ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": 2**70}, r"seed is 11\d+\. `runs` cannot hold it"),
+        ({"headline": 3}, "headline is 3, not text"),
+        ({"higher_is_better": "yes"}, "higher_is_better is 'yes', not true or false"),
+        ({"task": "a\ud800"}, "cannot be recorded: it is not UTF-8"),
+        ({"config": [1]}, "config must be a mapping"),
+        ({"config": {(1, 2): 3}}, "config must be a mapping"),
         ({"task": " "}, "task must be a name, got ' '"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be above 0 and finite, got 0"),
     ],
@@ -519,6 +526,9 @@ def test_a_recorder_that_cannot_be_built_says_why_in_one_line(tmp_path, settings
         ({}, lambda record: record.evaluate("", loss=1), "split must be a name"),
         ({}, lambda record: record.evaluate("val", acc="high"), "acc must be a number, got 'high'"),
         ({}, lambda record: record.evaluate("val", acc=True), "acc must be a number, got True"),
+        ({}, lambda record: record.evaluate("val", **{"": 1, "acc": 1}), "A metric has no name"),
+        ({}, lambda record: record.evaluate("val", **{"a\ud800": 1}), "it is not UTF-8"),
+        ({}, lambda record: record.step(10**400), "loss is beyond what a float holds"),
     ],
 )
 def test_a_call_that_cannot_be_right_says_why_and_records_nothing(tmp_path, settings, call, message):
@@ -531,6 +541,45 @@ def test_a_call_that_cannot_be_right_says_why_and_records_nothing(tmp_path, sett
             call(record)
     assert len(table(tmp_path, "steps")) == 1
     assert not len(table(tmp_path, "evals"))
+
+
+def test_a_forked_process_ends_nothing(tmp_path):
+    model, optimizer = model_and()
+    with Recorder(tmp_path, optimizer) as record:
+        steps(record, model, optimizer, 2)
+        child = os.fork()
+        if not child:
+            record.close()
+            record.__exit__(None, None, None)
+            os._exit(0)
+        os.waitpid(child, 0)
+        steps(record, model, optimizer, 3)
+    [row] = table(tmp_path, "runs").to_dict("records")
+    assert (row["status"], row["steps"]) == ("done", 5)
+
+
+@pytest.mark.parametrize(("loss", "status"), [(math.nan, "diverged"), (math.inf, "diverged"), (None, "done")])
+def test_a_loss_that_is_no_number_from_the_first_on_is_a_divergence(tmp_path, loss, status):
+    model, optimizer = model_and()
+    with Recorder(tmp_path, optimizer) as record:
+        for step in range(3):
+            backward(model, step)
+            record.step(loss)
+    assert list(table(tmp_path, "runs")["status"]) == [status]
+
+
+def test_what_another_loop_left_and_cannot_be_read_stops_nobody(tmp_path):
+    model, optimizer = model_and()
+    record = Recorder(tmp_path, optimizer)
+    steps(record, model, optimizer, 2)
+    record.unwritten.clear()
+    record._keep(record.unread.read())
+    record.heartbeat.__exit__()
+    record.is_closed = True  # as if it had been killed
+    path = tmp_path / ".work" / record.run / "plan.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 0, "colour": "red"'))
+    with pytest.warns(Unreadable, match="cannot be put into the tables"):
+        Recorder(tmp_path, optimizer).close()
 
 
 def test_calls_in_the_wrong_order(tmp_path):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import clipbench
 from clipbench.api import make_run, make_with_parent
@@ -21,7 +22,7 @@ from clipbench.interrupt import never
 from clipbench.record import tables
 from clipbench.runs.lockstep import train_group
 from clipbench.runs.noise import measure_noise
-from clipbench.runs.plan import make_plan, plan_of, with_parents
+from clipbench.runs.plan import is_finished, make_plan, plan_of, with_parents
 from clipbench.sweeps.grid import make_plans
 from clipbench.sweeps.launch import launch
 from clipbench.sweeps.scheduler import make_runs
@@ -249,10 +250,10 @@ def test_a_parent_that_comes_out_otherwise_fails_the_child_and_keeps_its_row(how
         outcome = sweep("transform=round", "seed=0,1")
         assert [each.run for each in outcome.failed] == [plan("transform=round").run]
         assert len(outcome.finished) == 2  # the other seed's
-        assert ["training it again gave final=" in mistake for mistake in outcome.mistakes] == [True]
+        assert ["Training it again gave final=" in mistake for mistake in outcome.mistakes] == [True]
     child = runs().loc[plan("transform=round").run]
     assert child["status"] == "failed"
-    assert "training it again gave final=" in child["error"]
+    assert "Training it again gave final=" in child["error"]
     assert Path(f"there/runs/{first['run']}.parquet").read_bytes() == kept
     assert not Path(f"there/models/{first['run']}.safetensors").exists()
 
@@ -420,3 +421,78 @@ def test_tails_of_a_finished_run_by_its_id(capsys):
     Path(f"there/models/{row['run']}.safetensors").unlink()
     assert main(["tails", "--from", row["run"], "results=there", "--batches", "120"]) == 2
     assert "keep=model trains it again and keeps them" in capsys.readouterr().err
+
+
+def test_a_retraining_whose_time_is_over_goes_on_with_more_of_it(monkeypatch, capsys):
+    first = made()
+    monkeypatch.setenv("LINE_SECONDS", "0.1")
+    command = ["run", "--config-dir", ".", *RUN, "transform=round"]
+    assert main([*command, "max_time=0.3s"]) == 2
+    assert "reached max_time=0.3s at step" in capsys.readouterr().err
+    assert runs().loc[first["run"]]["status"] == "done"
+    parent = plan("transform=round").parent
+    step = parent.run_folder.checkpoint_step()
+    assert 0 < step < 12
+    assert plan("transform=round").run not in runs().index  # not failed: it can go on
+    monkeypatch.setenv("LINE_SECONDS", "0")
+    assert main(command) == 0
+    assert runs().loc[first["run"]]["model"] == f"models/{first['run']}.safetensors"
+    assert list(runs()["status"]) == ["done", "done"]
+
+
+def test_a_disk_that_refuses_weights_is_no_failure_of_the_child(capsys):
+    made()
+    place = Path("there/models")
+    place.write_text("in the way")
+    assert main(["run", "--config-dir", ".", *RUN, "transform=round"]) == 2
+    assert plan("transform=round").run not in runs().index
+    place.unlink()
+    assert main(["run", "--config-dir", ".", *RUN, "transform=round"]) == 0
+
+
+def test_a_file_that_chooses_the_transform():
+    Path("extra").mkdir()
+    Path("extra/x.yaml").write_text("# @package _global_\ndefaults: [override /transform: round]\n")
+    asked = plan("+extra=x")
+    assert asked.transform is not None
+    assert (asked.parent.run, asked.parent.transform) == (plan().run, None)
+
+
+def test_a_child_keeps_nothing_and_is_finished(capsys):
+    row = made("transform=round", "keep=model")
+    assert is_finished(plan("transform=round", "keep=model"))
+    assert main(["tails", "--from", row["run"], "results=there"]) == 2
+    assert f"clipbench tails --from {row['parent']}" in capsys.readouterr().err
+
+
+def test_a_state_that_cannot_be_kept_is_found_before_the_first_step(capsys):
+    class Odd(nn.Linear):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    plan()  # the current folder is importable from now on
+    import counted
+
+    counted.Line.model = lambda self, rng: nn.Sequential(Odd(5, 1))
+    assert main(["run", "--config-dir", ".", *RUN, "keep=model"]) == 2
+    assert "only tensors can be" in capsys.readouterr().err
+    assert trainings() == 0
+
+
+@pytest.mark.parametrize("word", ["transform.name=hey", "transform._target_=clipbench.transform.Round"])
+def test_a_transform_is_chosen_by_its_name(word, capsys):
+    assert main(["run", "--config-dir", ".", *RUN, word]) == 2
+    assert "a transform is chosen by its name" in capsys.readouterr().err
+
+
+def test_children_of_a_run_whose_time_is_over_wait(monkeypatch, capsys):
+    monkeypatch.setenv("LINE_SECONDS", "0.1")
+    assert main(["run", "--config-dir", ".", *RUN, "transform=round", "max_time=0.3s"]) == 2
+    assert "it goes on with a larger max_time" in capsys.readouterr().err
+    assert list(runs()["status"]) == ["timeout"]
+    monkeypatch.setenv("LINE_SECONDS", "0")
+    assert main(["run", "--config-dir", ".", *RUN, "transform=round"]) == 0
+    assert list(runs()["status"]) == ["done", "done"]

@@ -150,7 +150,7 @@ def test_a_file_replaced_while_the_task_reads_it_is_seen(monkeypatch: pytest.Mon
 def test_a_rule_that_was_edited_after_the_planning_is_not_run_under_the_old_name():
     planned = plan("optim.clipping_type=half_rule:Half")
     Path("half_rule.py").write_text(RULE.replace("/ 2", "/ 4"))
-    with pytest.raises(UserError, match="The source of the task or rule changed"):
+    with pytest.raises(UserError, match="The source of the task, rule or transform changed"):
         make_run(planned, never)
 
 

@@ -190,10 +190,9 @@ def test_each_job_that_ends_is_a_line(own, engine, capsys):
     engine()
     words = [*OVERRIDES, "optim.clipping_type=none,norm", "steps=20", "hydra/launcher=joblib"]
     assert main(["sweep", "--config-dir", str(CONFIG_DIR), *words]) == 0
-    said = re.findall(
-        r"^(\d)/2  line \(mini\) · .*  mse .* on test, done after 20", capsys.readouterr().err, re.M
-    )
-    assert said == ["1", "2"]
+    printed = capsys.readouterr().err
+    said = re.findall(r"^(\d)/2  line \(mini\) · .*  mse .* on test, done after 20", printed, re.M)
+    assert said == ["1", "2"], printed
 
 
 def test_an_interrupt_reaches_the_jobs_and_the_same_launch_resumes(own, engine):
