@@ -1,0 +1,254 @@
+"""Language modelling: the next token of a text, in bits per byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clipbench.errors import UserError, nearest
+from clipbench.task import Metric, MetricSet, Task, shuffled
+from clipbench.task.loading import whole_number
+from clipbench.tasks import hub
+from clipbench.tasks.bits import BitsPerByte, Perplexity
+from clipbench.tasks.documents import Source
+from clipbench.tasks.language import Language
+from clipbench.tasks.language_models import KINDS, Pretrained, Shape
+from clipbench.tasks.ngram import NGram
+from clipbench.tasks.tokens import (
+    IGNORED,
+    Bytes,
+    Encoder,
+    Limits,
+    Stream,
+    Tokenizer,
+    Windows,
+    prepared,
+    stream_of,
+)
+
+ENTRIES = 2**20  # of an evaluation batch's logits, or a training batch's where those are more
+COUNTED = 2**22  # tokens of train that the n-gram counts at most
+MINI_SIZES = {"train": 1_500_000, "val": 20_000, "test": 60_000}
+
+
+class LM(Task):
+    """Text of a file, a folder or a data set on the hub (`Source`), divided by document (`split_of`).
+
+    A split is one stream of tokens, a boundary before each document. Training takes windows of `context`
+    targets that do not overlap, in a fresh order every epoch. Evaluation predicts each token once, all but
+    the first with at least half a window before it.
+
+    `model`: one of KINDS; or a folder or a name on the hub, which has its own shape and tokenizer.
+    """
+
+    headline = "bpb"
+    drawn = ""
+
+    def __init__(
+        self,
+        batch_size: int,
+        context: int,
+        model: str,
+        layers: int,
+        width: int,
+        heads: int,
+        tied: bool,
+        dropout: float,
+        init_std: float,
+        recurrent_init: str | None,
+        forget_bias: float | None,
+        data: str = "",
+        documents: str | None = None,
+        column: str = "text",
+        subset: str | None = None,
+        split: str = "train",
+        tokenizer: str | None = None,
+        held_out: float = 0.05,
+        eval_bytes: float = math.inf,
+        max_bytes: float | None = None,
+    ) -> None:
+        self.batch_size, self.context = batch_size, whole_number("task.context", context)
+        self.shape = Shape(layers, width, heads, tied, dropout, init_std, recurrent_init, forget_bias)
+        self.name, self.tokenizer = model, tokenizer
+        self.source_settings = (data, documents, column, subset, split)
+        self.limits = Limits(held_out, eval_bytes, math.inf if max_bytes is None else max_bytes)
+
+    @cached_property
+    def source(self) -> Source:
+        return Source(*self.source_settings)
+
+    @property
+    def is_pretrained(self) -> bool:
+        return self.name not in KINDS
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Bytes, or the tokenizer that was given, or the pretrained model's own."""
+        given = self.tokenizer or (self.name if self.is_pretrained else None)
+        if given is None:
+            return Bytes()
+        what = f"task.model={given}" if given == self.name else f"task.tokenizer={given}"
+        boundary = self.pretrained.boundary if self.is_pretrained else None
+        with hub.loading("lm", what, "task.tokenizer=FILE, a tokenizer.json"):
+            return Tokenizer(hub.file(given, "tokenizer.json"), boundary)
+
+    @cached_property
+    def pretrained(self) -> Pretrained:
+        return Pretrained(self.name)
+
+    @cached_property
+    def streams(self) -> dict[str, Stream]:
+        """Every split, of at least one document; train of at least one window."""
+        found = prepared(self.source, self.encoder, self.limits)
+        empty = [split for split, stream in found.items() if not stream.documents]
+        if empty:
+            count = sum(stream.documents for stream in found.values())
+            raise UserError(
+                f"task.data={self.source.data}: of {count} documents none falls into {' and '.join(empty)}. "
+                "Give more text, a larger task.held_out, or task.documents=paragraph or line."
+            )
+        return found
+
+    @cached_property
+    def data(self) -> str:  # type: ignore[override]
+        names = ("train", *self.splits)
+        streams = [self.streams[name] for name in names]
+        sizes = "/".join(str(stream.bytes) for stream in streams)
+        documents = "/".join(str(stream.documents) for stream in streams)
+        return (
+            f"{self.source.data}, {sizes} bytes in {documents} documents ({'/'.join(names)}) as "
+            f"{self.encoder.vocabulary - 1} {self.encoder.kind}; uniform {self.uniform:.4g} bits per byte on test"
+        )
+
+    @property
+    def uniform(self) -> float:
+        """Bits per byte on test where all tokens are equally likely."""
+        test = self.streams["test"]
+        return math.log2(self.encoder.vocabulary - 1) * test.predicted / test.bytes
+
+    @property
+    def blocks(self) -> int:
+        """Windows of train that do not overlap."""
+        count = (len(self.streams["train"].tokens) - 1) // self.context
+        if not count:
+            raise UserError(
+                f"task.context={self.context}: the training text has only "
+                f"{self.streams['train'].predicted} tokens. Give more text, or a smaller context."
+            )
+        return count
+
+    @cached_property
+    def steps_per_epoch(self) -> float:  # type: ignore[override]
+        return max(1, self.blocks // self.batch_size)
+
+    def model(self, rng: torch.Generator) -> nn.Module:
+        if self.is_pretrained:
+            return self.pretrained.build(self.encoder.vocabulary, self.context)
+        return self.shape.build(self.name, self.encoder.vocabulary, self.context)
+
+    def train_batches(self, rng: torch.Generator) -> Iterator[Windows]:
+        train = self.streams["train"]
+        for indices in shuffled(self.blocks, self.batch_size, rng):
+            yield train.windows(indices.numpy() * self.context, self.context)
+
+    def eval_batches(self, split: str) -> Iterator[Windows]:
+        stream, step = self.streams[split], max(1, self.context // 2)
+        further = max(0, len(stream.tokens) - 1 - self.context)
+        starts = np.arange(1 + -(-further // step)) * step
+        size = max(self.batch_size, ENTRIES // (self.context * self.encoder.vocabulary))
+        for first in range(0, len(starts), size):
+            chosen = starts[first : first + size]
+            yield stream.windows(chosen, self.context, np.where(chosen > 0, self.context - step, 0))
+
+    def forward(self, model: nn.Module, batch: Windows) -> tuple[Tensor, Tensor]:
+        """The nats of each window, summed, so that no one keeps its logits; and its amounts."""
+        logits = model(batch.inputs).logits
+        nats = nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return nats.view(batch.targets.shape).sum(1), batch.amounts
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum() / targets[:, 0].sum()
+
+    def count(self, targets: Tensor) -> Tensor:
+        return targets[:, 0].sum()
+
+    def metrics(self) -> Mapping[str, Metric]:
+        bpb = BitsPerByte()
+        return {"bpb": bpb, "perplexity": Perplexity(bpb)}
+
+    def baseline(self) -> tuple[str, dict[str, float]]:
+        """An n-gram, counted on (the beginning of) train: of 5 bytes, or 3 of a tokenizer's tokens."""
+        order = 5 if isinstance(self.encoder, Bytes) else 3
+        counted, test = self.streams["train"].tokens[:COUNTED], self.streams["test"]
+        ngram = NGram(counted.astype(np.int64), order, self.encoder.vocabulary)
+        before = np.full(order - 1, test.boundary)
+        nats = ngram.nats(np.concatenate([before, test.tokens]).astype(np.int64))[
+            test.tokens != test.boundary
+        ]
+        found = MetricSet(self.metrics())
+        found.update(torch.tensor([nats.sum()]), torch.tensor([[test.predicted, test.bytes]]))
+        return f"{order}-gram", found.values()
+
+    def prepare(self) -> str:
+        self.model(torch.Generator())
+        return self.data
+
+
+class MiniLM(LM):
+    """Texts of a generated language (`language.py`), in bytes: how likely they are is known."""
+
+    language = Language()
+
+    def __init__(
+        self,
+        batch_size: int,
+        context: int,
+        model: str,
+        layers: int,
+        width: int,
+        heads: int,
+        tied: bool,
+        dropout: float,
+        init_std: float,
+        recurrent_init: str | None,
+        forget_bias: float | None,
+    ) -> None:
+        shape = (layers, width, heads, tied, dropout, init_std, recurrent_init, forget_bias)
+        super().__init__(batch_size, context, model, *shape)
+        if self.is_pretrained:
+            raise UserError(
+                f"Unknown task.model '{model}'.{nearest(str(model), KINDS)} Known: {', '.join(KINDS)}; at "
+                "scale=full also a folder, or a name on the Hugging Face hub."
+            )
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        return {
+            split: self.language.text(seed, size) for seed, (split, size) in enumerate(MINI_SIZES.items())
+        }
+
+    @cached_property
+    def streams(self) -> dict[str, Stream]:
+        """One boundary before each: documents begin with a heading."""
+        return {split: stream_of([text.encode()], Bytes()) for split, text in self.texts.items()}
+
+    @cached_property
+    def floor(self) -> float:
+        """Bits per byte on test of the language itself, which sees all before: -log2 p / bytes."""
+        test = self.texts["test"]
+        return self.language.information(test) / len(test)
+
+    @cached_property
+    def data(self) -> str:  # type: ignore[override]
+        sizes = "/".join(str(self.streams[name].bytes) for name in ("train", *self.splits))
+        return (
+            f"a generated language, {sizes} bytes (train/{'/'.join(self.splits)}); bits per byte on test: "
+            f"floor {self.floor:.4g} (its own likelihood), uniform {self.uniform:.4g}"
+        )
