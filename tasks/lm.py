@@ -121,8 +121,8 @@ class LM(Task):
         sizes = "/".join(str(stream.bytes) for stream in streams)
         documents = "/".join(str(stream.documents) for stream in streams)
         return (
-            f"{self.source.data}, {sizes} bytes in {documents} documents ({'/'.join(names)}) as "
-            f"{self.encoder.vocabulary - 1} {self.encoder.kind}; uniform {self.uniform:.4g} bits per byte on test"
+            f"{self.source.data}, {sizes} bytes in {documents} documents ({'/'.join(names)}); "
+            f"{self.encoder.vocabulary - 1} {self.encoder.kind}, uniform: {self.uniform:.4g} bits per byte on test"
         )
 
     @property
@@ -189,9 +189,8 @@ class LM(Task):
         counted, test = self.streams["train"].tokens[:COUNTED], self.streams["test"]
         ngram = NGram(counted.astype(np.int64), order, self.encoder.vocabulary)
         before = np.full(order - 1, test.boundary)
-        nats = ngram.nats(np.concatenate([before, test.tokens]).astype(np.int64))[
-            test.tokens != test.boundary
-        ]
+        nats = ngram.nats(np.concatenate([before, test.tokens]).astype(np.int64))
+        nats = nats[test.tokens != test.boundary]
         found = MetricSet(self.metrics())
         found.update(torch.tensor([nats.sum()]), torch.tensor([[test.predicted, test.bytes]]))
         return f"{order}-gram", found.values()

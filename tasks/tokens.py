@@ -1,4 +1,4 @@
-"""Text as numbers: bytes or a tokenizer's tokens, made once, kept in the user's cache folder, read as needed."""
+"""Text as numbers, bytes or a tokenizer's tokens: made once, kept in the cache folder, read as needed."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def _decoded(document: bytes) -> str:
         return document.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"The document that begins {document[:40]!r} is not in UTF-8: {error.reason} at byte {error.start}. "
-            "Convert it, or take bytes: task.tokenizer=null."
+            f"The document that begins {document[:40]!r} is not in UTF-8 from byte {error.start} on. Convert it, "
+            "or take bytes: task.tokenizer=null."
         ) from error
 
 
@@ -189,7 +189,7 @@ class Limits:
     """The share of val, and that of test."""
 
     eval_bytes: float
-    """Of val and of test at most: further documents of theirs are left out. One more document may stand above it."""
+    """Of val, and of test: whoever has so many gets no further document, and nobody else does."""
 
     max_bytes: float
     """No document is read after so many, in all."""
