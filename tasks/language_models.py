@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from clipbench.errors import UserError
+from clipbench.errors import UserError, nearest
 from clipbench.task.loading import whole_number
 from clipbench.tasks import hub
 from clipbench.tasks.recurrent import GATES, recurrent
@@ -56,6 +56,11 @@ class Shape:
 
     def build(self, kind: str, vocabulary: int, context: int) -> nn.Module:
         """`kind`: one of KINDS. Weights are drawn from torch's global generator."""
+        if kind not in KINDS:
+            raise UserError(
+                f"Unknown task.model '{kind}'.{nearest(str(kind), KINDS)} Known: {', '.join(KINDS)}; at "
+                "scale=full also a folder, or a name on the Hugging Face hub."
+            )
         if kind in GATES:
             return Recurrent(self, kind, vocabulary)
         part = self.width // self.heads
@@ -155,9 +160,10 @@ class Pretrained:
         self._check("vocab_size", vocabulary, "tokens, and the tokenizer")
         self._check("max_position_embeddings", context, "positions, and task.context")
         with self.loading():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **hub.weights(self.name), output_loading_info=True
             )
+        model, info = loaded
         if info["missing_keys"]:
             missing = min(info["missing_keys"])
             raise UserError(

@@ -10,44 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipbench.errors import UserError, nearest
+from clipbench.errors import UserError
 from clipbench.task import Metric, MetricSet, Task, shuffled
 from clipbench.task.loading import whole_number
 from clipbench.tasks import hub
 from clipbench.tasks.bits import BitsPerByte, Perplexity
 from clipbench.tasks.documents import Source
+from clipbench.tasks.encoders import Bytes, Encoder, Tokenizer
 from clipbench.tasks.language import Language
 from clipbench.tasks.language_models import KINDS, Pretrained, Shape
 from clipbench.tasks.ngram import NGram
-from clipbench.tasks.tokens import (
-    IGNORED,
-    Bytes,
-    Encoder,
-    Limits,
-    Stream,
-    Tokenizer,
-    Windows,
-    prepared,
-    stream_of,
-)
+from clipbench.tasks.prepared_text import Limits, prepared
+from clipbench.tasks.streams import IGNORED, Stream, Windows, stream_of
 
 ENTRIES = 2**20  # of an evaluation batch's logits, or a training batch's where those are more
 COUNTED = 2**22  # tokens of train that the n-gram counts at most
 MINI_SIZES = {"train": 1_500_000, "val": 20_000, "test": 60_000}
 
 
-class LM(Task):
-    """Text of a file, a folder or a data set on the hub (`Source`), divided by document (`split_of`).
+class NextToken(Task):
+    """What comes next in a stream of tokens. Subclasses say which: `streams`, `encoder` and `data`.
 
-    A split is one stream of tokens, a boundary before each document. Training takes windows of `context`
-    targets that do not overlap, in a fresh order every epoch. Evaluation predicts each token once, all but
-    the first with at least half a window before it.
-
-    `model`: one of KINDS; or a folder or a name on the hub, which has its own shape and tokenizer.
+    Training takes windows of `context` targets that do not overlap, in a fresh order every epoch. Evaluation
+    predicts each token once, all but the first with at least half a window before it.
     """
 
     headline = "bpb"
     drawn = ""
+    encoder: Encoder = Bytes()
+    streams: Mapping[str, Stream]
+    """By split, train included."""
 
     def __init__(
         self,
@@ -62,68 +54,10 @@ class LM(Task):
         init_std: float,
         recurrent_init: str | None,
         forget_bias: float | None,
-        data: str = "",
-        documents: str | None = None,
-        column: str = "text",
-        subset: str | None = None,
-        split: str = "train",
-        tokenizer: str | None = None,
-        held_out: float = 0.05,
-        eval_bytes: float = math.inf,
-        max_bytes: float | None = None,
     ) -> None:
         self.batch_size, self.context = batch_size, whole_number("task.context", context)
+        self.kind = model
         self.shape = Shape(layers, width, heads, tied, dropout, init_std, recurrent_init, forget_bias)
-        self.name, self.tokenizer = model, tokenizer
-        self.source_settings = (data, documents, column, subset, split)
-        self.limits = Limits(held_out, eval_bytes, math.inf if max_bytes is None else max_bytes)
-
-    @cached_property
-    def source(self) -> Source:
-        return Source(*self.source_settings)
-
-    @property
-    def is_pretrained(self) -> bool:
-        return self.name not in KINDS
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """Bytes, or the tokenizer that was given, or the pretrained model's own."""
-        given = self.tokenizer or (self.name if self.is_pretrained else None)
-        if given is None:
-            return Bytes()
-        what = f"task.model={given}" if given == self.name else f"task.tokenizer={given}"
-        boundary = self.pretrained.boundary if self.is_pretrained else None
-        with hub.loading("lm", what, "task.tokenizer=FILE, a tokenizer.json"):
-            return Tokenizer(hub.file(given, "tokenizer.json"), boundary)
-
-    @cached_property
-    def pretrained(self) -> Pretrained:
-        return Pretrained(self.name)
-
-    @cached_property
-    def streams(self) -> dict[str, Stream]:
-        """Every split, of at least one document; train of at least one window."""
-        found = prepared(self.source, self.encoder, self.limits)
-        empty = [split for split, stream in found.items() if not stream.documents]
-        if empty:
-            count = sum(stream.documents for stream in found.values())
-            raise UserError(
-                f"task.data={self.source.data}: of {count} documents none falls into {' and '.join(empty)}. "
-                "Give more text, a larger task.held_out, or task.documents=paragraph or line."
-            )
-        return found
-
-    @cached_property
-    def data(self) -> str:  # type: ignore[override]
-        names = ("train", *self.splits)
-        streams = [self.streams[name] for name in names]
-        sizes = "/".join(str(stream.bytes) for stream in streams)
-        documents = "/".join(str(stream.documents) for stream in streams)
-        return (
-            f"{self.source.data}, {sizes} bytes in {documents} documents ({'/'.join(names)}); "
-            f"{self.encoder.vocabulary - 1} {self.encoder.kind}, uniform: {self.uniform:.4g} bits per byte on test"
-        )
 
     @property
     def uniform(self) -> float:
@@ -134,11 +68,12 @@ class LM(Task):
     @property
     def blocks(self) -> int:
         """Windows of train that do not overlap."""
-        count = (len(self.streams["train"].tokens) - 1) // self.context
+        train = self.streams["train"]
+        count = (len(train.tokens) - 1) // self.context
         if not count:
             raise UserError(
-                f"task.context={self.context}: the training text has only "
-                f"{self.streams['train'].predicted} tokens. Give more text, or a smaller context."
+                f"task.context={self.context}: the training text has only {train.predicted} tokens. Give "
+                "more text, or a smaller context."
             )
         return count
 
@@ -147,9 +82,7 @@ class LM(Task):
         return max(1, self.blocks // self.batch_size)
 
     def model(self, rng: torch.Generator) -> nn.Module:
-        if self.is_pretrained:
-            return self.pretrained.build(self.encoder.vocabulary, self.context)
-        return self.shape.build(self.name, self.encoder.vocabulary, self.context)
+        return self.shape.build(self.kind, self.encoder.vocabulary, self.context)
 
     def train_batches(self, rng: torch.Generator) -> Iterator[Windows]:
         train = self.streams["train"]
@@ -200,10 +133,11 @@ class LM(Task):
         return self.data
 
 
-class MiniLM(LM):
-    """Texts of a generated language (`language.py`), in bytes: how likely they are is known."""
+class LM(NextToken):
+    """Text of a file, a folder or a data set on the hub (`Source`), divided by document (`split_of`).
 
-    language = Language()
+    `model`: one of KINDS; or a folder or a name on the hub, which has its own shape and tokenizer.
+    """
 
     def __init__(
         self,
@@ -218,29 +152,86 @@ class MiniLM(LM):
         init_std: float,
         recurrent_init: str | None,
         forget_bias: float | None,
+        data: str,
+        documents: str | None = None,
+        column: str = "text",
+        subset: str | None = None,
+        split: str = "train",
+        tokenizer: str | None = None,
+        held_out: float = 0.05,
+        eval_bytes: float = math.inf,
+        max_bytes: float | None = None,
     ) -> None:
         shape = (layers, width, heads, tied, dropout, init_std, recurrent_init, forget_bias)
         super().__init__(batch_size, context, model, *shape)
-        if self.is_pretrained:
+        self.pretrained = None if model in KINDS else Pretrained(model)
+        self.source = Source(data, documents, column, subset, split)
+        self.tokenizer = tokenizer
+        self.limits = Limits(held_out, eval_bytes, math.inf if max_bytes is None else max_bytes)
+
+    @cached_property
+    def encoder(self) -> Encoder:  # type: ignore[override]
+        """Bytes, or the tokenizer that was given, or the pretrained model's own."""
+        what, where, boundary = "tokenizer", self.tokenizer, None
+        if self.pretrained:
+            boundary = self.pretrained.boundary
+            if where is None:
+                what, where = "model", self.pretrained.name
+        if where is None:
+            return Bytes()
+        with hub.loading("lm", f"task.{what}={where}", "task.tokenizer=FILE, a tokenizer.json"):
+            return Tokenizer(hub.file(where, "tokenizer.json"), boundary)
+
+    @cached_property
+    def streams(self) -> dict[str, Stream]:  # type: ignore[override]
+        """Each of at least one document."""
+        found = prepared(self.source, self.encoder, self.limits)
+        empty = [split for split, stream in found.items() if not stream.documents]
+        if empty:
+            count = sum(stream.documents for stream in found.values())
             raise UserError(
-                f"Unknown task.model '{model}'.{nearest(str(model), KINDS)} Known: {', '.join(KINDS)}; at "
-                "scale=full also a folder, or a name on the Hugging Face hub."
+                f"task.data={self.source.data}: of {count} documents none falls into {' and '.join(empty)}. "
+                "Give more text, a larger task.held_out, or task.documents=paragraph or line."
             )
+        return found
+
+    @cached_property
+    def data(self) -> str:  # type: ignore[override]
+        names = ("train", *self.splits)
+        streams = [self.streams[name] for name in names]
+        sizes = "/".join(str(stream.bytes) for stream in streams)
+        documents = "/".join(str(stream.documents) for stream in streams)
+        return (
+            f"{self.source.data}, {sizes} bytes in {documents} documents ({'/'.join(names)}); "
+            f"{self.encoder.vocabulary - 1} {self.encoder.kind}, uniform {self.uniform:.4g} bits per byte"
+        )
+
+    def model(self, rng: torch.Generator) -> nn.Module:
+        if self.pretrained:
+            return self.pretrained.build(self.encoder.vocabulary, self.context)
+        return super().model(rng)
+
+
+class MiniLM(NextToken):
+    """Texts of a generated language (`language.py`), in bytes: how likely they are is known."""
+
+    language = Language()
 
     @cached_property
     def texts(self) -> dict[str, str]:
-        return {
-            split: self.language.text(seed, size) for seed, (split, size) in enumerate(MINI_SIZES.items())
-        }
+        found = {}
+        for seed, (split, size) in enumerate(MINI_SIZES.items()):
+            found[split] = self.language.text(seed, size)
+        return found
 
     @cached_property
-    def streams(self) -> dict[str, Stream]:
+    def streams(self) -> dict[str, Stream]:  # type: ignore[override]
         """One boundary before each: documents begin with a heading."""
-        return {split: stream_of([text.encode()], Bytes()) for split, text in self.texts.items()}
+        return {split: stream_of([text.encode()], self.encoder) for split, text in self.texts.items()}
 
     @cached_property
     def floor(self) -> float:
-        """Bits per byte on test of the language itself, which sees all before: -log2 p / bytes."""
+        """Bits per byte on test of the language itself, which knows all before: -log2 p / bytes."""
         test = self.texts["test"]
         return self.language.information(test) / len(test)
 

@@ -29,7 +29,9 @@ class NGram:
     """p_k(w | h) = (c(hw) + t(h) p_{k-1}(w | h')) / (c(h) + t(h)) and p_0 = 1/vocabulary.
 
     h: the last k - 1 tokens; h' is h without its first. c counts in the training tokens, and t(h) is the
-    number of different tokens after h. Witten and Bell 1991, IEEE Transactions on Information Theory 37(4), method C, interpolated.
+    number of different tokens after h.
+
+    Witten and Bell 1991, IEEE Transactions on Information Theory 37(4), method C, interpolated.
     """
 
     def __init__(self, tokens: Tokens, order: int, vocabulary: int) -> None:
