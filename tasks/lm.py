@@ -25,7 +25,7 @@ from clipbench.tasks.streams import IGNORED, Stream, Windows, stream_of
 
 ENTRIES = 2**20  # of an evaluation batch's logits, or a training batch's where those are more
 COUNTED = 2**22  # tokens of train that the n-gram counts at most
-MINI_SIZES = {"train": 1_500_000, "val": 20_000, "test": 60_000}
+MINI_SIZES = {"train": 1_500_000, "val": 16_000, "test": 40_000}
 
 
 class NextToken(Task):

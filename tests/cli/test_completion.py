@@ -112,13 +112,13 @@ def leaf_names(node, prefix=""):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("clipbench run task=|", {f"task={name}" for name in ("cola", "imagenet", "reddit", "voc")}),
+        ("clipbench run task=|", {f"task={name}" for name in ("cola", "imagenet", "lm", "reddit", "voc")}),
         ("clipbench run task=c|", {"task=cola"}),
         ("clipbench sweep task=cola,v|", {"task=cola,voc"}),
         ("clipbench run task=cola,v|", set()),  # a run takes one value
-        ("clipbench run --config-dir mine task=l|", {"task=line"}),
-        ("clipbench run task=l| --config-dir=mine", {"task=line"}),
-        ("clipbench run task=l|", set()),
+        ("clipbench run --config-dir mine task=li|", {"task=line"}),
+        ("clipbench run task=li| --config-dir=mine", {"task=line"}),
+        ("clipbench run task=li|", set()),
         ("clipbench run --config-dir mine task=line task.|", {"task.noise.kind="}),
         ("clipbench run optim=|", {f"optim={name}" for name in OPTIMIZERS}),
         ("clipbench run scale=|", {"scale=full", "scale=mini"}),
@@ -156,7 +156,7 @@ def leaf_names(node, prefix=""):
         ("clipbench rm results/ status=failed,d|", {"status=failed,done", "status=failed,diverged"}),
         ("clipbench rm results/ optimizer=sg|", {"optimizer=sgd"}),
         ("clipbench completion |", set(SHELLS)),
-        ("clipbench check ta|", {f"task={name}" for name in ("cola", "imagenet", "reddit", "voc")}),
+        ("clipbench check ta|", {f"task={name}" for name in ("cola", "imagenet", "lm", "reddit", "voc")}),
         ("clipbench check block|", {"block_rms"}),
         ("clipbench list |", set()),
         ("clipbench nothing |", set()),
