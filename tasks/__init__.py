@@ -5,6 +5,8 @@ voc.py           UNet on VOC's layout, or scenes of digits
 cola.py          BERT on sentences
 reddit.py        GraphConv on sampled neighbourhoods
 lm.py            GPT, Llama or recurrent nets on text, or a generated language
+reber.py         recurrent nets on strings of a grammar
+adding.py        recurrent nets on long sequences, two numbers to add
 
 digits.py        scikit-learn's handwritten digits, in three fixed parts
 crops.py         parts of images, resized as bytes
@@ -24,4 +26,7 @@ prepared_text.py tokens made once, mapped into memory
 language.py      the generated language of lm at scale=mini
 language_models.py  GPT, Llama, recurrent nets; a model to fine-tune
 ngram.py         the n-gram that lm is held against
+reber_grammar.py the strings of reber
+recurrent.py     recurrent nets by name, and how they start
+draws.py         whole numbers by chance, the same everywhere
 """

@@ -10,13 +10,14 @@ probability is the product of its words'.
 from __future__ import annotations
 
 import math
-import random
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
+
+from clipbench.tasks.draws import Draws
 
 TOPICS = 4
 GENDERS = (5, 3, 2)  # how often, in tenths
@@ -59,24 +60,6 @@ def zipf(count: int) -> list[int]:
     return [unit // rank for rank in range(1, count + 1)]
 
 
-class Draws:
-    """Whole numbers from `random.random` of a seed, which Python promises to stay the same."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed).random
-
-    def below(self, n: int) -> int:
-        return int(self.random() * n)
-
-    def by_weight(self, sums: Sequence[int]) -> int:
-        """An index, by weights of which these are the sums so far."""
-        return bisect_right(sums, self.below(sums[-1]))
-
-    def shuffled(self, items: Sequence[str]) -> list[str]:
-        rest = list(items)
-        return [rest.pop(self.below(len(rest))) for _ in items]
-
-
 class Language:
     """Which words may come in a state, how likely each is, and the texts that follow."""
 
@@ -86,14 +69,15 @@ class Language:
         draws = Draws(SEED)
         stems = _stems(draws)
         self.topics = [next(stems).upper() for _ in range(TOPICS)]
-        self.determiners = [_take(stems, DETERMINERS, 2) for _ in GENDERS]
+        determiners = _take(stems, DETERMINERS * len(GENDERS), 2)  # each of one gender
+        self.determiners = [determiners[i :: len(GENDERS)] for i in range(len(GENDERS))]
         self.prepositions = _take(stems, PREPOSITIONS, 3)
         nouns = [_take(stems, NOUNS) for _ in GENDERS]
         verbs, adjectives = _take(stems, VERBS), _take(stems, ADJECTIVES)
         self.speech = _take(stems, SPEECH)
-        self.nouns = [[draws.shuffled(each) for each in nouns] for _ in range(TOPICS)]
-        self.verbs = [draws.shuffled(verbs) for _ in range(TOPICS)]
-        self.adjectives = [draws.shuffled(adjectives) for _ in range(TOPICS)]
+        self.nouns = [[_ranked(draws, each) for each in nouns] for _ in range(TOPICS)]
+        self.verbs = [_ranked(draws, verbs) for _ in range(TOPICS)]
+        self.adjectives = [_ranked(draws, adjectives) for _ in range(TOPICS)]
 
     def heading(self, state: State) -> list[Branch]:
         """A document's first word."""
@@ -217,21 +201,31 @@ class _Table:
         ]
 
     def draw(self, draws: Draws) -> tuple[str, State]:
-        words, sums, state = self.branches[draws.by_weight(self.sums)]
-        return words[draws.by_weight(sums)], state
+        words, sums, state = self.branches[_drawn(draws, self.sums)]
+        return words[_drawn(draws, sums)], state
+
+
+def _ranked(draws: Draws, stems: Sequence[str]) -> list[str]:
+    found = list(stems)
+    draws.shuffle(found)
+    return found
+
+
+def _drawn(draws: Draws, sums: Sequence[int]) -> int:
+    """An index, by weights of which these are the sums so far."""
+    return bisect_right(sums, draws.below(sums[-1]))
 
 
 def _stems(draws: Draws) -> Iterator[str]:
     """Different ones, of two or three syllables."""
     seen = set()
     while True:
-        stem = "".join(
-            CONSONANTS[draws.below(len(CONSONANTS))] + VOWELS[draws.below(len(VOWELS))]
-            for _ in range(2 + draws.below(2))
-        )
+        stem = ""
+        for _ in range(2 + draws.below(2)):
+            stem += draws.choice(CONSONANTS) + draws.choice(VOWELS)
         if stem not in seen:
             seen.add(stem)
-            yield stem + CONSONANTS[draws.below(len(CONSONANTS))]
+            yield stem + draws.choice(CONSONANTS)
 
 
 def _take(stems: Iterator[str], count: int, letters: int | None = None) -> list[str]:

@@ -68,6 +68,19 @@ def recurrent(
     return net
 
 
+class LastState(nn.Module):
+    """A linear function of the state that `body` ends with, having read what `first` makes of the input."""
+
+    def __init__(self, first: nn.Module, body: nn.RNNBase, outputs: int) -> None:
+        super().__init__()
+        self.first, self.body, self.head = first, body, nn.Linear(body.hidden_size, outputs)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """x: (N, longest, …), padded behind; lengths: (N,). (N, outputs)"""
+        states, _ = self.body(self.first(x))
+        return self.head(last(states, lengths))
+
+
 def last(states: Tensor, lengths: Tensor) -> Tensor:
     """What each sequence ends with, whatever pads it behind: states[i, lengths[i] − 1]. (N, hidden)"""
     index = (lengths - 1).view(-1, 1, 1).expand(-1, 1, states.shape[2])

@@ -15,7 +15,15 @@ METRICS = {
     "mae": "MAE",
     "bpb": "bits per byte",
 }
-TASKS = {"cola": "CoLA", "imagenet": "ImageNet", "voc": "Pascal VOC", "reddit": "Reddit", "lm": "LM"}
+TASKS = {
+    "cola": "CoLA",
+    "imagenet": "ImageNet",
+    "voc": "Pascal VOC",
+    "reddit": "Reddit",
+    "lm": "LM",
+    "reber": "Reber",
+    "adding": "Adding",
+}
 OPTIMIZERS = {
     "sgd": "SGD",
     "adam": "Adam",

@@ -23,6 +23,7 @@ from clipbench.optim import RULES, TIED
 from clipbench.record.tables import SCHEMAS
 from clipbench.runs.settings import CHOICES
 
+TASKS = ("adding", "cola", "imagenet", "lm", "reber", "reddit", "voc")
 OPTIMIZERS = ("acclip", "adam", "adamw", "lion", "muon", "sgd", "spam", "sstm", "stable_spam")
 
 
@@ -112,7 +113,7 @@ def leaf_names(node, prefix=""):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("clipbench run task=|", {f"task={name}" for name in ("cola", "imagenet", "lm", "reddit", "voc")}),
+        ("clipbench run task=|", {f"task={name}" for name in TASKS}),
         ("clipbench run task=c|", {"task=cola"}),
         ("clipbench sweep task=cola,v|", {"task=cola,voc"}),
         ("clipbench run task=cola,v|", set()),  # a run takes one value
@@ -156,7 +157,7 @@ def leaf_names(node, prefix=""):
         ("clipbench rm results/ status=failed,d|", {"status=failed,done", "status=failed,diverged"}),
         ("clipbench rm results/ optimizer=sg|", {"optimizer=sgd"}),
         ("clipbench completion |", set(SHELLS)),
-        ("clipbench check ta|", {f"task={name}" for name in ("cola", "imagenet", "lm", "reddit", "voc")}),
+        ("clipbench check ta|", {f"task={name}" for name in TASKS}),
         ("clipbench check block|", {"block_rms"}),
         ("clipbench list |", set()),
         ("clipbench nothing |", set()),
