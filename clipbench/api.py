@@ -149,7 +149,8 @@ class Results:
 
         counts = Counter(self.runs["status"])
         ended = [f"{counts[status]} {status}" for status in ENDED if counts[status]]
-        tasks = sorted(set(self.runs["task"] + " (" + self.runs["scale"] + ")"))
+        names = (self.runs["task"] + " (" + self.runs["scale"].fillna("") + ")").str.removesuffix(" ()")
+        tasks = sorted(set(names))
         text = f"Results({str(self.folder)!r}): {len(self.runs)} runs"
         if ended:
             text += f" ({', '.join(ended)}) on {', '.join(tasks)}"
@@ -211,8 +212,8 @@ def make_with_parent(
 
     Where the parent is recorded and cannot be made again as it is, the run is recorded as failed.
     """
+    from clipbench.runs.ending import orphaned
     from clipbench.runs.events import Ended
-    from clipbench.runs.lockstep import orphaned
 
     parent = plan.parent
     if parent and finished_row(parent) is None:
@@ -236,8 +237,9 @@ def make_run(plan: Plan, interrupted: Callable[[], bool], sink: Sink | None = No
     A run that raises is recorded as failed. UserError where another process makes it, where it cannot be
     recorded, and where its code calls sys.exit.
     """
+    from clipbench.runs.ending import record_failure
     from clipbench.runs.events import Ended, MadeElsewhere, Refused
-    from clipbench.runs.lockstep import record_failure, train_group
+    from clipbench.runs.lockstep import train_group
 
     tell = listening(sink)
     try:

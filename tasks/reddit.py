@@ -24,6 +24,7 @@ from clipbench.errors import UserError
 from clipbench.task import Metric, Task, majority, shuffled
 from clipbench.task.metrics import Accuracy
 from clipbench.task.prepared import one_at_a_time, prepared
+from clipbench.task.spikes import Spike, spoiled_pair
 from clipbench.tasks.communities import communities
 from clipbench.tasks.reddit_graph import Batch, Graph, GraphNet, Hop
 
@@ -128,6 +129,17 @@ class Reddit(Task):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         return model(batch.x, batch.hops)[batch.nodes], batch.labels
+
+    def spoiled(self, batch: Batch, spike: Spike, rng: torch.Generator) -> Batch:
+        """Labels are shuffled among the nodes of the batch; the features of all nodes are scaled."""
+        if spike.kind == "inputs":
+            return batch._replace(x=batch.x * spike.size)
+        if spike.kind == "repeat":
+            raise UserError(
+                "spike.kind=repeat: the nodes of a graph have no copies. task=reddit takes labels or inputs."
+            )
+        _, labels = spoiled_pair(batch.nodes, batch.labels, spike, rng)
+        return batch._replace(labels=labels)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets)

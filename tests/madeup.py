@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
@@ -23,7 +24,10 @@ OTHERS = {
     "optim": "sgd",
     "skipped": 0,
 }
-FACTS = ("resolution", "worth", "baseline", "baseline_test", "data", "git", "device", "versions", "lockstep")
+FACTS = (
+    *("resolution", "worth", "baseline", "baseline_test", "data", "git", "device", "versions", "lockstep"),
+    *("place", "method"),
+)
 
 
 def write_table(folder, table, run, rows):
@@ -101,6 +105,29 @@ def write(folder, name, seed, test, status="done", level=None, lr=0.1, task="toy
     write_table(folder, "steps", run, steps)
     write_table(folder, "evals", run, evals)
     write_table(folder, "runs", run, [row])
+    return run
+
+
+def write_child(folder, parent, values, status="done", place="weight", git=None, **transform):
+    """What a transform, {"name": "round", "bits": 8}, makes of the run `parent`: its test value or, by
+    condition, its test values, the last of them its own. Nothing is known of one that is not done.
+    """
+    row = tables.read(folder, "runs", runs=[parent]).to_dict("records")[0]
+    row = {name: value for name, value in row.items() if name != "run" and not pd.isna(value)}
+    under = values if isinstance(values, dict) else {"": values}
+    run = f"c{abs(hash((parent, str(transform)))):x}"
+    row |= {"place": place, "method": transform["name"], "transform": json.dumps(transform)}
+    row |= {"parent": parent, "status": status, "skipped": 0, "final": None, "final_test": None, "git": git}
+    evals = []
+    if status == "done":
+        at = {"step": STEPS, "seconds": STEPS / 10, "metric": "accuracy"}
+        for condition, value in under.items():
+            evals.append({**at, "condition": condition, "split": "val", "value": value - 0.01})
+            evals.append({**at, "condition": condition, "split": "test", "value": value})
+        row |= {"final": value - 0.01, "final_test": value}
+    write_table(folder, "evals", run, evals)
+    write_table(folder, "runs", run, [row])
+    return run
 
 
 def write_methods(folder, methods, **more):

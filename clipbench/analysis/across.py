@@ -56,7 +56,7 @@ def across(rankings: Sequence[Ranking]) -> list[Across]:
     for ranking in rankings:
         group = ranking.group
         kind = (group.scale, group.optimizer, group.study, ranking.context, ranking.split)
-        if not group.apart:
+        if group.place.trains and not group.apart:
             kinds.setdefault(kind, []).append(ranking)
     found = []
     for (*shared, _), members in kinds.items():

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import math
 
-from clipbench.analysis.names import method_name, metric_name
+from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Ranking
-from clipbench.record.rows import REFERENCE
 from clipbench.stats import Comparison, Interval
 
 
@@ -49,8 +48,9 @@ def in_own_direction(ranking: Ranking, found: Interval) -> Interval:
 
 
 def reference_name(ranking: Ranking) -> str:
-    """The name of what the methods are compared with."""
-    return method_name(ranking.reference.name if ranking.reference else REFERENCE)
+    """The name in print of what the methods are compared with."""
+    place = ranking.group.place
+    return place.in_words(ranking.reference.name) if ranking.reference else place.words
 
 
 def worth(ranking: Ranking) -> str:

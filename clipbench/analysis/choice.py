@@ -63,10 +63,10 @@ def trials(runs: pd.DataFrame) -> pd.DataFrame:
     1 for the winner. `repetition` is null in a study that tuned once.
 
     A trial with fewer diverged runs is better, then one that was not stopped early, then one with the better
-    value, then the one with the smaller number. A run that failed is no result: a trial that lacks a run that
-    others have has no place (it is left out).
+    value, then the one with the smaller number. A run that failed, or whose max_time was over, is no result:
+    a trial that lacks a run that others have has no place (it is left out).
     """
-    tuned = runs[(runs["role"] == "tune") & (runs["status"] != "failed")]
+    tuned = runs[(runs["role"] == "tune") & ~runs["status"].isin(["failed", "timeout"])]
     tuned = tuned.sort_values(["started", "run"])
     tuned = tuned.drop_duplicates([*RIVALS, "trial", "seed"], keep="last")
     rows = []

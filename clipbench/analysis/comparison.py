@@ -12,8 +12,9 @@ import pandas as pd
 
 from clipbench.analysis.choice import Candidate, best_first, edges_of, is_without_clipping
 from clipbench.analysis.group import Configuration, Group
+from clipbench.analysis.places import Place
 from clipbench.analysis.ranking import Method, Ranking
-from clipbench.analysis.settings import hyperparameters, is_of_the_method
+from clipbench.analysis.settings import hyperparameters, training_in_words
 from clipbench.analysis.steps import without_skipped
 from clipbench.record.rows import is_clipped
 
@@ -40,7 +41,7 @@ def rankings(group: Group) -> list[Ranking]:
         for chosen, tried in _chosen(group, configurations):
             methods.append(_method(group, chosen, tried, split, shares))
         methods.sort(key=lambda method: _place(method, group))
-        words = _in_words(context - common)
+        words = _in_words(context - common, group.place)
         found.append(Ranking(group, words, tuple(methods), tuple(configurations), split))
     return found
 
@@ -52,8 +53,10 @@ def _shares_clipped(group: Group) -> pd.DataFrame:
     return clipped.groupby(steps["run"], observed=False).agg(["sum", "size"])
 
 
-def _in_words(context: frozenset[Any]) -> str:
-    """ "batch_size=64  momentum=0.9"."""
+def _in_words(context: frozenset[Any], place: Place) -> str:
+    """ "batch_size=64  momentum=0.9"; of trained models their clipping too."""
+    if not place.trains:
+        return training_in_words(dict(context))
     words = []
     for key, value in sorted(context, key=str):
         name = key.rpartition(".")[2]
@@ -62,12 +65,14 @@ def _in_words(context: frozenset[Any]) -> str:
 
 
 def _context(configuration: Configuration, group: Group) -> frozenset[Any]:
-    """The settings that methods must share to be compared; none where each stands for itself."""
-    if group.apart:
+    """The settings that methods must share to be compared; none where each stands for itself, but for a
+    trained model: what is made of it is compared with that model alone.
+    """
+    if group.apart and group.place.trains:
         return frozenset()
     shared = []
     for key, value in configuration.settings.items():
-        if not is_of_the_method(key):
+        if not group.place.is_of_the_method(key):
             shared.append((key, value))
     return frozenset(shared)
 
@@ -147,7 +152,7 @@ def _method(
     times = 1000 * runs["seconds"].astype(float) / runs["steps"].astype(float)
     edges: Counter[str] = Counter()
     without = False
-    for each in tried:
+    for each in tried if group.place.trains else ():
         edges.update(edges_of(hyperparameters(each.chosen), map(hyperparameters, each.among)).keys())
         without = without or any(map(is_without_clipping, each.among))
     return Method(
@@ -157,8 +162,8 @@ def _method(
         scores=scores.where(done)[~untested].sort_index(),
         clipped=clipped,
         without=without,
-        ms_per_step=float(times.median()),
-        skipped=int(runs["skipped"].fillna(0).sum()),
+        ms_per_step=float(times.median()) if group.place.trains else np.nan,
+        skipped=int(runs["skipped"].fillna(0).sum()) if group.place.trains else 0,
         choices=len(tried),
         untested=int(untested.sum()),
     )

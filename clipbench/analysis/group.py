@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipbench.analysis.places import GRADIENT, Place
 from clipbench.analysis.settings import Settings
+from clipbench.record.files import is_recorded
 
 LONGEST_STEM = 160  # bytes; a file system takes 255 with what is added
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A clipping type with its settings; `label` names those that set it apart. `finals`: final validation
-    metric of each run in `done`.
+    """A clipping type or a transform with its settings; `label` names those that set it apart. `finals`:
+    final validation metric of each run in `done`.
 
     `settings` are what all its runs share. `varied`, by name: what the repetitions of a study chose, a value
     each in their order, where it is not the same; `settings` holds None there.
@@ -40,10 +42,17 @@ class Configuration:
     name: str  # the type, or what a study calls the method
     role: str  # in a study "final" or "default", else ""
     varied: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    place: Place = GRADIENT
 
     @property
     def type(self) -> str:
-        return self.settings["clipping_type"]
+        """The clipping type, or the transform."""
+        return self.settings[self.place.type_key]
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what the others of its place are compared with, whatever its settings."""
+        return self.type == self.place.reference
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -61,6 +70,9 @@ class Configuration:
 class Group:
     """What one set of figures shows. `configurations` stand best first by their final validation metric,
     those without one last.
+
+    `evals` of runs that were evaluated under several conditions are those of the last one, which `final` is
+    of; `conditions` are all of theirs.
     """
 
     task: str
@@ -77,6 +89,15 @@ class Group:
     tuning: pd.DataFrame  # a study's trials, by run: never drawn or judged together with the others
     failed: pd.DataFrame
     apart: bool  # each configuration stands for itself, with those of other optimizers
+    place: Place = GRADIENT
+    conditions: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its runs are of somebody's own loops, which may have begun at other weights and seen other
+        batches: nothing pairs them.
+        """
+        return bool(len(self.runs)) and all(map(is_recorded, self.runs.index))
 
     @property
     def tuned_once(self) -> bool:
@@ -98,19 +119,22 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Task, scale, optimizer and study, as far as there is one."""
-        parts = [self.task, self.scale, self.optimizer, self.study]
-        return " ".join(filter(None, parts))
+        """Task, scale, optimizer, study and place, as far as there is one that needs saying."""
+        return " ".join(self._parts)
 
     @property
     def stem(self) -> str:
         """The same as the beginning of a file's name, a hash instead of the end of a long one."""
-        parts = [self.task, self.scale, self.optimizer, self.study]
-        name = "_".join(filter(None, parts))
+        name = "_".join(self._parts)
         stem = re.sub(r"[^\w.-]+", "-", name)
         if len(stem.encode()) <= LONGEST_STEM:
             return stem
         return f"{stem[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+    @property
+    def _parts(self) -> list[str]:
+        parts = [self.task, self.scale, self.optimizer, self.study, self.place.title]
+        return list(filter(None, parts))
 
     def steps_of(self, *configurations: Configuration) -> pd.DataFrame:
         """The rows of `steps` of their runs, one run after the other."""

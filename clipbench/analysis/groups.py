@@ -1,4 +1,4 @@
-"""Tables → groups: which runs belong together, which are left out, and how each configuration is called."""
+"""Tables → groups: which runs are left out, and how each configuration is called."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import pyarrow as pa
 
 from clipbench.analysis.choice import winners
 from clipbench.analysis.group import Configuration, Group
-from clipbench.analysis.settings import Settings, is_of_the_method, label, merged, order, settings_of
-from clipbench.errors import UserError
+from clipbench.analysis.parts import COUNTED, parts
+from clipbench.analysis.places import PLACES, Place
+from clipbench.analysis.settings import Settings, label, merged, order, settings_of
 from clipbench.record import tables
+from clipbench.record.files import is_recorded
 
-__all__ = ["Configuration", "Group", "parts", "read_group", "read_groups"]
+__all__ = ["Configuration", "Group", "read_group", "read_groups"]
 
 STEPS = ["step", "seconds", "loss", "grad_norm", "clipped_norm", "clip_factor"]
-EVALS = ["run", "step", "seconds", "split", "metric", "value"]
+EVALS = ["run", "step", "seconds", "split", "metric", "value", "condition"]
 
 
 def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> Iterator[Group]:
@@ -33,36 +35,14 @@ def read_groups(folder: Path, run: str | None = None, apart: bool = False) -> It
         yield read_group(folder, runs, apart)
 
 
-def parts(folder: Path, run: str | None = None, apart: bool = False) -> list[pd.DataFrame]:
-    """The rows of `runs` that make each group. `run`, `apart` and UserError as in `read_groups`."""
-    if not folder.is_dir():
-        raise UserError(
-            f"There is no folder {folder}. Give the one that `clipbench run` wrote (results=DIR): "
-            "it holds runs/, steps/ and evals/."
-        )
-    runs = tables.read(folder, "runs")
-    if not runs["status"].isin(["done", "diverged", "stopped"]).any():
-        failed = f" (failed: {len(runs)})" if len(runs) else ""
-        advice = f"Train one first: clipbench run results={folder}"
-        raise UserError(f"{folder} holds no finished run{failed}. {advice}")
-    runs = runs.fillna({"scale": "", "study": "", "role": "", "method": ""})
-    tuning = runs["role"] == "tune"
-    if tuning[runs["run"] == run].any():  # one is asked for: then its kind stands by itself
-        runs = runs[tuning].assign(study=runs["study"] + " tuning", role="")
-    keys = ["task", "scale", "study"] if apart else ["task", "scale", "optimizer", "study"]
-    found = []
-    for _, part in runs.groupby(keys):
-        asked = run is None or run in set(part["run"])
-        if asked and (part["status"] != "failed").any():
-            found.append(part)
-    return found
-
-
 def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     """One of the `parts`, with its steps and evaluations."""
-    finished = _numbered(runs[runs["status"] != "failed"].sort_values(["started", "run"]))
+    place = PLACES[runs["place"].iloc[0]]
+    counted = runs[runs["status"].isin(COUNTED)].sort_values(["started", "run"])
+    finished = _numbered(counted, place)
+    judge, otherwise = _judge(finished)
     earlier = _of_earlier_choice(finished)
-    of_now = finished[~earlier]
+    of_now = finished[~earlier & ~otherwise]
     # A new version of clipbench or of a user's rule repeats a seed: counted twice it would pass for a further
     # seed.
     latest = of_now.drop_duplicates(["number", "seed"], keep="last")
@@ -72,33 +52,48 @@ def read_group(folder: Path, runs: pd.DataFrame, apart: bool = False) -> Group:
     stopped = ~tuned & (latest["status"] == "stopped")
     shown = latest[~tuned & ~stopped]
     left_out = {
-        "failed": len(runs) - len(finished),
+        "failed": int((runs["status"] == "failed").sum()),
+        "whose max_time was over": int((runs["status"] == "timeout").sum()),
         "repeated later": len(of_now) - len(latest),
         "of what an earlier, smaller tuning chose": int(earlier.sum()),
         "stopped early": int(stopped.sum()),
+        "judged by another metric": int(otherwise.sum()),
     }
     notes = []
     for why, count in left_out.items():
         if count:
             notes.append(f"runs left out: {count} {why}")
     first = latest.iloc[0]
-    higher_is_better = bool(first["higher_is_better"])
+    higher_is_better = bool(judge["higher_is_better"])
+    each_for_itself = apart or all(map(is_recorded, latest["run"]))
+    evals, conditions = _evals(folder, shown["run"])
     return Group(
         task=first["task"],
         scale=first["scale"],
         optimizer="" if apart else first["optimizer"],
-        headline=first["headline"],
-        configurations=_best_first(_configurations(shown, apart), higher_is_better),
-        steps=_steps(folder, shown["run"]),
-        evals=tables.read(folder, "evals", EVALS, shown["run"]),
+        headline=judge["headline"],
+        configurations=_best_first(_configurations(shown, each_for_itself, place), higher_is_better),
+        steps=_steps(folder, shown["run"][shown["parent"].isna()] if place.trains else ()),
+        evals=evals,
         higher_is_better=higher_is_better,
         notes=tuple(notes),
         study=first["study"],
         runs=shown.set_index("run"),
         tuning=latest[tuned].set_index("run"),
         failed=runs[runs["status"] == "failed"].set_index("run"),
-        apart=apart,
+        apart=each_for_itself,
+        place=place,
+        conditions=conditions,
     )
+
+
+def _judge(runs: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """(the latest run that has a value, which says by what metric all are judged; which runs have a value of
+    another one, as loops of one's own may).
+    """
+    valued = runs[["final", "final_test"]].notna().any(axis=1)
+    judge = (runs[valued] if valued.any() else runs).iloc[-1]
+    return judge, valued & (runs["headline"] != judge["headline"])
 
 
 def _best_first(configurations: Iterable[Configuration], higher_is_better: bool) -> tuple[Configuration, ...]:
@@ -114,20 +109,20 @@ def _best_first(configurations: Iterable[Configuration], higher_is_better: bool)
     return tuple(sorted(configurations, key=place))
 
 
-def _numbered(runs: pd.DataFrame) -> pd.DataFrame:
+def _numbered(runs: pd.DataFrame, place: Place) -> pd.DataFrame:
     """With `settings`, and `number`: the same for runs that differ in nothing but the seed and, of a method's
     final runs in the repetitions of a study, in what was chosen.
     """
     settings, numbers = [], []
     known: dict[frozenset[Any], int] = {}
-    places = runs[["role", "method", "trial"]].fillna(-1).to_dict("records")
-    for row, place in zip(runs.to_dict("records"), places, strict=True):
+    tags = runs[["role", "method", "trial"]].fillna(-1).to_dict("records")
+    for row, tag in zip(runs.to_dict("records"), tags, strict=True):
         found = settings_of(row)
         shared = list(found.items())
         if row["role"] == "final" and pd.notna(row["repetition"]):
-            shared = [item for item in shared if not is_of_the_method(item[0])]
-            place = {"role": place["role"], "method": place["method"]}
-        identity = frozenset([*shared, *place.items()])
+            shared = [item for item in shared if not place.is_of_the_method(item[0])]
+            tag = {"role": tag["role"], "method": tag["method"]}
+        identity = frozenset([*shared, *tag.items()])
         number = known.setdefault(identity, len(known))
         settings.append(found)
         numbers.append(number)
@@ -166,7 +161,17 @@ def _steps(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
     return steps.assign(run=run)
 
 
-def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:
+def _evals(folder: Path, runs: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Their evaluations under the last condition of each; and, of those that name one, under every."""
+    every = tables.read(folder, "evals", EVALS, runs).fillna({"condition": ""})
+    if (every["condition"] == "").all():
+        return every, every[:0]
+    of_run = every.groupby("run")["condition"]
+    last, names_one = of_run.transform("last"), of_run.transform("max") != ""
+    return every[every["condition"] == last], every[names_one]
+
+
+def _configurations(runs: pd.DataFrame, apart: bool, place: Place) -> Iterator[Configuration]:
     """One for each number of `runs`, those of a type one after the other."""
     settings_of_number: dict[int, Settings] = {}
     varied_of_number: dict[int, dict[str, tuple[Any, ...]]] = {}
@@ -175,17 +180,17 @@ def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:
     everyone = settings_of_number.values()
     types: dict[str, list[int]] = {}
     for number, settings in settings_of_number.items():
-        types.setdefault(settings["clipping_type"], []).append(number)
+        types.setdefault(settings[place.type_key], []).append(number)
     for numbers in types.values():
         peers = [settings_of_number[number] for number in numbers]
-        numbers.sort(key=lambda number: order(settings_of_number[number]))
+        numbers.sort(key=lambda number: order(settings_of_number[number], place))
         for variant, number in enumerate(numbers):
             settings = settings_of_number[number]
             rows = runs[runs["number"] == number]
             done = rows[rows["status"] == "done"]
             diverged = rows[rows["status"] == "diverged"]
             role, method = rows["role"].iloc[0], rows["method"].iloc[0]
-            text = label(settings, peers, everyone)
+            text = label(settings, peers, everyone, place)
             if role == "default":
                 text += " (default)"
             yield Configuration(
@@ -196,7 +201,9 @@ def _configurations(runs: pd.DataFrame, apart: bool) -> Iterator[Configuration]:
                 finals=done["final"].to_numpy(float),
                 variant=variant,
                 variants=len(numbers),
-                name=text if apart else method or settings["clipping_type"],
+                # nothing is tuned after training: each setting of a transform stands for itself
+                name=text if apart or not place.trains else method or settings[place.type_key],
                 role=role,
                 varied=varied_of_number[number],
+                place=place,
             )

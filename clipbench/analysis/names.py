@@ -35,7 +35,6 @@ OPTIMIZERS = {
     "muon": "Muon",
     "acclip": "ACClip",
 }
-REFERENCE_IN_WORDS = "no clipping"
 IN_BRACKETS = re.compile(r"\s*\([^()]*[\\/][^()]*\)")  # a path
 PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where no "train/val" stands
 
@@ -53,11 +52,6 @@ def task_name(name: str) -> str:
 def optimizer_name(name: str) -> str:
     """ "adamw" → "AdamW"."""
     return OPTIMIZERS.get(name, name)
-
-
-def method_name(name: str) -> str:
-    """ "none" → "no clipping"; the other types are printed as they are typed."""
-    return REFERENCE_IN_WORDS if name == "none" else name
 
 
 def data_name(data: str) -> str:

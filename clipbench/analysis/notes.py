@@ -7,7 +7,7 @@ from __future__ import annotations
 import pandas as pd
 
 from clipbench.analysis.amounts import difference, interval, listed
-from clipbench.analysis.names import method_name, metric_name
+from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Ranking
 from clipbench.stats import FEWEST, paired_interval
 
@@ -32,10 +32,9 @@ def divergences(ranking: Ranking) -> list[str]:
     found: list[str] = []
     for method in ranking.judged:
         if method.diverged or method is ranking.reference:
+            name = ranking.group.place.in_words(method.name)
             of = f"{method.diverged} of {method.n}"
-            found.append(
-                f"{method_name(method.name)} {of}" if found else f"{method_name(method.name)} {of} runs"
-            )
+            found.append(f"{name} {of}" if found else f"{name} {of} runs")
     return found
 
 
@@ -57,13 +56,16 @@ def _choice(ranking: Ranking) -> list[str]:
     if ranking.reference is None or len(ranking.judged) < 2:
         return []
     words = "Descriptive only, not a verdict."
-    if len(ranking.learning_rates) == 1:
+    trains = ranking.group.place.trains
+    if not trains:
+        words = "Descriptive only, not a verdict: it holds of models that were trained with these settings."
+    elif len(ranking.learning_rates) == 1:
         words = "One learning rate for all: descriptive only, not a verdict."
     if tried != {1}:
         best = "Each method stands at its best by validation on the same seeds"
         words += f" {best}, of {budget} settings a method"
         words += "; that favours whoever had more." if len(tried) > 1 else "."
-    return [words + " clipbench study tunes all alike and judges on fresh seeds."]
+    return [words + " clipbench study tunes all alike and judges on fresh seeds." if trains else words]
 
 
 def _infinity(ranking: Ranking) -> list[str]:
@@ -119,7 +121,8 @@ def _tuning(ranking: Ranking) -> list[str]:
     direction = "higher" if ranking.sign > 0 else "lower"
     gain = difference(ranking, found, short=True)
     about = f"(95 % interval {interval(ranking, found)}, n={found.n}; {direction} is better)"
-    return [f"For scale: tuning alone moved no clipping by {gain} {unit} from its defaults {about}."]
+    moved = f"tuning alone moved {ranking.group.place.words} by {gain} {unit} from its defaults"
+    return [f"For scale: {moved} {about}."]
 
 
 def _runs(ranking: Ranking) -> list[str]:
@@ -144,7 +147,8 @@ def _runs(ranking: Ranking) -> list[str]:
         notes.append(f"Steps skipped for a gradient that was not finite: {', '.join(skipped)}.")
     if len({method.n for method in ranking.judged}) > 1:
         start = f"The methods have unequal numbers of {ranking.unit}s"
-        notes.append(f"{start}; each is compared with none on those they share.")
+        brief = ranking.group.place.brief
+        notes.append(f"{start}; each is compared with {brief} on those they share.")
     failed = len(ranking.group.failed)
     if failed:
         notes.append(f"{failed} failed and {'is' if failed == 1 else 'are'} left out: see below.")
@@ -194,8 +198,9 @@ def _likeness(ranking: Ranking) -> list[str]:
     notes = []
     for name, count in ranking.unlike.items():
         pairs = "1 pair is" if count == 1 else f"{count} pairs are"
-        notes.append(f"{name}: {pairs} left out, whose runs saw other data or another version than none's.")
-    for column, words in (("device", "devices"), ("versions", "library versions")):
+        other = f"other data or another version than {ranking.group.place.brief}'s"
+        notes.append(f"{name}: {pairs} left out, whose runs saw {other}.")
+    for column, words in (("git", "revisions"), ("device", "devices"), ("versions", "library versions")):
         if column in ranking.group.runs and ranking.differing(column):
             notes.append(f"Compared across different {words}: see where the runs come from.")
     if ranking.spaces_differ:

@@ -1,4 +1,6 @@
-"""What is compared: the methods of a contest, each at its chosen configuration, against `none` at its own."""
+"""What is compared: the methods of a contest, each at its chosen configuration, against the reference at its
+own.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ from clipbench.analysis.group import Configuration, Group
 from clipbench.analysis.names import optimizer_name, task_name
 from clipbench.analysis.settings import in_words
 from clipbench.analysis.steps import measured_alone
-from clipbench.record.rows import REFERENCE
 from clipbench.stats import Comparison, Interval
 
 MUST_AGREE = ("data", "git")
-"""Columns of `runs`: two runs are compared only where these are equal."""
+"""Columns of `runs`: two runs that trained are compared only where these are equal, a model and what was made
+of it where the first is.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ class Method:
 
     @property
     def name(self) -> str:
-        name = self.configuration.name
-        return f"{name} (default)" if self.is_default else name
+        """Of a transform with its settings: "round bits=8"."""
+        configuration = self.configuration
+        if not configuration.place.trains:
+            return " ".join([configuration.type, *self._settings_in_words.split()])
+        return f"{configuration.name} (default)" if self.is_default else configuration.name
 
     @property
     def is_default(self) -> bool:
@@ -53,7 +59,7 @@ class Method:
     @property
     def is_reference(self) -> bool:
         """Not clipped: of these is what the others are compared with."""
-        return self.configuration.type == REFERENCE
+        return self.configuration.is_reference
 
     @property
     def optimizer(self) -> str:
@@ -61,8 +67,13 @@ class Method:
 
     @property
     def settings_in_words(self) -> str:
-        """ "level 2  lr=0.01": what it was tuned over."""
-        return in_words(self.configuration.settings, self.configuration.varied)
+        """ "level 2  lr=0.01": what it was tuned over; nothing of what its name says."""
+        return self._settings_in_words if self.configuration.place.trains else ""
+
+    @property
+    def _settings_in_words(self) -> str:
+        configuration = self.configuration
+        return in_words(configuration.settings, configuration.varied, configuration.place)
 
     @property
     def unit(self) -> str:
@@ -79,14 +90,16 @@ class Method:
 
     @property
     def score(self) -> Interval:
-        """Over the runs that came to an end; their number is its n, 0 where all diverged. Without bounds for
-        fewer than three.
-        """
-        ended = self.scores.dropna()
-        if len(ended) < stats.FEWEST:
-            mean = float(ended.mean()) if len(ended) else np.nan
-            return Interval(mean, -np.inf, np.inf, len(ended))
-        return stats.t_interval(ended)
+        """Over the runs that came to an end; their number is its n, 0 where all diverged."""
+        return mean_over_runs(self.scores.dropna())
+
+
+def mean_over_runs(values: pd.Series) -> Interval:
+    """With its 95 % t-interval, without bounds for fewer than three values; NaN for none."""
+    if len(values) < stats.FEWEST:
+        mean = float(values.mean()) if len(values) else np.nan
+        return Interval(mean, -np.inf, np.inf, len(values))
+    return stats.t_interval(values)
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,8 @@ class Ranking:
     def title(self) -> str:
         group = self.group
         optimizer = optimizer_name(group.optimizer)
-        parts = [task_name(group.task), group.scale, optimizer, group.study, self.context]
+        place = group.place.title
+        parts = [task_name(group.task), group.scale, optimizer, group.study, place, self.context]
         return " · ".join(filter(None, parts))
 
     @cached_property
@@ -145,8 +159,10 @@ class Ranking:
     @cached_property
     def reference(self) -> Method | None:
         """What the others are compared with; of several optimizers' the one whose optimizer has the most
-        methods.
+        methods. None for loops of one's own.
         """
+        if self.group.is_recorded:
+            return None
         methods = Counter(method.optimizer for method in self.judged)
         references = [method for method in self.judged if method.is_reference]
         if not references:
@@ -160,8 +176,8 @@ class Ranking:
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
-        """Each method against none on the seeds or repetitions that they share, like with like; positive is
-        better.
+        """Each method against the reference on the seeds or repetitions that they share, like with like;
+        positive is better.
 
         The family is all of them and, in a study, the methods that were tuned but cannot be compared yet.
         """
@@ -170,15 +186,15 @@ class Ranking:
         return stats.compare_pairs(pairs, resolution=self.resolution, worth=self.worth, more=more)
 
     def paired_differences(self, name: str) -> pd.Series:
-        """Of a method that is compared: its value less none's in each pair, positive is better, NaN where a
-        side diverged.
+        """Of a method that is compared: its value less the reference's in each pair, positive is better, NaN
+        where a side diverged.
         """
         places, ours, theirs = self._pairs[name]
         return pd.Series(ours - theirs, places)
 
     @cached_property
     def _pairs(self) -> dict[str, tuple[pd.Index, np.ndarray, np.ndarray]]:
-        """{method: (what pairs them, its values, none's)}, positive is better."""
+        """{method: (what pairs them, its values, the reference's)}, positive is better."""
         reference = self.reference
         if reference is None:
             return {}
@@ -200,7 +216,7 @@ class Ranking:
     def _origins(self, method: Method) -> dict[Any, tuple[str, ...]]:
         """By seed or repetition, what must be equal of two runs that are compared."""
         found: dict[Any, tuple[str, ...]] = {}
-        for column in MUST_AGREE:
+        for column in MUST_AGREE if self.group.place.trains else MUST_AGREE[:1]:
             for place, value in self._values(method, column).items():
                 found[place] = (*found.get(place, ()), value)
         return found
@@ -275,6 +291,8 @@ class Ranking:
     @property
     def missing(self) -> tuple[str, ...]:
         """Methods of the study without a final run: they failed, or are still to be run."""
+        if self.group.is_recorded:
+            return ()
         tuned = set(self.group.tuning["method"])
         failed = set(self.group.failed["method"].dropna())
         judged = {method.configuration.name for method in self.judged}

@@ -1,4 +1,4 @@
-"""Time to target: when a study's final runs reached what `none` reached in tuning."""
+"""Time to target: when a study's final runs reached what the reference reached in tuning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from clipbench import stats
 from clipbench.analysis.choice import winners
 from clipbench.analysis.ranking import Method, Ranking
-from clipbench.record.rows import REFERENCE
 from clipbench.stats import Interval
 
 
@@ -22,13 +21,13 @@ class Reached:
 
 
 def target(ranking: Ranking) -> float | None:
-    """The mean last validation value of none's chosen trials over the repetitions (the tuning seeds, where a
-    study tuned once): other runs than those judged. None outside a study.
+    """The mean last validation value of the reference's chosen trials over the repetitions (the tuning seeds,
+    where a study tuned once): other runs than those judged. None outside a study.
     """
     tuning = ranking.group.tuning
     if tuning.empty:
         return None
-    best = winners(tuning[tuning["method"] == REFERENCE])
+    best = winners(tuning[tuning["method"] == ranking.group.place.reference])
     if best.empty:
         return None
     value = float(best["value"].mean())

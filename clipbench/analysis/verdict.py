@@ -69,21 +69,35 @@ def _impossible(ranking: Ranking) -> tuple[str, str] | None:
     if all(method.diverged == method.n for method in judged):
         every = "every run" if len(judged) > 1 else "each run"
         return "diverged", f"No verdict: {every} diverged. {_advice(ranking)}"
+    if ranking.group.is_recorded:
+        why = "They may have begun at other weights and seen other batches."
+        return "open", f"No verdict: nothing pairs runs of loops of one's own. {why}"
     if ranking.reference is None:
-        start = "No verdict: there is no run without clipping to compare with."
-        return "open", f"{start} Add optim.clipping_type=none."
+        return "open", _without_reference(ranking)
     if all(method.untested and method.scores.empty for method in judged):
         name = metric_name(ranking.group.headline)
         return "open", f"No verdict: the runs have no {name} that is a number."
     if not ranking.comparisons:
+        place = ranking.group.place
+        brief, kind = place.brief, "clipped" if place.trains else "transformed"
         if ranking.unlike:
             names, anew = listed(sorted(ranking.unlike)), "Run them anew into one folder."
-            return "open", f"No verdict: {names} ran on other data or another version than none. {anew}"
-        alone = f"No clipped run has a {ranking.unit} in common with none"
+            return "open", f"No verdict: {names} ran on other data or another version than {brief}. {anew}"
+        alone = f"No {kind} run has a {ranking.unit} in common with {brief}"
         if len(judged) == 1:
-            alone = "There is no clipped run"
-        return "open", f"No verdict: {alone} to compare with none."
+            alone = f"There is no {kind} run"
+        return "open", f"No verdict: {alone} to compare with {brief}."
     return None
+
+
+def _without_reference(ranking: Ranking) -> str:
+    place = ranking.group.place
+    if not place.reference:
+        return "No verdict: there is nothing that these methods could be compared with."
+    if place.trains:
+        missing = f"Add optim.{place.type_key}={place.reference}."
+        return f"No verdict: there is no run without clipping to compare with. {missing}"
+    return "No verdict: the runs of the models as trained are not in this folder, or have no end yet."
 
 
 def _advice(ranking: Ranking) -> str:
@@ -108,7 +122,7 @@ def _compared(ranking: Ranking) -> tuple[str, str]:
     if ranking.group.apart:
         return _side_by_side(ranking, found, chance, sure)
     if found.kind == "mixed":
-        return "mixed", _joined(chance, f"It depends on how one clips: {sure}")
+        return "mixed", _joined(chance, f"It depends on {ranking.group.place.how}: {sure}")
     if found.kind:
         return found.kind, _joined(chance, f"{_start(ranking)} {found.kind}: {sure}")
     return _unsure_kind(ranking, found), _joined(chance, means)
@@ -210,7 +224,8 @@ def _too_few(ranking: Ranking) -> str:
     """What the best method's few pairs show."""
     usable, unit = ranking.usable, ranking.unit
     if not usable:
-        return f"No {unit} came to an end both with and without clipping, so there is no mean to compare."
+        both = f"both with and without {ranking.group.place.subject}"
+        return f"No {unit} came to an end {both}, so there is no mean to compare."
     best = max(usable, key=lambda name: usable[name].difference.estimate)
     found = usable[best].difference
     seeds = f"One {unit} shows" if found.n == 1 else f"{found.n} {unit}s show"
@@ -231,7 +246,7 @@ def _means(ranking: Ranking, found: Found) -> str:
         gain = comparison_in_words(ranking, name, ranking.comparisons[name])
         parts.append(f"No difference that clipping made: {gain}, without clipping a step.")
     if found.unlearned and found.kind:
-        parts.append(f"Behind the baseline, as none is: {listed(found.unlearned)}.")
+        parts.append(f"Behind the baseline, as {ranking.group.place.brief} is: {listed(found.unlearned)}.")
     elif found.unlearned:
         name = found.unlearned[0]
         parts.append(f"Behind it, {comparison_in_words(ranking, name, ranking.comparisons[name])}.")
@@ -260,7 +275,8 @@ def _undecided(ranking: Ranking, names: Sequence[str]) -> str:
     comparison = ranking.comparisons[name]
     largest = comparison_in_words(ranking, name, comparison)
     unit = ranking.unit
-    text = f"Undecided: {comparison.difference.n} {unit}s cannot tell whether clipping matters. "
+    subject = ranking.group.place.subject
+    text = f"Undecided: {comparison.difference.n} {unit}s cannot tell whether {subject} matters. "
     text += f"The largest difference is {largest}"
     if comparison.needed is None:
         return f"{text}; more than 1000 {unit}s would be needed at this spread."
@@ -283,9 +299,10 @@ def _is_too_short(ranking: Ranking, found: Found) -> bool:
 
 
 def _start(ranking: Ranking) -> str:
+    subject = ranking.group.place.subject
     if not ranking.equal_budget:
-        return "In these runs clipping"
-    return "At these settings clipping" if ranking.tuned_once else "Clipping"
+        return f"In these runs {subject}"
+    return f"At these settings {subject}" if ranking.tuned_once else f"{subject[:1].upper()}{subject[1:]}"
 
 
 SIDES = {

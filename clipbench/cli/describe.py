@@ -24,8 +24,8 @@ def run_label(row: Mapping[str, Any]) -> str:
 
 
 def task_label(row: Mapping[str, Any]) -> str:
-    """ "cola (mini)"."""
-    return f"{row['task']} ({row['scale']})"
+    """ "cola (mini)"; the task alone where it has no scale, as a loop of one's own."""
+    return f"{row['task']} ({row['scale']})" if row["scale"] else str(row["task"])
 
 
 def method_label(row: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 
 from clipbench.analysis.steps import clipped_share, without_skipped
-from clipbench.cli.describe import last_lines, method_label, task_label
+from clipbench.cli.describe import last_lines, method_label, task_label, transform_label
 from clipbench.cli.messages import console
 from clipbench.output import only_shown
 from clipbench.record import tables
@@ -34,6 +34,8 @@ def outcome(row: Mapping[str, Any]) -> str:
     known = row.get(column)
     value = "no value" if pd.isna(known) else f"{known:.3f}"
     ended = f"{row['status']} after {row['steps']} steps, {row['seconds']:.0f} s of training"
+    if row.get("parent"):
+        ended = f"{row['status']}, of the weights of {row['parent']}"
     return f"{row['headline']} {value} on {split}, {ended}"
 
 
@@ -47,7 +49,9 @@ def is_trial(row: Mapping[str, Any]) -> bool:
 def show_result(plan: Plan, row: Mapping[str, Any]) -> None:
     """The table at the end of `clipbench run`; draws the run's figure."""
     steps = tables.read(plan.results, "steps", ["grad_norm", "clip_factor", "loss", "step"], [plan.run])
-    evals = tables.read(plan.results, "evals", ["step", "split", "metric", "value"], [plan.run])
+    every = tables.read(plan.results, "evals", ["step", "split", "metric", "value", "condition"], [plan.run])
+    every = every.fillna({"condition": ""})
+    evals = every[every["condition"] == every["condition"].iloc[-1]] if len(every) else every
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -57,18 +61,34 @@ def show_result(plan: Plan, row: Mapping[str, Any]) -> None:
             table.add_row("baseline", f"{row['baseline_test']:.3f} ({row['baseline']})")
         for split, values in _other_values(row, evals):
             table.add_row(f"on {split}", values)
+        for condition, value in _under_conditions(row, every):
+            table.add_row(f"under {condition}", value)
+    written = "evals,runs" if row["parent"] else "steps,evals,runs"
+    if row["parent"]:
+        table.add_row("transform", f"{transform_label(row)}, of the weights of {row['parent']}")
+        if row["status"] == "diverged":
+            table.add_row("diverged", "in training")
+    else:
+        for name, text in _training(plan, row, steps):
+            table.add_row(name, text)
+    table.add_row("data", (row["data"] or "") + _full_scale(plan))
+    table.add_row("rows", f"{plan.results}/{{{written}}}/{plan.run}.parquet")
+    with only_shown("The figure is not drawn"):
+        figure = draw_run(plan.results, plan.run, plan.results / "figures")
+        if figure:
+            table.add_row("figure", str(figure))
+    console().print(table)
+
+
+def _training(plan: Plan, row: Mapping[str, Any], steps: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """How the training went: what ended it early, how often it clipped, how long it took."""
     if row["status"] == "diverged":
         loss = steps["loss"].iloc[-1] if len(steps) else float("nan")
         bound = plan.settings.max_loss
-        table.add_row("diverged", f"at step {len(steps)}: the loss was {loss:g} (max_loss={bound:g})")
-    table.add_row("clipped", f"{_share_clipped(steps)}; {row['skipped']} more skipped")
+        yield "diverged", f"at step {len(steps)}: the loss was {loss:g} (max_loss={bound:g})"
+    yield "clipped", f"{_share_clipped(steps)}; {row['skipped']} more skipped"
     where = f"on {row['device']}, {row['threads']} threads"
-    table.add_row("time", f"{row['seconds']:.1f} s of training {where}; evaluation left out")
-    table.add_row("data", (row["data"] or "") + _full_scale(plan))
-    table.add_row("rows", f"{plan.results}/{{steps,evals,runs}}/{plan.run}.parquet")
-    with only_shown("The figure is not drawn"):
-        table.add_row("figure", str(draw_run(plan.results, plan.run, plan.results / "figures")))
-    console().print(table)
+    yield "time", f"{row['seconds']:.1f} s of training {where}; evaluation left out"
 
 
 def _headline(row: Mapping[str, Any], evals: pd.DataFrame) -> str:
@@ -102,6 +122,13 @@ def _other_values(row: Mapping[str, Any], evals: pd.DataFrame) -> list[tuple[str
     return found
 
 
+def _under_conditions(row: Mapping[str, Any], evals: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """("ber=1e-5", "mcc 0.512 on test") for each condition that has a name."""
+    is_headline = (evals["metric"] == row["headline"]) & (evals["split"] == "test")
+    for each in evals[is_headline & (evals["condition"] != "")].itertuples():
+        yield each.condition, f"{each.metric} {each.value:.3f} on test"
+
+
 def _share_clipped(steps: pd.DataFrame) -> str:
     """ "37% of 1500 steps"; steps that were skipped do not count."""
     count = len(without_skipped(steps))
@@ -122,7 +149,7 @@ def show_summary(folder: Path, runs: Sequence[str]) -> None:
     rows = tables.read(folder, "runs", runs=ended)
     if rows.empty:
         return
-    shared = ["task", "scale", "optimizer", *CLIP_KEYS, "lr", "headline"]
+    shared = ["task", "scale", "optimizer", *CLIP_KEYS, "lr", "transform", "headline"]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in SUMMARY:
         table.add_column(name, justify="right" if name in TO_THE_RIGHT else "left")
@@ -142,7 +169,7 @@ def _summary_of(shared: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
     return [
         task_label(shared),
         shared["optimizer"],
-        method_label(shared),
+        " · ".join(filter(None, [method_label(shared), transform_label(shared)])),
         "default" if pd.isna(shared["lr"]) else f"{shared['lr']:g}",
         str(len(runs)),
         str(diverged),

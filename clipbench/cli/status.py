@@ -7,15 +7,16 @@ from __future__ import annotations
 import shlex
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.padding import Padding
 from rich.table import Table
 
-from clipbench.cli.describe import last_lines, task_label
+from clipbench.cli.describe import last_lines, run_label, task_label
 from clipbench.cli.messages import DONE, console, runs
+from clipbench.record.files import is_recorded
 from clipbench.record.rows import ENDED, from_json
 from clipbench.record.state import UnfinishedRun, read_folder
 
@@ -43,23 +44,40 @@ def show_status(folder: Path) -> None:
         if run.owner:
             by_owner.setdefault(run.owner.name, []).append(run)
     for name in sorted(by_owner):
-        print(f"\nBeing made by {name}, with the step of the last checkpoint:")
+        print(f"\nBeing made by {name}, with the last step that is kept:")
         show_list([_unfinished_line(run) for run in by_owner[name]])
-    if idle := [run for run in unfinished if not run.owner]:
-        print("\nUnfinished, with nobody at work on them. Re-run the same command to resume from this step:")
-        show_list([_unfinished_line(run) for run in idle])
+    _show_idle([run for run in unfinished if not run.owner])
     tried_again = {run.run for run in at_work}
     over = [run for run in open_runs.values() if run.run in rows and rows[run.run]["status"] == "timeout"]
     if over := [run for run in over if not run.owner]:
         print("\nOut of time. The same command with a larger max_time=, or null, goes on from this step:")
         show_list([_unfinished_line(run) for run in over])
-    failed = []
+    failed: list[Mapping[str, Any]] = []
+    recorded: list[Mapping[str, Any]] = []
     for run_id, row in rows.items():
         if row["status"] == "failed" and run_id not in tried_again:
-            failed.append(row)
+            (recorded if is_recorded(run_id) else failed).append(row)
     if failed:
         print("\nFailed. The same command tries again:")
-        _show_failures(failed)
+        _show_failures(failed, _command)
+    if recorded:
+        print("\nFailed, in loops of your own:")
+        _show_failures(recorded, _recorded_line)
+
+
+def _show_idle(idle: Sequence[UnfinishedRun]) -> None:
+    """The unfinished runs with nobody at work on them."""
+    resumable = [run for run in idle if not is_recorded(run.run)]
+    if resumable:
+        print("\nUnfinished, with nobody at work on them. Re-run the same command to resume from this step:")
+        show_list([_unfinished_line(run) for run in resumable])
+    left = [run for run in idle if is_recorded(run.run)]
+    if left:
+        print(
+            "\nLoops of your own that ended without closing their Recorder, with the last step that is kept."
+        )
+        print("They cannot be resumed; the next Recorder in this folder puts their rows into the tables:")
+        show_list([_unfinished_line(run) for run in left])
 
 
 def _print_counts(
@@ -96,14 +114,22 @@ def _by_task(rows: Rows, open_runs: Mapping[str, UnfinishedRun]) -> Table:
     return table
 
 
-def _show_failures(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The commands, and once for those that failed alike, how."""
+def _command(row: Mapping[str, Any]) -> str:
+    return shlex.join(["clipbench", "run", *from_json(row["overrides"], list)])
+
+
+def _recorded_line(row: Mapping[str, Any]) -> str:
+    return f"{row['run']}  step {row['steps']}  {run_label(row)}"
+
+
+def _show_failures(rows: Sequence[Mapping[str, Any]], in_words: Callable[[Mapping[str, Any]], str]) -> None:
+    """Each `in_words`, and once for those that failed alike, how."""
     alike: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         alike.setdefault(last_lines(row["error"] or ""), []).append(row)
     for error, group in alike.items():
         for row in group[:LIST_LENGTH]:
-            print("  " + shlex.join(["clipbench", "run", *from_json(row["overrides"], list)]))
+            print(f"  {in_words(row)}")
         _count_the_rest(len(group))
         for line in error.splitlines():
             print(f"      {line}")

@@ -3,7 +3,7 @@
 looks.py         the colour and the dash of each method, the order of all
 titles.py        which data a figure shows, in words
 style.py         sizes, fonts, legends, axes: what all figures share
-difference.py    a  each method minus no clipping, paired by seed or repetition
+difference.py    a  each method minus the reference, paired by seed or repetition
 comparison.py    b  loss, training and validation metric against step
 levels.py        c  final metric against clipping level
 distribution.py  d  gradient norms: histogram, density, tail, share of steps clipped

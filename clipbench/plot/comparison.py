@@ -42,14 +42,14 @@ def comparison(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     heading = _explanation(found, configurations, counts, crowded, digits)
     legend = style.Legend(handles, entries, width, heading)
     name = titles.headline(group, "")
-    panels = {
-        "training loss, smoothed": thinned(smooth(group.curve("loss"))),
-        f"training{name}": group.metric("train"),
-        f"validation{name}": group.metric("val"),
-    }
+    panels = {"training loss, smoothed": thinned(smooth(group.curve("loss")))}
+    for what, split in (("training", "train"), ("validation", "val")):
+        table = group.metric(split)
+        if len(table):  # a loop of one's own may not evaluate there
+            panels[what + name] = table
     wide = width >= style.WIDE
     columns = len(panels) if wide else 1
-    height = 1.6 if wide else 3 * 1.25 + 2 * 0.42
+    height = 1.6 if wide else len(panels) * 1.25 + (len(panels) - 1) * 0.42
     foot = 0.38 + legend.height
     fig = style.titled(
         titles.title(group), titles.notes(found, len(lines)), height, (0.42, 0.08, foot, 0.2), width

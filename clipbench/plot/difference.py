@@ -1,4 +1,4 @@
-"""Each method minus no clipping, on the seeds or repetitions that they share: what a verdict rests on."""
+"""Each method minus the reference, on the seeds or repetitions that they share: what a verdict rests on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BAND = "#dddddd"
 
 
 def comparable(found: Sequence[Ranking]) -> list[Ranking]:
-    """The rankings in which a method can be compared with no clipping."""
+    """The rankings in which a method can be compared with the reference."""
     return [ranking for ranking in found if ranking.usable]
 
 
@@ -37,7 +37,7 @@ def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     wide = width >= style.WIDE
     names: list[str] = []
     for ranking in rankings:
-        names += map(in_print, compared(ranking))
+        names += printed(ranking)
     room = 1.6 if wide else 1.25
     left = 0.15 + min(room, max(style.inches(name, 6.5) for name in names))
     right = 1.95 if wide else 0.1
@@ -61,7 +61,7 @@ def difference(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
         ax = fig.add_axes((left / width, bottom / total, 1 - (left + right) / width, height / total))
         bottom -= gap
         unit = ranking.unit
-        name = f"Difference to no clipping, paired by {unit}"
+        name = f"Difference to {ranking.group.place.words}, paired by {unit}"
         if style.inches(name, 7) > width - left - right - 0.2:
             name = f"Paired by {unit}"
         style.letter(ax, i, name + _in_brackets(ranking.context))
@@ -81,6 +81,11 @@ def compared(ranking: Ranking) -> dict[str, Comparison]:
     return {
         method.name: ranking.usable[method.name] for method in ranking.judged if method.name in ranking.usable
     }
+
+
+def printed(ranking: Ranking) -> list[str]:
+    """Their names in print."""
+    return [in_print(name, ranking.group.place) for name in compared(ranking)]
 
 
 def draw(
@@ -104,7 +109,7 @@ def draw(
         _pairs(ax, row, pairs, looks[name])
         _mean(ax, row, found, scale, looks[name])
         lost = f" {methods[name].diverged}✕" if counts and methods[name].diverged else ""
-        label = style.shortened(in_print(name), room - style.inches(lost, 6.5), 6.5) + lost
+        label = style.shortened(printed(ranking)[row], room - style.inches(lost, 6.5), 6.5) + lost
         place = ax.get_yaxis_transform()
         ax.annotate(label, (0, row), (-4, 0), place, "offset points", ha="right", va="center", fontsize=6.5)
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -119,7 +124,7 @@ def axis_label(ranking: Ranking, room: float) -> list[str]:
     name = titles.headline(ranking.group, ranking.judged_on)
     start = f"gain in {name} over" if ranking.sign > 0 else f"reduction of {name} against"
     size = matplotlib.rcParams["axes.labelsize"]
-    first, second = f"{start} no clipping", "(right is better)"
+    first, second = f"{start} {ranking.group.place.words}", "(right is better)"
     if ranking.in_points:
         second = "(points; right is better)"
     if style.inches(f"{first} {second}", size) <= room:

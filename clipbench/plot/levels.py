@@ -1,5 +1,5 @@
-"""Final metric against clipping level: one panel per clipping type, because levels of different types do not
-compare.
+"""Final metric against clipping level, or another setting of a method: one panel per type, because levels of
+different types do not compare.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from clipbench.analysis.group import Configuration
-from clipbench.analysis.names import REFERENCE_IN_WORDS
 from clipbench.analysis.ranking import Ranking
 from clipbench.plot import style, titles
 from clipbench.plot.comparison import THIN, baseline
 from clipbench.plot.looks import Line, Look, in_print, ordered
-from clipbench.record.rows import REFERENCE
 from clipbench.stats import mean_and_half
 
 LABELS = {"clipping_level": "clipping level", "p_autoclip": "quantile"}
@@ -47,7 +45,7 @@ def varied(found: Sequence[Ranking]) -> dict[str, list[Line]]:
     """The clipping types that were run at two levels or more, untuned defaults left out."""
     types: dict[str, list[Line]] = {}
     for configuration, look in ordered(found):
-        if configuration.role != "default" and configuration.type != REFERENCE:
+        if configuration.role != "default" and not configuration.is_reference:
             types.setdefault(configuration.type, []).append((configuration, look))
     several = {}
     for name, own in types.items():
@@ -58,7 +56,7 @@ def varied(found: Sequence[Ranking]) -> dict[str, list[Line]]:
 
 
 def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
-    """Points are runs, lines their means; the auto types stand over the quantile. Black is no clipping: its
+    """Points are runs, lines their means; the auto types stand over the quantile. Black is the reference: its
     mean, and its runs thin or, of more than seven, the 95 % t-interval of the mean as a band.
 
     A line joins configurations that differ in the level alone. Diverged runs are ✕ at the losing edge; an
@@ -69,7 +67,7 @@ def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     columns = min(4, most, len(types))
     rows = math.ceil(len(types) / columns)
     shown = [configuration for own in types.values() for configuration, _ in own]
-    references = [each for each in group.configurations if each.type == REFERENCE and each.role != "default"]
+    references = [each for each in group.configurations if each.is_reference and each.role != "default"]
     handles, words = _handles(found, [*shown, *references])
     value, word = baseline(found)
     heading = f"{word}: {style.number(value, style.decimals(value))}" if np.isfinite(value) else ""
@@ -83,7 +81,7 @@ def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
     room = (width - 0.62) / (columns + wspace * (columns - 1))
     finals = np.concatenate([each.finals for each in [*shown, *references]])
     for i, (ax, (name, own)) in enumerate(zip(panels, types.items(), strict=True)):
-        style.letter(ax, i, in_print(name))
+        style.letter(ax, i, in_print(name, group.place))
         style.fit(ax, finals)
         for reference in references:
             _reference(ax, reference)
@@ -96,6 +94,14 @@ def levels(found: Sequence[Ranking], width: float = style.WIDTH) -> Figure:
 
 
 def _setting(own: Sequence[Line]) -> str:
+    """What the points of a panel stand over: of a transform the first of its numbers that varies."""
+    place = own[0][0].place
+    if not place.trains:
+        for key, value in own[0][0].settings.items():
+            is_number = place.is_of_the_rule(key) and isinstance(value, (int, float))
+            if is_number and any(configuration.settings.get(key) != value for configuration, _ in own):
+                return key
+        return place.type_key
     if any(configuration.settings["clipping_level"] is not None for configuration, _ in own):
         return "clipping_level"
     return "p_autoclip"
@@ -110,10 +116,12 @@ def _handles(
         Line2D([], [], color=style.GREY),
     ]
     names = [f"one {unit}", "mean"]
-    if any(each.type == REFERENCE for each in configurations):
+    references = [each for each in configurations if each.is_reference]
+    if references:
         handles.append(Line2D([], [], color="black"))
-        many = any(each.type == REFERENCE and len(each.finals) > THIN for each in configurations)
-        names.append(f"{REFERENCE_IN_WORDS}, mean and {'95 % t-interval' if many else f'{unit}s'}")
+        many = any(len(each.finals) > THIN for each in references)
+        words = found[0].group.place.words
+        names.append(f"{words}, mean and {'95 % t-interval' if many else f'{unit}s'}")
     if any(each.diverged for each in configurations):
         handles.append(Line2D([], [], marker="X", linestyle="", color="black", markersize=4))
         names.append("diverged")
@@ -121,7 +129,7 @@ def _handles(
 
 
 def _reference(ax: Axes, reference: Configuration) -> None:
-    """The mean without clipping, and its runs or its interval."""
+    """The mean of the reference, and its runs or its interval."""
     if not len(reference.finals):
         return
     mean, half = mean_and_half(reference.finals)
@@ -230,7 +238,8 @@ def _places(ax: Axes, values: list[float | None], setting: str) -> tuple[list[fl
     else:
         margin = 0.12 * (high - low) or 0.1
         ax.set_xlim(low - margin, high + margin)
-    ax.set_xlabel(LABELS[setting] if any(value is not None for value in values) else "")
+    label = LABELS.get(setting, setting.rpartition(".")[2])
+    ax.set_xlabel(label if any(value is not None for value in values) else "")
     return places, names
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.colors import to_hex, to_rgb
 
 from clipbench.analysis.group import Configuration, Group
-from clipbench.analysis.names import method_name, optimizer_name
+from clipbench.analysis.names import optimizer_name
+from clipbench.analysis.places import Place
 from clipbench.analysis.ranking import Ranking
-from clipbench.record.rows import REFERENCE
 
 MODULE = re.compile(r"^[A-Za-z_][\w.]*:(?=\w)")  # before a class
 
@@ -37,8 +37,8 @@ DASHES: tuple[Dash, ...] = (
 
 # Okabe and Ito's palette and what is apart from it in lightness; the dash is a second cue, for print in grey
 # and for readers who do not see the colours. Types of one dash are far apart in lightness.
+REFERENCE = ("#000000", 0)
 LOOKS: dict[str, tuple[str, int]] = {
-    "none": ("#000000", 0),
     "norm": ("#0072B2", 1),
     "linear_rand_norm": ("#56B4E9", 2),
     "quadratic_rand_norm": ("#5B3FA0", 3),
@@ -114,7 +114,7 @@ def looks(group: Group) -> list[Line]:
     itself, those of smaller settings lighter shades and those of larger ones darker; an untuned default is
     light.
     """
-    hue_of, dash_of = hues(group.configurations), dashes(group.configurations)
+    look_of = hues_and_dashes(group.configurations)
     variants: dict[str, list[int]] = {}
     for configuration in group.configurations:  # best first
         if configuration.role != "default":
@@ -122,13 +122,13 @@ def looks(group: Group) -> list[Line]:
     found = []
     for configuration in group.configurations:
         kind = configuration.type
-        hue = hue_of[kind]
+        hue, dash = look_of[kind]
         if configuration.role == "default":
             colour = shade(hue, -1)
         else:
             best = variants[kind][0]
             colour = shade(hue, _tilt(configuration.variant, best, variants[kind]))
-        found.append((configuration, Look(colour, dash_of[kind])))
+        found.append((configuration, Look(colour, dash)))
     return found
 
 
@@ -146,23 +146,21 @@ def method_looks(ranking: Ranking) -> dict[str, Look]:
     return {method.name: look_of[method.configuration.runs] for method in ranking.methods}
 
 
-def hues(configurations: Iterable[Configuration]) -> dict[str, str]:
-    """A colour for each of their clipping types: the core types always have the same, others take theirs in
-    order of name.
+def hues_and_dashes(configurations: Iterable[Configuration]) -> dict[str, tuple[str, Dash]]:
+    """A colour and a dash for each of their types: the reference and the core types always have the same,
+    others take theirs in order of name.
     """
-    types = {configuration.type for configuration in configurations}
-    found = {name: hue for name, hue in HUES.items() if name in types}
-    for i, name in enumerate(sorted(types - set(LOOKS))):
-        found[name] = OTHER_HUES[i % len(OTHER_HUES)]
-    return found
-
-
-def dashes(configurations: Iterable[Configuration]) -> dict[str, Dash]:
-    """The dash of each of their clipping types, likewise."""
-    types = {configuration.type for configuration in configurations}
-    found = {name: DASHES[dash] for name, (_, dash) in LOOKS.items() if name in types}
-    for i, name in enumerate(sorted(types - set(LOOKS))):
-        found[name] = DASHES[(4 + i) % len(DASHES)]
+    found = {}
+    others = set()
+    for configuration in configurations:
+        name = configuration.type
+        if configuration.is_reference or name in LOOKS:
+            hue, dash = REFERENCE if configuration.is_reference else LOOKS[name]
+            found[name] = (hue, DASHES[dash])
+        else:
+            others.add(name)
+    for i, name in enumerate(sorted(others)):
+        found[name] = (OTHER_HUES[i % len(OTHER_HUES)], DASHES[(4 + i) % len(DASHES)])
     return found
 
 
@@ -175,18 +173,19 @@ def shade(hue: str, tilt: float) -> str:
 
 def named(configuration: Configuration) -> str:
     """In print; in a study the method's name alone: its settings may differ between repetitions."""
+    place = configuration.place
     if not configuration.role:
-        return in_print(configuration.label)
+        return in_print(configuration.label, place)
     default = " (default)" if configuration.role == "default" else ""
-    return in_print(configuration.name) + default
+    return in_print(configuration.name, place) + default
 
 
-def in_print(label: str) -> str:
+def in_print(label: str, place: Place) -> str:
     """A label of a configuration or method as the field prints it: "adamw none" → "AdamW no clipping"; of a
-    user's rule "module:Class" the class.
+    user's rule "module:Class" the class. `place`: whose reference it may name.
     """
     first, *rest = label.split(" ")
-    words = [optimizer_name(method_name(first))]
-    if rest and words[0] != first and first != REFERENCE:
-        rest[0] = method_name(rest[0])
+    words = [optimizer_name(place.in_words(first))]
+    if rest and words[0] != first and first != place.reference:
+        rest[0] = place.in_words(rest[0])
     return " ".join(MODULE.sub("", word) for word in (*words, *rest))

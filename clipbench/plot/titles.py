@@ -10,8 +10,8 @@ from clipbench.analysis.ranking import Ranking
 
 
 def title(group: Group) -> str:
-    """The data, as the runs recorded them, then optimizer and study: "A generated grammar · AdamW"."""
-    parts = [_source(group), optimizer_name(group.optimizer)]
+    """The data, as the runs recorded them, then optimizer, place and study: "A generated grammar · AdamW"."""
+    parts = [_source(group), optimizer_name(group.optimizer), group.place.title]
     if group.study:
         parts.append(f"study {group.study}")
     return " · ".join(filter(None, parts))

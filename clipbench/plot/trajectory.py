@@ -84,7 +84,7 @@ def _columns(names: Sequence[str], width: float) -> int:
 def _legend(
     lines: Sequence[Line], steps: pd.DataFrame, levels: Sequence[pd.Series]
 ) -> tuple[list[Artist], list[str]]:
-    clipped = [look for configuration, look in lines if configuration.type != "none"]
+    clipped = [look for configuration, look in lines if not configuration.is_reference]
     colour = clipped[0].colour if clipped else lines[0][1].colour
     handles: dict[str, Artist] = {
         "before clipping": Line2D([], [], color=style.GREY),

@@ -14,12 +14,23 @@ from pathlib import Path
 
 from clipbench.errors import UserError
 
-RUN_ID = re.compile(r"r[0-9a-f]{12}")
+RUN_ID = re.compile(r"[rw][0-9a-f]{12}")
+RECORDED = "w"  # the first letter of runs of somebody's own loop
 WORK = ".work"  # what is kept of runs that have not ended
 TABLES_OF_A_RUN = ("steps", "evals", "runs")  # in the order in which they are written
 MODELS = "models"  # what is kept of finished runs where keep=model asks for it
 SET_ASIDE = "set-aside"  # the folder in a results folder for files that are damaged
 TRIES, BETWEEN = 3, 0.5  # readings of a file that a disk refuses, and seconds from one to the next
+
+
+def new_run() -> str:
+    """An id for a run of somebody's own loop: what defines it is not known, so that it is new each time."""
+    return RECORDED + secrets.token_hex(6)
+
+
+def is_recorded(run: str) -> bool:
+    """Whether it is a run of somebody's own loop: no command makes it again, and nothing pairs it."""
+    return run.startswith(RECORDED)
 
 
 def table_path(folder: Path, table: str, run: str) -> Path:
@@ -114,11 +125,13 @@ def _to_disk(path: Path) -> None:
         os.close(file)
 
 
-def check_writable(folder: Path, runs: Iterable[str] = ()) -> None:
+def check_writable(
+    folder: Path, runs: Iterable[str] = (), remedy: str = "Choose another with results=DIR."
+) -> None:
     """Fail before a run, not after it, where a table's file cannot be put in place as `atomic_write` does it:
     in `folder` and in each table's own, which may lie elsewhere.
 
-    `runs`: whose files are to be written. UserError with the reason.
+    `runs`: whose files are to be written. UserError with the reason and the `remedy`.
     """
     places = [folder]
     for name in (*TABLES_OF_A_RUN, WORK):
@@ -134,7 +147,7 @@ def check_writable(folder: Path, runs: Iterable[str] = ()) -> None:
             moved.unlink()
         except (OSError, ValueError) as error:
             why = f"Cannot write to the results folder {place}: {reason(error)}."
-            raise UserError(f"{why} Choose another with results=DIR.") from error
+            raise UserError(f"{why} {remedy}") from error
         finally:
             with suppress(OSError, ValueError):
                 probe.unlink(missing_ok=True)

@@ -19,9 +19,6 @@ CLIP_KEYS = ("clipping_type", "clipping_level", "p_autoclip", "beta")
 NO_CLIPPING = {"clipping_level": math.inf, "p_autoclip": 1.0}
 """The values at which a type does not clip: the ends of their spaces, beyond which there is nothing."""
 
-REFERENCE = "none"
-"""The clipping type that the others are compared with."""
-
 ENDED = ("done", "diverged", "stopped", "timeout", "failed")
 """What `runs.status` may be."""
 
@@ -161,7 +158,9 @@ class StepRow:
     """One training step: a row of the table `steps`."""
 
     step: int = column("int", "1, 2, …", least=1)
-    epoch: float = column("real", "passes over the training set so far")
+    epoch: float = column(
+        "real", "passes over the training set so far; NaN where a loop of one's own does not say"
+    )
     seconds: float = column(
         "real",
         "of training so far: the run's own compute and its batches, as if it were alone; evaluation left out",
@@ -248,8 +247,10 @@ class RunRow:
     """One run: a row of the table `runs`. What is not known is None."""
 
     task: str = column("text", "name of the task")
-    scale: str = column("text", "mini, full, or another that the task has")
-    optimizer: str = column("text", "name of the optimizer's file, `optim=`")
+    scale: str = column(
+        "text", "mini, full, or another that the task has; empty for a loop of one's own", null=True
+    )
+    optimizer: str = column("text", "name of the optimizer's file, `optim=`, or of its class")
     lr: float | None = column(
         "real",
         "the learning rate before its schedule; null for the optimizer's default",
@@ -422,7 +423,11 @@ class RunEnd:
 Row = StepRow | EvalRow | RunEnd
 """What a learner yields."""
 
-RUN = Column("run", "text", "the run's id, a letter and a hash of the settings that define it")
+RUN = Column(
+    "run",
+    "text",
+    "the run's id: r and a hash of the settings that define it, or w and random digits: a loop of one's own",
+)
 """The first column of every table; the rows of a run do not repeat it."""
 
 TABLES: dict[str, type] = {"steps": StepRow, "evals": EvalRow, "tails": NoiseRow, "runs": RunRow}

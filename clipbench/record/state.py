@@ -10,16 +10,17 @@ from typing import Any
 
 from clipbench.errors import Unreadable, UserError
 from clipbench.record import tables
-from clipbench.record.files import RUN_ID, WORK, reason, table_path
+from clipbench.record.files import RUN_ID, WORK, is_recorded, reason, table_path
 from clipbench.record.folder import RunFolder, run_folders
+from clipbench.record.kept import KeptRows
 from clipbench.record.lease import AnyOwner
 from clipbench.record.rows import TO_GO_ON
 
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """What is known of a run that is unfinished, was stopped or has failed: `step` of its last checkpoint,
-    the rest as it was planned.
+    """What is known of a run that is unfinished, was stopped or has failed: `step` of its last checkpoint, or
+    the last that somebody's own loop has written; the rest as it was planned.
 
     `facts`: what plan.json says under the columns' names of `runs`; less where an earlier version wrote it.
     """
@@ -33,15 +34,18 @@ class UnfinishedRun:
 
     @property
     def task(self) -> str:
-        """ "cola (mini)"; "?" where an earlier version wrote the plan, or nobody has yet."""
+        """ "cola (mini)", or the task alone where it has no scale; "?" where an earlier version wrote the
+        plan, or nobody has yet.
+        """
         if "task" not in self.facts or "scale" not in self.facts:
             return "?"
-        return f"{self.facts['task']} ({self.facts['scale']})"
+        task, scale = self.facts["task"], self.facts["scale"]
+        return f"{task} ({scale})" if scale else str(task)
 
     @property
     def progress(self) -> str:
-        """ "50/1000"."""
-        return f"{self.step}/{self.steps or '?'}"
+        """ "50/1000"; "50" of somebody's own loop, whose length is not known."""
+        return str(self.step) if is_recorded(self.run) else f"{self.step}/{self.steps or '?'}"
 
 
 def read_folder(results: Path) -> tuple[dict[str, dict[str, Any]], dict[str, UnfinishedRun]]:
@@ -90,7 +94,8 @@ def _unfinished(folder: RunFolder) -> UnfinishedRun:
     owner = folder.owner
     label = plan.get("label") or ("loading" if owner else "without a plan")
     facts = {**plan.get("facts", {}), "run": folder.run, "status": "unfinished"}
-    return UnfinishedRun(folder.run, folder.checkpoint_step(), plan.get("steps"), label, owner, facts)
+    step = KeptRows(folder.path).last_step() if is_recorded(folder.run) else folder.checkpoint_step()
+    return UnfinishedRun(folder.run, step, plan.get("steps"), label, owner, facts)
 
 
 def damaged_runs(results: Path, known: Container[str]) -> list[str]:

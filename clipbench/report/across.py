@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from clipbench import stats
 from clipbench.analysis.across import REPEATS, Across, Aggregate
+from clipbench.analysis.places import GRADIENT
 from clipbench.plot import style
 from clipbench.plot.looks import Look, method_looks
 from clipbench.report.cells import Cell
@@ -14,6 +15,7 @@ from clipbench.report.frame import panel
 from clipbench.stats import Interval
 
 TAUS = np.linspace(-0.5, 1.0, 61)
+SCALE = f"scaled score τ (0: {GRADIENT.words}, 1: best seen)"
 COLUMNS = ("method", "interquartile mean", "median", "optimality gap", "mean rank", "best on")
 
 
@@ -24,7 +26,7 @@ def looks(found: Across) -> dict[str, Look]:
 
 def profile(found: Across) -> Figure:
     """Share of runs above τ, mean over tasks, with its pointwise 95 % band."""
-    fig, ax = panel("scaled score τ (0: no clipping, 1: best seen)", "share of runs above τ")
+    fig, ax = panel(SCALE, "share of runs above τ")
     look_of = looks(found)
     for row in reversed(found.rows):
         look = look_of[row.name]

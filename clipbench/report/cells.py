@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipbench.analysis.amounts import amount, in_own_direction, interval, minus, p_value, reference_name
+from clipbench.analysis.conditions import by_condition
 from clipbench.analysis.names import metric_name
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.target import reached, target
@@ -15,6 +16,7 @@ from clipbench.report.text import milliseconds, milliseconds_heading, short
 from clipbench.stats import FEWEST, Comparison, Interval
 
 WIDTH, HEIGHT = 96, 16  # of the interval drawn in a cell, pixels
+ALWAYS = math.inf  # more runs than there are
 FLAGS = {"clipping_level": "level", "p_autoclip": "p", "beta": "β"}
 
 
@@ -75,25 +77,27 @@ def columns(ranking: Ranking) -> dict[str, str]:
     goal = target(ranking)
     if goal is not None:
         start = f"median steps until validation {headline} was at {goal:.4g}"
-        found["to target"] = f"{start}, none's in tuning; ∞: half of the runs never"
+        found["to target"] = f"{start}, {ranking.group.place.brief}'s in tuning; ∞: half of the runs never"
     found["diverged"] = "runs that diverged"
-    found["clipped"] = "share of steps clipped"
-    found[milliseconds_heading(ranking)] = "median over runs, evaluation left out"
+    if ranking.group.place.trains:
+        found["clipped"] = "share of steps clipped"
+        found[milliseconds_heading(ranking)] = "median over runs, evaluation left out"
     return found
 
 
 def cells(ranking: Ranking, method: Method) -> list[Cell]:
     """One for each of `columns` but the first."""
-    found = [Cell(float(method.n), str(method.n)), _mean(method)]
+    found = [Cell(float(method.n), str(method.n)), _mean(method.score, method.n)]
     found += _compared(ranking, method)
     goal = target(ranking)
     if goal is not None:
         found.append(_reached(ranking, method, goal))
     lost = f"{method.diverged} of {method.n}" if method.diverged else "0"
     found.append(Cell(method.diverged / method.n, lost))
-    share = 100 * method.clipped
-    found.append(_cell(method.clipped, f"{share:.3g} %"))
-    found.append(_cell(method.ms_per_step, milliseconds(method.ms_per_step)))
+    if ranking.group.place.trains:
+        share = 100 * method.clipped
+        found.append(_cell(method.clipped, f"{share:.3g} %"))
+        found.append(_cell(method.ms_per_step, milliseconds(method.ms_per_step)))
     return found
 
 
@@ -107,13 +111,33 @@ def flags(method: Method) -> list[str]:
     return [FLAGS.get(name, name) for name in method.edges]
 
 
-def _mean(method: Method) -> Cell:
-    score = method.score
+@dataclass(frozen=True)
+class Conditions:
+    """Means of each of the `methods` under the conditions `names`; none where no run names one."""
+
+    names: list[str]
+    methods: dict[str, list[Cell]]
+
+
+def conditions(ranking: Ranking) -> Conditions:
+    """What its table by condition shows."""
+    found = by_condition(ranking)
+    names: dict[str, None] = {}
+    for means in found.values():
+        names.update(dict.fromkeys(means))
+    methods = {}
+    for method, means in found.items():
+        methods[method] = [_mean(means[name], ALWAYS) if name in means else EMPTY for name in names]
+    return Conditions([name or "without a name" for name in names], methods)
+
+
+def _mean(score: Interval, n: float) -> Cell:
+    """`n`: of how many runs; it is told where `score` is of fewer."""
     text = minus(short(score.estimate)) if score.n else "–"
     small = []
     if math.isfinite(score.half):
         small.append(f"± {short(score.half)}")
-    if score.n < method.n:
+    if score.n < n:
         small.append(f"n={score.n}")
     return Cell(score.estimate, text, tuple(small))
 

@@ -15,6 +15,7 @@ from clipbench import stats
 from clipbench.analysis.across import REPEATS, Across
 from clipbench.analysis.amounts import amount, interval
 from clipbench.analysis.choice import is_without_clipping, pool
+from clipbench.analysis.places import GRADIENT
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
 from clipbench.analysis.steps import without_skipped
@@ -24,6 +25,7 @@ from clipbench.plot.comparison import THIN, baseline, smooth, there, thinned
 from clipbench.plot.looks import in_print
 from clipbench.plot.style import binned
 from clipbench.record.rows import NO_CLIPPING, is_clipped
+from clipbench.report.across import SCALE
 from clipbench.report.chart import Axis, Chart, Level, Row, Rows, Series
 from clipbench.report.divergence import beyond, is_grid
 from clipbench.report.sensitivity import NAMES
@@ -48,7 +50,7 @@ def difference(ranking: Ranking) -> Iterator[Rows]:
     name = titles.headline(ranking.group, ranking.judged_on)
     side = "gain in" if ranking.sign > 0 else "reduction of"
     label = f"{side} {name}, points" if ranking.in_points else f"{side} {name}"
-    what = f"Difference to {in_print(reference.name)}, paired by {ranking.unit}"
+    what = f"Difference to {in_print(reference.name, ranking.group.place)}, paired by {ranking.unit}"
     more = (
         f"A dot is the difference of two runs of one {ranking.unit}; the bar is their mean and its "
         "simultaneous interval. To the right is better."
@@ -75,7 +77,11 @@ def _row(ranking: Ranking, method: Method, comparison: Comparison) -> Row:
         words.append(f"{text}, n={len(pairs)}")
     if len(pairs) < len(gains):
         words.append(f"{len(gains) - len(pairs)} of {len(gains)} pairs diverged")
-    return Row(in_print(method.name), scale * found.estimate, low, high, "; ".join(words), pairs)
+    return Row(_name(ranking, method), scale * found.estimate, low, high, "; ".join(words), pairs)
+
+
+def _name(ranking: Ranking, method: Method) -> str:
+    return in_print(method.name, ranking.group.place)
 
 
 def _scale(ranking: Ranking) -> int:
@@ -100,8 +106,10 @@ def _ends(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def curves(ranking: Ranking) -> Iterator[Chart]:
-    """Loss and validation metric against step and against seconds of training."""
+    """Loss and validation metric against step and against seconds of training, where there was any."""
     group = ranking.group
+    if not group.place.trains:
+        return
     configurations = [method.configuration for method in ranking.judged]
     loss = group.curve("loss", *configurations)
     seconds = thinned(group.curve("seconds", *configurations), POINTS)
@@ -148,7 +156,7 @@ def _lines(
     raw: pd.DataFrame | None,
 ) -> Iterator[Series]:
     """Seconds are the median over the method's runs: one of them on a busy machine moves nothing."""
-    name = in_print(method.name)
+    name = _name(ranking, method)
     own = there(values, [run for run in method.configuration.runs if run in seconds])
     own = own.dropna(how="all")  # evaluated at other steps than another method
     if own.empty:
@@ -204,17 +212,17 @@ def sensitivity(ranking: Ranking) -> Iterator[Chart]:
         own = runs[runs["name"] == method.name]
         for setting in NO_CLIPPING:
             if own[setting].nunique() > 1:
-                what = f"{in_print(method.name)}: {NAMES[setting]}"
+                what = f"{_name(ranking, method)}: {NAMES[setting]}"
                 yield _over(ranking, own, setting, [method], what, _reference(ranking, runs))
 
 
 def _reference(ranking: Ranking, runs: pd.DataFrame) -> list[Level]:
-    """No clipping at its best setting."""
+    """The reference at its best setting."""
     if ranking.reference is None:
         return []
     own = runs[runs["name"] == ranking.reference.name]
     mean = mean_of_best(ranking, own)[0] if len(own) else math.nan
-    return [Level(mean, in_print(ranking.reference.name))] if math.isfinite(mean) else []
+    return [Level(mean, _name(ranking, ranking.reference))] if math.isfinite(mean) else []
 
 
 def _over(
@@ -247,7 +255,7 @@ def _over(
 def _tried(ranking: Ranking, runs: pd.DataFrame, setting: str, method: Method) -> Iterator[Series]:
     if runs.empty:
         return
-    name = in_print(method.name)
+    name = _name(ranking, method)
     x = runs[setting].clip(upper=beyond(runs, setting))
     ended = runs["value"].notna()
     if ended.any():
@@ -289,7 +297,7 @@ def budget(ranking: Ranking) -> Iterator[Chart]:
             continue
         expected = stats.expected_best(trials, group.higher_is_better)[: method.tried]
         x = np.arange(1, len(expected) + 1)
-        series.append(Series(in_print(method.name), "line", (x,), expected, "expected"))
+        series.append(Series(_name(ranking, method), "line", (x,), expected, "expected"))
     if series:
         y = Axis(f"best {titles.headline(group)}")
         more = "what so many of all trials bring on average"
@@ -311,7 +319,7 @@ def clipping(ranking: Ranking) -> Iterator[Chart]:
         steps = steps[np.isfinite(steps["clip_factor"])]
         if steps.empty:
             continue
-        name = in_print(method.name)
+        name = _name(ranking, method)
         bins = np.maximum(steps["step"].to_numpy() - 1, 0) // width
         factor = steps["clip_factor"].to_numpy(float)
         filled, (low, middle, high) = binned(bins, factor, (0.1, 0.5, 0.9))
@@ -347,7 +355,7 @@ def profile(found: Across) -> Iterator[Chart]:
     for row in reversed(found.rows):
         rng = np.random.default_rng(0)
         band = stats.performance_profile(found.scores[row.name], TAUS, rng, REPEATS)
-        name = in_print(row.name)
+        name = in_print(row.name, GRADIENT)
         series.append(Series(name, "line", (band.at,), band.estimate, "", band.low, band.high))
-    x, y = Axis("scaled score τ (0: no clipping, 1: best seen)"), Axis("share of runs above τ", ends=(0, 1))
+    x, y = Axis(SCALE), Axis("share of runs above τ", ends=(0, 1))
     yield Chart("Performance profile", "higher is better", (x,), y, series)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from clipbench.analysis.groups import parts, read_groups
+from clipbench.analysis.groups import read_groups
+from clipbench.analysis.parts import parts
 from clipbench.errors import Unreadable, UserError, nearest
 from clipbench.processes import start_context, unblock_ends
 
@@ -80,15 +81,20 @@ def in_inches(text: str) -> float:
     return width
 
 
-def draw_run(results: Path, run: str, out: Path) -> Path:
+def draw_run(results: Path, run: str, out: Path) -> Path | None:
     """Write the comparison figure that `run` stands in, among all runs of its task, scale and optimizer, and
-    return its path.
+    return its path. Of a model that was changed it is the difference to the model as trained; None without
+    one.
     """
     from clipbench.analysis.comparison import rankings
-    from clipbench.report.figures import write
+    from clipbench.report.figures import figures_of, write
 
     group = next(read_groups(results, run))
-    (path,) = write(rankings(group), "comparison", out)
+    found = rankings(group)
+    name = "comparison" if group.place.trains else "difference"
+    if name not in figures_of(found):
+        return None
+    (path,) = write(found, name, out)
     return path
 
 

@@ -58,10 +58,12 @@ def draw_group(
 
 
 def figures_of(found: Sequence[Ranking]) -> list[str]:
-    """Their names: none of tuning runs alone, no difference without a pair, no levels from one."""
+    """Their names: none of tuning runs alone, no difference without a pair, no levels from one, no curves of
+    what has no training of its own.
+    """
     if not found[0].group.configurations:
         return []
-    names = list(FIGURES)
+    names = list(FIGURES) if found[0].group.place.trains else ["difference", "levels"]
     if not comparable(found):
         names.remove("difference")
     if not varied(found):

@@ -111,9 +111,9 @@ def _texts(ranking: Ranking) -> list[list[str]]:
         "outcome",
         "p",
         "diverged",
-        "clipped",
-        milliseconds_heading(ranking),
     ]
+    if ranking.group.place.trains:
+        head += ["clipped", milliseconds_heading(ranking)]
     rows = [_row(ranking, method) for method in ranking.methods]
     return [head, *rows]
 
@@ -123,16 +123,18 @@ def _row(ranking: Ranking, method: Method) -> list[str]:
     if method.edges:
         edges = ", ".join(method.edges).replace("clipping_level", "level")
         settings += f" (at the edge: {edges})"
-    return [
+    row = [
         method.name,
         settings,
         str(method.n),
         minus(_mean(method)),
         *_compared(ranking, method),
         f"{method.diverged} of {method.n}" if method.diverged else "0",
-        f"{100 * method.clipped:.3g} %" if math.isfinite(method.clipped) else "–",
-        milliseconds(method.ms_per_step) if math.isfinite(method.ms_per_step) else "–",
     ]
+    if ranking.group.place.trains:
+        row.append(f"{100 * method.clipped:.3g} %" if math.isfinite(method.clipped) else "–")
+        row.append(milliseconds(method.ms_per_step) if math.isfinite(method.ms_per_step) else "–")
+    return row
 
 
 def _mean(method: Method) -> str:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from clipbench.analysis.across import Across, across
+from clipbench.analysis.places import GRADIENT, Place
 from clipbench.analysis.ranking import Method, Ranking
 from clipbench.analysis.verdict import Verdict, judge
 from clipbench.plot.looks import Look, in_print, method_looks
@@ -160,6 +161,7 @@ class Page:
             unfinished=self.unfinished,
             summary=summary,
             parts_of_page=parts,
+            changed=not all(ranking.group.place.trains for ranking in self.rankings),
             style=own("page.css"),
             script=script,
             script_hash=_hash(script),
@@ -183,10 +185,11 @@ def part_of(ranking: Ranking) -> Markup:
         verdict=verdict,
         badge=badge(verdict),
         looks=looks,
-        methods=_methods(ranking.judged, looks, banded(ranking)),
+        methods=_methods(ranking.judged, looks, banded(ranking), ranking.group.place),
         columns=cells.columns(ranking),
         cells=cells.cells,
         flags=cells.flags,
+        conditions=cells.conditions(ranking),
         blocks=_blocks(ranking) if ranking.methods else [],
         facts=facts(ranking),
         failures=failures(ranking),
@@ -203,7 +206,7 @@ def _part_across(found: Across, place: str) -> Markup:
         found=found,
         anchor=place,
         looks=looks,
-        methods=_methods(found.methods, looks, _few(found.methods)),
+        methods=_methods(found.methods, looks, _few(found.methods), GRADIENT),
         columns=several.COLUMNS,
         cells=several.cells,
         seeds=several.seeds(found),
@@ -219,7 +222,7 @@ def _few(methods: list[Method]) -> list[Method]:
 
 
 def _methods(
-    methods: Iterable[Method], looks: Mapping[str, Look], banded: Sequence[Method]
+    methods: Iterable[Method], looks: Mapping[str, Look], banded: Sequence[Method], place: Place
 ) -> list[dict[str, Any]]:
     """What page.js knows of each method, in the order of the legend; `banded`: they show their runs or a band
     however many others are on view.
@@ -227,7 +230,7 @@ def _methods(
     found = []
     for method in methods:
         look = looks[method.name]
-        row = {"name": in_print(method.name), "colour": look.colour, "night": night(look.colour)}
+        row = {"name": in_print(method.name, place), "colour": look.colour, "night": night(look.colour)}
         found.append({**row, "dash": strokes(look), "banded": method in banded})
     return found
 

@@ -20,7 +20,7 @@ from clipbench.analysis.thresholds import median_level
 from clipbench.plot import difference as paired
 from clipbench.plot import style, titles
 from clipbench.plot.comparison import baseline, smooth, spread, there, thinned
-from clipbench.plot.looks import Look, in_print, method_looks
+from clipbench.plot.looks import Look, method_looks
 from clipbench.record.rows import is_clipped
 from clipbench.report.frame import MARGINS, SIZE, Drawing, banded, panel
 from clipbench.stats import mean_and_half
@@ -33,12 +33,12 @@ Tables = Mapping[str, pd.DataFrame]  # of each method, by name: a column per run
 
 
 def difference(ranking: Ranking) -> Iterator[Drawing]:
-    """Each method minus no clipping, pair by pair."""
+    """Each method minus the reference, pair by pair."""
     rows = paired.compared(ranking)
     if not rows:
         return
     _, right, _, _ = MARGINS
-    names = max(style.inches(in_print(name), 7) for name in rows)
+    names = max(style.inches(name, 7) for name in paired.printed(ranking))
     left = 0.12 + min(1.2, names)
     room = SIZE[0] - left + right
     bottom = 0.26 + 0.14 * len(paired.axis_label(ranking, room))
@@ -46,13 +46,15 @@ def difference(ranking: Ranking) -> Iterator[Drawing]:
     ax = fig.subplots()
     paired.draw(ax, ranking, method_looks(ranking), left - 0.1, room, counts=True)
     unit = ranking.unit
-    what = f"difference to no clipping, paired by {unit}: a dot is one {unit}"
+    what = f"difference to {ranking.group.place.words}, paired by {unit}: a dot is one {unit}"
     yield f"{what}, the line the simultaneous 95 % interval of their mean", fig
 
 
 def curves(ranking: Ranking) -> Iterator[Drawing]:
-    """Loss and validation metric against step and against seconds of training."""
+    """Loss and validation metric against step and against seconds of training, where there was any."""
     group = ranking.group
+    if not group.place.trains:
+        return
     configurations = [method.configuration for method in ranking.judged]
     loss = group.curve("loss", *configurations)
     seconds = thinned(group.curve("seconds", *configurations), POINTS)

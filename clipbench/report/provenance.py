@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from clipbench.analysis.places import GRADIENT
 from clipbench.analysis.ranking import Ranking
+from clipbench.analysis.settings import training_in_words
 from clipbench.record.rows import from_json
 
 
@@ -19,6 +21,7 @@ def facts(ranking: Ranking) -> dict[str, str]:
     found = {
         "runs": _counts(runs, len(group.failed)),
         "budget": _budget(ranking),
+        "trained with": _training(ranking),
         "seeds": seeds,
         "steps": ", ".join(f"{int(value)}" for value in steps),
         "data": _distinct(runs["data"]),
@@ -67,6 +70,14 @@ def _budget(ranking: Ranking) -> str:
     if count == 1 and kind == "settings":
         kind = "setting"
     return f"{count} {kind} for each method"
+
+
+def _training(ranking: Ranking) -> str:
+    """Of models that were changed afterwards: clipping and learning rate."""
+    if ranking.group.place.trains or not ranking.configurations:
+        return ""
+    shared = ranking.configurations[0].settings
+    return training_in_words({key: value for key, value in shared.items() if GRADIENT.is_of_the_method(key)})
 
 
 def _distinct(column: pd.Series) -> str:

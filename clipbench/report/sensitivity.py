@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipbench.analysis.choice import is_without_clipping
-from clipbench.analysis.names import REFERENCE_IN_WORDS
 from clipbench.analysis.ranking import Ranking
 from clipbench.analysis.sensitivity import mean_of_best, tried
 from clipbench.plot import style, titles
@@ -44,7 +43,7 @@ def sensitivity(ranking: Ranking) -> Iterator[Drawing]:
             _reference(ax, ranking, runs)
             _line(ax, ranking, own, setting, looks[method.name], band=True)
             divergence(fig, ax, ranking, own, setting, [method])
-            yield f"{in_print(method.name)}: {NAMES[setting]}", fig
+            yield f"{in_print(method.name, ranking.group.place)}: {NAMES[setting]}", fig
 
 
 def _over_learning_rate(ranking: Ranking, runs: pd.DataFrame, looks: dict[str, Look]) -> Drawing:
@@ -156,7 +155,7 @@ def _reference(ax: Axes, ranking: Ranking, runs: pd.DataFrame) -> None:
     if np.isfinite(mean):
         ax.axhline(mean, color=style.GREY, linewidth=0.8)
         ax.annotate(
-            REFERENCE_IN_WORDS,
+            ranking.group.place.words,
             (0.99, mean),
             (0, 2),
             ax.get_yaxis_transform(),

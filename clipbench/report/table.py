@@ -69,6 +69,8 @@ def full_row(ranking: Ranking, method: Method) -> dict[str, Any]:
         **_gain(ranking, method),
         **_to_target(ranking, method),
     }
+    if not group.place.trains:
+        row |= {"place": group.place.name, "measured_alone": None}
     for key, value in row.items():
         if key == "clipping_level":  # ∞ is one
             continue

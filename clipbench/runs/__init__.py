@@ -12,9 +12,9 @@ patterns.py     which parameters get a level of their own, by name
 lockstep.py     trains a group, with checkpoints, and records each run
 children.py     runs that transform the weights of another
 weights.py      weights that are kept, and taken up again
+ending.py       what is recorded of runs as they end, and what is kept
 events.py       what happens to runs, one stream for all who show or count it
 checkpoint.py   what a run resumes from
 recording.py    rows → the tables
-environment.py  where it ran and with what
 noise.py        the gradient's noise at fixed weights, for `clipbench tails`
 """

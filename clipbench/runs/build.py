@@ -18,9 +18,10 @@ from clipbench.optim import Restarter, Rule, choose_fused, clip_gradients, make_
 from clipbench.optim.names import NoSuchModule, NotImportable, import_object
 from clipbench.optim.protocols import extra
 from clipbench.runs.patterns import parameter_groups
-from clipbench.runs.settings import OptimSettings, Settings, TaskSettings, TransformSettings
+from clipbench.runs.settings import FOUR_BITS, OptimSettings, Settings, TaskSettings, TransformSettings
 from clipbench.task import Task
 from clipbench.task.seeds import device_generator, fresh_model
+from clipbench.train.four_bits import simulate
 from clipbench.train.learner import Learner
 from clipbench.train.schedule import Schedule
 from clipbench.train.step import make_step
@@ -97,6 +98,8 @@ def task_class_of(task: TaskSettings) -> type[Task]:
 def build_model(settings: Settings, task: Task, device: torch.device) -> nn.Module:
     """The model at its starting weights, on the device."""
     model = fresh_model(task, settings.seed).to(device)
+    if settings.precision in FOUR_BITS:
+        simulate(model, settings.precision)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.compile:

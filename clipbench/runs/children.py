@@ -6,17 +6,21 @@ interrupted begins anew.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from clipbench.errors import UserError
 from clipbench.record import tables
+from clipbench.record.lease import Lease
 from clipbench.record.rows import TO_GO_ON, EvalRow, Row, RunEnd, StepRow
 from clipbench.runs.build import build_model
+from clipbench.runs.checkpoint import RecordedRows
+from clipbench.runs.ending import GroupTooLarge, ended, failure_now, first_start, taken_over
+from clipbench.runs.events import Begun, Event, Refused, Rows
 from clipbench.runs.plan import Plan
 from clipbench.runs.weights import KeptWeightsLost, load_weights
 from clipbench.task import Resolution, Task
@@ -80,9 +84,7 @@ class Child:
         return rows
 
 
-def evaluate_children(
-    children: Sequence[Child], stopped: Callable[[], bool]
-) -> Iterator[dict[Child, list[Row]]]:
+def _evaluate(children: Sequence[Child], stopped: Callable[[], bool]) -> Iterator[dict[Child, list[Row]]]:
     """Change and evaluate them side by side, and yield the rows that have become readable.
 
     A child's last row is a RunEnd. Ends early, without one, once `stopped()`.
@@ -98,7 +100,7 @@ def evaluate_children(
         yield active.take_rows()
 
 
-def begin_child(plan: Plan, task: Task, device: torch.device) -> Child | RunEnd:
+def _begin(plan: Plan, task: Task, device: torch.device) -> Child | RunEnd:
     """The child at its parent's weights; its end, where its parent diverged or has failed. UserError where
     there is no parent yet.
     """
@@ -121,6 +123,43 @@ def begin_child(plan: Plan, task: Task, device: torch.device) -> Child | RunEnd:
         return RunEnd("failed", 0, 0.0, 0, text)
 
 
-def failure_now() -> RunEnd:
-    """The end of a run for the exception at hand."""
-    return RunEnd("failed", 0, 0.0, 0, traceback.format_exc())
+def make_children(
+    plans: Sequence[Plan],
+    leases: Mapping[str, Lease],
+    task: Task,
+    device: torch.device,
+    facts: Mapping[str, Any],
+    stopped: Callable[[], bool],
+) -> Iterator[Event]:
+    """The events of a group of such runs. `facts`: what is known of all of them before."""
+    children: dict[Child, tuple[RecordedRows, dict[str, Any]]] = {}
+    for plan in plans:
+        known = {**facts, "started": first_start(plan)}
+        try:
+            found = _begin(plan, task, device)
+        except UserError as error:
+            yield Refused(plan.run, str(error))
+            continue
+        except Exception:
+            found = failure_now()
+        if isinstance(found, RunEnd):
+            yield ended(plan, RecordedRows(), known, found, device)
+        else:
+            children[found] = (RecordedRows(), known)
+            yield Begun(plan.run)
+    for new in _evaluate(list(children), stopped):
+        for child, new_rows in new.items():
+            rows, known = children[child]
+            rows.add(new_rows)
+            end = new_rows[-1]
+            readable = tuple(row for row in new_rows if not isinstance(row, RunEnd))
+            if readable:
+                yield Rows(child.plan.run, readable, 0.0)
+            if not isinstance(end, RunEnd):
+                continue
+            if end.status == "out of memory" and facts["lockstep"] > 1:
+                raise GroupTooLarge
+            if leases[child.plan.run].is_ours:
+                yield ended(child.plan, rows, known, end, device)
+            else:
+                yield taken_over(child.plan)

@@ -116,6 +116,8 @@ def _idle_keys(settings: Settings) -> Iterable[str]:
     if not settings.restart.first:
         yield "restart"
     yield "transform"  # what was done to the weights defines a child, not the run that trained them
+    if not settings.spike.at:
+        yield "spike"
     if not settings.tag.study:
         yield "tag"
 

@@ -23,6 +23,7 @@ from clipbench.output import listening
 from clipbench.record import tables
 from clipbench.record.files import check_writable, table_path
 from clipbench.record.rows import NoiseRow, RunEnd
+from clipbench.record.unread import READ_EVERY_STEPS
 from clipbench.runs.build import build_learner, build_task, find_device
 from clipbench.runs.plan import Plan, changed_since
 from clipbench.runs.weights import KeptWeightsLost, load_weights
@@ -38,7 +39,6 @@ Tick = Callable[[str, int, int], None]  # what is being done, how much of it is 
 
 
 SETTLING = 100  # batches for the statistics of batch normalisation
-READ_EVERY_STEPS = 64  # while it trains from one measurement to the next
 FURTHER = 10  # ∇f takes a whole pass where one has at most so many times the batches to measure
 
 

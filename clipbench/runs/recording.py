@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime, timezone
 from typing import Any
 
 import torch
 
 from clipbench.errors import UserError
 from clipbench.record import tables
-from clipbench.record.rows import RunEnd, RunRow
+from clipbench.record.environment import environment, now
+from clipbench.record.rows import RunRow
 from clipbench.runs.checkpoint import RecordedRows
-from clipbench.runs.environment import environment
 from clipbench.runs.plan import Plan
 from clipbench.task import Task
 
@@ -45,25 +44,6 @@ def describe(task: Task) -> dict[str, Any]:
     }
 
 
-def outcome(end: RunEnd, rows: RecordedRows, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How it ended; final and best validation value and the final test value of the headline metric, where
-    the run came so far. `facts`: what `describe` says.
-    """
-    headline = [row for row in rows.evals if row.metric == facts["headline"]]
-    val = [row for row in headline if row.split == "val"]
-    test = [row for row in headline if row.split == "test"]
-    best = max if facts["higher_is_better"] else min
-    judged = (val + test)[-1:]
-    return {
-        **asdict(end),
-        "final": val[-1].value if val else None,
-        "best": best(row.value for row in val) if val else None,
-        "final_test": test[-1].value if test else None,
-        "resolution": judged[0].resolution if judged else None,
-        "worth": judged[0].worth if judged else None,
-    }
-
-
 def record(plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Write the three tables, `runs` last. Its row comes back.
 
@@ -81,8 +61,3 @@ def record(plan: Plan, rows: RecordedRows, facts: Mapping[str, Any], device: tor
     tables.write_rows(plan.results, "evals", plan.run, [asdict(item) for item in rows.evals])
     tables.write_rows(plan.results, "runs", plan.run, [asdict(row)])
     return {"run": plan.run, **asdict(row)}
-
-
-def now() -> str:
-    """UTC, as 2026-01-31T12:00:00+00:00."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -8,7 +8,6 @@ from typing import Any
 
 from clipbench.errors import UserError
 from clipbench.optim.checks import SHARED
-from clipbench.record.rows import REFERENCE
 from clipbench.runs import config
 from clipbench.runs.plan import Plan, make_plan
 from clipbench.runs.settings import MACHINE
@@ -23,12 +22,16 @@ def remarks(plans: Sequence[Plan]) -> list[str]:
 
 
 def _left_aside_by_types(plans: Sequence[Plan]) -> list[str]:
-    """Settings of clipping that were given to types which have none of that name."""
+    """Settings of clipping that were given to types which have none of that name. A type without any, as no
+    clipping, may stand beside those that use them.
+    """
     found: dict[tuple[str, str], str] = {}
-    used = set()
+    used, without = set(), set()
     for plan in plans:
         optim = plan.settings.optim
         own = [field.name for field in fields(plan.rule)]
+        if not own:
+            without.add(optim.clipping_type)
         for key in _given(plan):
             name = key.removeprefix("optim.clip.").removeprefix("optim.")
             if name not in optim.rule_settings or optim.rule_settings[name] is None:
@@ -40,7 +43,7 @@ def _left_aside_by_types(plans: Sequence[Plan]) -> list[str]:
                 found[key, optim.clipping_type] = (
                     f"{key} changes nothing for {optim.clipping_type}: it has {takes}."
                 )
-    return [text for (key, type_), text in found.items() if type_ != REFERENCE or key not in used]
+    return [text for (key, type_), text in found.items() if type_ not in without or key not in used]
 
 
 def _left_aside_by_all(plans: Sequence[Plan]) -> list[str]:

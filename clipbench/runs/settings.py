@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from clipbench.errors import UserError, nearest
+from clipbench.task.spikes import KINDS
 
-CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16")}
+CHOICES = {"schedule": ("constant", "cosine", "linear"), "precision": ("fp32", "bf16", "int4", "fp4")}
+FOUR_BITS = ("int4", "fp4")
 ROLES = ("tune", "final", "default")
 SWITCHES = ("channels_last", "compile")
 WHOLE_NUMBERS = {
@@ -234,6 +236,31 @@ class RestartSettings:
 
 
 @dataclass(frozen=True)
+class SpikeSettings:
+    """Bad batches (task/spikes.py): at the steps `at`, none where it is empty."""
+
+    at: Sequence[int]
+    kind: str
+    size: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.at, list) or not all(is_whole(step, 1) for step in self.at):
+            raise UserError(
+                f"spike.at must be a list of steps from 1 on, as spike.at=[100,300], got {self.at!r}."
+            )
+        if len(set(self.at)) < len(self.at):
+            raise UserError(f"spike.at={self.at} names a step twice.")
+        _check_choice("spike.kind", self.kind, KINDS)
+        if not is_number(self.size) or not 0 < self.size < math.inf:
+            raise UserError(f"spike.size must be a number above 0, got {self.size!r}.")
+        if self.kind != "inputs" and self.size > 1:
+            raise UserError(
+                f"spike.size is the share of a batch's examples with spike.kind={self.kind}, at most 1, got "
+                f"{self.size!r}. Inputs are scaled by it with spike.kind=inputs."
+            )
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that can be set, checked. null has become None, whole numbers are ints. `config`: the same
     as it was composed.
@@ -263,6 +290,7 @@ class Settings:
     checkpoint_every: str | int
     sweep: SweepSettings
     restart: RestartSettings
+    spike: SpikeSettings
     config: Mapping[str, Any]
 
     @classmethod
@@ -276,7 +304,12 @@ class Settings:
             "optim": OptimSettings.from_config(_group(config, "optim", ("name", "lr"))),
             "transform": TransformSettings.from_config(_group(config, "transform", ("name",))),
         }
-        parts: dict[str, Any] = {"tag": TagSettings, "sweep": SweepSettings, "restart": RestartSettings}
+        parts: dict[str, Any] = {
+            "tag": TagSettings,
+            "sweep": SweepSettings,
+            "restart": RestartSettings,
+            "spike": SpikeSettings,
+        }
         for name, part in parts.items():
             keys = [field.name for field in fields(part)]
             node = _group(config, name, keys)
@@ -307,11 +340,18 @@ class Settings:
             raise UserError(f"task.verify must be true or false, got {self.task.verify!r}.")
         for name, allowed in CHOICES.items():
             _check_choice(name, getattr(self, name), allowed)
+        if self.compile and self.precision in FOUR_BITS:
+            raise UserError(
+                f"compile=true does not go with precision={self.precision}, simulated layer by layer."
+            )
         if not is_number(self.max_loss) or not self.max_loss > 0:
             raise UserError(
                 f"max_loss must be a number above 0, got {self.max_loss!r}. inf: only a loss that is not "
                 "finite ends a run."
             )
+        late = [step for step in self.spike.at if step > self.steps]
+        if late:
+            raise UserError(f"spike.at={self.spike.at}: the run has steps 1 to {self.steps}.")
         lr = self.optim.lr
         if lr is not None and not (is_number(lr) and 0 < lr < math.inf):
             raise UserError(f"optim.lr must be a number above 0, got {lr!r}. null: the optimizer's default.")

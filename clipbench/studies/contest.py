@@ -12,7 +12,6 @@ import pandas as pd
 from hydra.core.override_parser.types import Override
 
 from clipbench.errors import UserError
-from clipbench.record.rows import REFERENCE
 from clipbench.runs import config
 from clipbench.runs.build import optimizer_class_of
 from clipbench.runs.plan import Contents, Plan, make_plan
@@ -41,7 +40,7 @@ class Contest:
     @cached_property
     def plan(self) -> Plan:
         """A run of no method in particular, for what all runs have in common."""
-        return self._plan(REFERENCE, 0, "default")
+        return self._plan(self.study.methods[0], 0, "default")
 
     @property
     def label(self) -> str:
@@ -209,6 +208,11 @@ def _check_override(override: Override) -> None:
     that all its runs must share.
     """
     key, line = override.key_or_group, override.input_line
+    if key.partition(".")[0] == "transform":
+        raise UserError(
+            f"{line}: a study tunes training, and a transform comes after it. Compare transforms of trained "
+            "models by a sweep, as clipbench sweep transform=none,round seed=range(5)"
+        )
     if key == "seed" or key.startswith("tag"):
         raise UserError(
             f"{line}: a study sets this itself. "

@@ -11,10 +11,11 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from clipbench.analysis.places import GRADIENT
 from clipbench.errors import UserError, nearest, users_code
 from clipbench.optim import ALIASES
 from clipbench.optim.make import rule_named
-from clipbench.record.rows import CLIP_KEYS, REFERENCE
+from clipbench.record.rows import CLIP_KEYS
 from clipbench.runs import config
 from clipbench.runs.settings import check_values, is_number, is_whole
 from clipbench.runs.yaml_files import read_content
@@ -210,11 +211,11 @@ def _check_keys(where: str, path: Path, given: Any) -> None:
 
 
 def _methods(where: str, names: Any) -> tuple[str, ...]:
-    """Each once, by its own name, and `none` first: the others are compared with it."""
+    """Each once, by its own name, and first the reference: the others are compared with it."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{where}: methods must be a list of clipping types or module:Class, got {names!r}.")
-    found: list[str] = [REFERENCE]
-    for name in names:
+    found: list[str] = []
+    for name in [GRADIENT.reference, *names]:
         found.append(ALIASES.get(name) or name)
     return tuple(dict.fromkeys(found))
 

@@ -18,8 +18,9 @@ from clipbench.errors import RAISED, UserError
 from clipbench.interrupt import stop_signals
 from clipbench.output import lasting_output
 from clipbench.record.folder import LaunchFolder
+from clipbench.runs.ending import record_failure
 from clipbench.runs.events import Ended, MadeElsewhere, Refused
-from clipbench.runs.lockstep import record_failure, train_group
+from clipbench.runs.lockstep import train_group
 from clipbench.runs.plan import make_plan
 
 CHECK_EVERY = 0.5  # seconds between looks for the request to stop

@@ -21,8 +21,8 @@ from clipbench.output import listening
 from clipbench.record import tables
 from clipbench.record.files import table_path
 from clipbench.record.folder import LaunchFolder
+from clipbench.runs.ending import orphaned
 from clipbench.runs.events import Ended, Refused, Sink
-from clipbench.runs.lockstep import orphaned
 from clipbench.runs.plan import Plan, statuses, with_parents
 from clipbench.sweeps.engine import make_launcher
 from clipbench.sweeps.job import JobReport

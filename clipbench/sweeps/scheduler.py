@@ -15,8 +15,8 @@ from clipbench.output import listening
 from clipbench.processes import check_main_guard
 from clipbench.record.files import check_writable
 from clipbench.record.rows import TO_GO_ON
+from clipbench.runs.ending import orphaned, record_failure
 from clipbench.runs.events import Ended, Event, MadeElsewhere, Progress, Refused, Sink
-from clipbench.runs.lockstep import orphaned, record_failure
 from clipbench.runs.plan import Plan, statuses, with_parents
 from clipbench.sweeps.groups import arrange
 from clipbench.sweeps.messages import GroupFailed, GroupLeft, Message, MistakeFound, WorkerDied

@@ -4,6 +4,7 @@ task.py        the Task class: subclass it; and what its training batches may do
 metrics.py     what a metric is, and the few that our tasks need
 metric_set.py  a task's metrics as one object
 tree.py        tensors in tuples, lists and dicts: what `forward` may return
+spikes.py      bad batches, planted
 order.py       shuffled index batches, and a fixed part held out
 loading.py     batches through worker processes, the same for any number of them
 images.py      what an image file says, as pixels

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipbench.errors import UserError
 from clipbench.task.content import files_below
 from clipbench.task.metrics import Metric
+from clipbench.task.spikes import Spike, spoiled_pair
 from clipbench.task.tree import Tree, on_device, tensors
 
 Batch = Any
@@ -83,6 +85,20 @@ class Task(ABC):
         Draws nothing: what augmentation needs to know was drawn with the batch.
         """
         return batch
+
+    def spoiled(self, batch: Batch, spike: Spike, rng: torch.Generator) -> Batch:
+        """The batch, on its device and finished, as a bad one that `spike.at` plants. `rng` is on the CPU.
+
+        By default for pairs (inputs, targets), of which each tensor has a row an example. UserError for a
+        kind that has no meaning here.
+        """
+        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            raise UserError(
+                f"{type(self).__name__} does not say how a batch of its is spoiled, and they are no pairs "
+                "(inputs, targets): spike.at needs its method spoiled(batch, spike, rng)."
+            )
+        inputs, targets = batch
+        return spoiled_pair(inputs, targets, spike, rng)
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tree, Tree]:

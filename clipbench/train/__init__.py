@@ -7,4 +7,5 @@ batches.py     a batch's way from the task to the model, and what it took
 evaluation.py  metrics and mean loss over a split
 metrics.py     metrics over training batches
 schedule.py    the learning rate over time
+four_bits.py   linear and recurrent layers in simulated four bits
 """

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,21 +76,29 @@ def waiting_time(timings: Sequence[BatchTiming], own: float) -> float:
 
 
 def device_batches(
-    task: Task, batches: Iterator[Batch], device: torch.device, start: int = 0
+    task: Task,
+    batches: Iterator[Batch],
+    device: torch.device,
+    start: int = 0,
+    spoil: Callable[[int, Batch], Batch] | None = None,
 ) -> Generator[DeviceBatch, None, None]:
     """The task's batches from number `start` on, on `device` and finished, each with what it took.
 
     `batches`: of `task.train_batches` or `plain_batches`; they are closed with this generator. `start`:
-    batches that were trained on before, k times the steps where a step takes k. UserError where the batches
+    batches that were trained on before, k times the steps where a step takes k. `spoil`: is given the number
+    of each batch, from 0, and the batch, and gives the one that takes its place. UserError where the batches
     end.
     """
-    source = as_batches(batches)
+    source, number = as_batches(batches), start
     try:
         source.skip(start)
         while True:
             stopwatch = Stopwatch(device)
             with stopwatch:
                 batch = prepare_on_device(task, next(source), device)
+                if spoil is not None:
+                    batch = spoil(number, batch)
+            number += 1
             yield DeviceBatch(batch, BatchTiming(stopwatch, source.interval))
     except StopIteration:
         raise UserError(

@@ -25,8 +25,14 @@ class Evaluated(Protocol):
     random: RandomState
     splits: tuple[str, ...]
     step: int
-    seconds: float
-    skipped: int
+
+    @property
+    def seconds(self) -> float:
+        """Of training, up to the last step read."""
+
+    @property
+    def skipped(self) -> int:
+        """Steps whose gradient was not finite, of those read."""
 
     def evaluation_weights(self) -> AbstractContextManager[None]:
         """Within, the model holds the weights that are to be evaluated."""

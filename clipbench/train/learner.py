@@ -5,37 +5,23 @@ It prints nothing, opens no file and draws nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from clipbench.optim import Restarter, clip_stats, evaluation_weights
 from clipbench.record.rows import EvalRow, RunEnd, StepRow
+from clipbench.record.unread import UnreadStep, UnreadSteps, is_stuck
 from clipbench.task import MetricSet, Resolution, Task
 from clipbench.task.seeds import RandomState, generator
 from clipbench.train.batches import BatchTiming, DeviceBatch, Stopwatch, waiting_time
 from clipbench.train.metrics import BufferedMetrics
 from clipbench.train.step import Plain, Step
-
-STUCK = 3
-"""So many skipped steps at the end of a run, or all of its steps, are a divergence: it does not train any
-more. One or two may be bad batches.
-"""
-
-
-class UnreadStep(NamedTuple):
-    """A step whose values are still on the device."""
-
-    step: int
-    lr: float
-    values: Tensor  # loss, gradient norm, clipped norm (3,)
-    stopwatch: Stopwatch
-    timings: list[BatchTiming]
 
 
 class Learner:
@@ -70,9 +56,18 @@ class Learner:
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         self.random = RandomState(generator(seed, "dropout").initial_seed(), device)
         self.metrics = BufferedMetrics(MetricSet(task.metrics(), device))
-        self.step, self.seconds, self.skipped = 0, 0.0, 0
-        self.skipped_last = 0  # steps in a row, up to the last one read
-        self.unread: list[UnreadStep] = []
+        self.step = 0
+        self.unread = UnreadSteps()
+
+    @property
+    def seconds(self) -> float:
+        """Of training, up to the last step read."""
+        return self.unread.seconds
+
+    @property
+    def skipped(self) -> int:
+        """Steps whose gradient was not finite, of those read."""
+        return self.unread.skipped
 
     @property
     def batches_per_step(self) -> int:
@@ -99,8 +94,9 @@ class Learner:
             numbers = (measured.loss, stats.grad_norm, stats.clipped_norm)
             values = torch.stack([number.float() for number in numbers])
         lr = self.optimizer.param_groups[0]["lr"]
-        timings = [each.timing for each in batches]
-        self.unread.append(UnreadStep(self.step, lr, values, stopwatch, timings))
+        epoch = self.step * self.batches_per_step / self.task.steps_per_epoch
+        took = partial(_seconds, stopwatch, [each.timing for each in batches])
+        self.unread.add(UnreadStep(self.step, epoch, lr, values, took))
 
     def _set_learning_rates(self) -> None:
         factor = self.schedule(self.step)
@@ -112,23 +108,10 @@ class Learner:
 
         Where the run diverged, a RunEnd is the last.
         """
-        if not self.unread:
-            return []
-        unread, self.unread = self.unread, []
-        rows: list[StepRow | RunEnd] = []
-        numbers = torch.stack([each.values for each in unread]).tolist()
-        for each, (loss, norm, clipped) in zip(unread, numbers, strict=True):
-            own = each.stopwatch.seconds
-            self.seconds += own + waiting_time(each.timings, own)
-            epoch = each.step * self.batches_per_step / self.task.steps_per_epoch
-            factor = _clip_factor(norm, clipped)
-            rows.append(StepRow(each.step, epoch, self.seconds, loss, norm, clipped, factor, each.lr))
-            is_skipped = not math.isfinite(norm)
-            self.skipped += is_skipped
-            self.skipped_last = self.skipped_last + 1 if is_skipped else 0
-            if not loss <= self.max_loss:
-                rows.append(RunEnd("diverged", each.step, self.seconds, self.skipped))
-                break
+        steps = self.unread.read(self.max_loss)
+        rows: list[StepRow | RunEnd] = [*steps]
+        if steps and not steps[-1].loss <= self.max_loss:
+            rows.append(RunEnd("diverged", steps[-1].step, self.seconds, self.skipped))
         return rows
 
     def end(self, steps: int) -> RunEnd:
@@ -138,7 +121,7 @@ class Learner:
         status = "done"
         if self.step < steps:
             status = "stopped"
-        elif self.step and self.skipped_last >= min(STUCK, self.step):
+        elif is_stuck(self.step, self.unread.skipped_last):
             status = "diverged"
         return RunEnd(status, self.step, self.seconds, self.skipped)
 
@@ -170,7 +153,7 @@ class Learner:
             "step": self.step,
             "seconds": self.seconds,
             "skipped": self.skipped,
-            "skipped_last": self.skipped_last,
+            "skipped_last": self.unread.skipped_last,
         }
         if self.restarter:
             state["restarter"] = self.restarter.state_dict()
@@ -183,12 +166,12 @@ class Learner:
         if self.restarter:
             self.restarter.load_state_dict(state["restarter"])
         self.random.state = [part.cpu() for part in state["random"]]
-        self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
-        self.skipped_last = state.get("skipped_last", 0)  # earlier versions did not count them
+        self.step = state["step"]
+        self.unread.seconds, self.unread.skipped = state["seconds"], state["skipped"]
+        self.unread.skipped_last = state.get("skipped_last", 0)  # earlier versions did not count them
 
 
-def _clip_factor(norm: float, clipped_norm: float) -> float:
-    """clipped_norm / norm; 0 where the step was skipped, 1 where there is nothing to clip."""
-    if not math.isfinite(norm):
-        return 0.0
-    return clipped_norm / norm if norm else 1.0
+def _seconds(stopwatch: Stopwatch, timings: Sequence[BatchTiming]) -> float:
+    """What a step took a run alone: its own work and its batches."""
+    own = stopwatch.seconds
+    return own + waiting_time(timings, own)

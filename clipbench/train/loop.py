@@ -17,15 +17,13 @@ import torch
 
 from clipbench.errors import UserError
 from clipbench.record.rows import Row, RunEnd
+from clipbench.record.unread import READ_EVERY_SECONDS, READ_EVERY_STEPS
 from clipbench.task import prepare_on_device
 from clipbench.train.batches import DeviceBatch
 from clipbench.train.evaluation import Evaluated, Evaluation
 from clipbench.train.learner import Learner
 
 T = TypeVar("T", bound=Evaluated)
-
-READ_EVERY_STEPS, READ_EVERY_SECONDS = 64, 0.5
-"""How long a step's three values may stay on the device before they become a row."""
 
 
 class Readings(Protocol):

@@ -20,7 +20,7 @@ from clipbench.api import make_run, plan_run
 from clipbench.cli.main import main
 from clipbench.interrupt import first_interrupt, never
 from clipbench.output import LastingStream, lasting_output, listening, only_shown, shown_by
-from clipbench.runs.lockstep import record_failure
+from clipbench.runs.ending import record_failure
 from clipbench.sweeps.grid import make_plans
 from clipbench.sweeps.scheduler import make_runs
 

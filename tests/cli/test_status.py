@@ -17,7 +17,8 @@ import torch
 from clipbench.cli.main import main
 from clipbench.record import tables
 from clipbench.record.lease import Lease
-from clipbench.runs.lockstep import record_failure, train_group
+from clipbench.runs.ending import record_failure
+from clipbench.runs.lockstep import train_group
 from clipbench.sweeps.grid import make_plans
 
 TRACEBACK = """Traceback (most recent call last):
@@ -98,7 +99,7 @@ def test_status_counts_what_ended_how_and_shows_what_is_to_do(folder, capsys):
     assert main(["status"]) == 0
     shown = capsys.readouterr().out
     assert "9 runs: 6 done, 1 diverged, 1 failed, 1 unfinished\n" in shown
-    assert re.search(r"^line \(mini\) +6 +1 +· +1 +1 +·$", shown, re.MULTILINE)
+    assert re.search(r"^line \(mini\) +6 +1 +· +· +1 +1 +·$", shown, re.MULTILINE)
     checkpoint = next(Path("results/.work", folder["unfinished"][0]).glob("checkpoint-*.pt"))
     step = int(checkpoint.stem.split("-")[1])
     assert 0 < step < 2000
@@ -182,7 +183,7 @@ def test_neither_torch_nor_hydra_is_imported(folder, command):
         (["status=unfinished", "final!=3"], {}),
         (["seed=4"], {}),  # an unfinished run that is not named as one
         (
-            ["status=done,diverged,failed,unfinished"],
+            ["status=done,diverged,failed,timeout,unfinished"],
             {"done": 6, "diverged": 1, "failed": 1, "unfinished": 1},
         ),
     ],
@@ -234,7 +235,7 @@ def test_rows_without_their_end_are_removed_as_unfinished(folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "All of them: clipbench rm results status=done,diverged,failed,unfinished"),
+        ([], "All of them: clipbench rm results status=done,diverged,failed,timeout,unfinished"),
         (["clipping_typ=norm"], "Unknown column 'clipping_typ'. Did you mean 'clipping_type'?"),
         (["optim.clipping_type=norm"], "Did you mean 'clipping_type'?"),
         (["seed"], "In a shell < and > need quotes"),

@@ -13,7 +13,7 @@ import pytest
 from clipbench.cli.main import main
 from clipbench.errors import UserError
 from clipbench.record.files import check_writable
-from clipbench.runs import lockstep
+from clipbench.runs import ending, lockstep
 from clipbench.runs.events import Ended, Refused
 from clipbench.runs.plan import make_plan
 from clipbench.sweeps import scheduler
@@ -341,14 +341,14 @@ GROUP = ["task=line", "steps=4", "eval_every=4", "optim.clipping_type=none,norm,
 def test_a_run_that_cannot_be_built_or_recorded_leaves_its_group_alone(own, tmp_path, monkeypatch):
     plans = make_plans([*GROUP, f"results={tmp_path}"], own)
     plans.append(make_plan(["task=line", "steps=4", "optim.clip_exempt=[no*]", f"results={tmp_path}"], own))
-    write = lockstep.record
+    write = ending.record
 
     def record(plan, *facts):
         if plan is plans[1]:
             raise OverflowError("Python int too large to convert to C long")
         return write(plan, *facts)
 
-    monkeypatch.setattr(lockstep, "record", record)
+    monkeypatch.setattr(ending, "record", record)
     events = list(lockstep.train_group(plans))
     mistakes = {event.run: event.mistake for event in events if isinstance(event, Refused)}
     rows = {event.run: event.row["status"] for event in events if isinstance(event, Ended)}

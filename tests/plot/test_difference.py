@@ -7,6 +7,7 @@ from madeup import BETTER, NONE, ranking_of, write_methods
 from madeup import write as one_run
 from test_plot import only, small_print, write
 
+from clipbench.analysis.places import GRADIENT
 from clipbench.plot.comparison import comparison
 from clipbench.plot.difference import difference
 from clipbench.plot.distribution import distribution
@@ -194,4 +195,4 @@ def test_where_means_alone_are_drawn_the_axis_fits_them(tmp_path):
     ],
 )
 def test_names_are_those_in_print(label, expected):
-    assert in_print(label) == expected
+    assert in_print(label, GRADIENT) == expected

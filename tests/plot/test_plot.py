@@ -19,7 +19,7 @@ from clipbench.plot.comparison import comparison
 from clipbench.plot.difference import difference
 from clipbench.plot.distribution import distribution
 from clipbench.plot.levels import levels
-from clipbench.plot.looks import DASHES, HUES, LOOKS, Look, looks, method_looks, shade, shown
+from clipbench.plot.looks import DASHES, HUES, LOOKS, REFERENCE, Look, looks, method_looks, shade, shown
 from clipbench.plot.trajectory import trajectory
 from clipbench.report.draw import draw
 
@@ -395,7 +395,7 @@ def test_a_default_is_a_lighter_shade_of_its_method(tmp_path):
     ranking = study(tmp_path)
     found = method_looks(ranking)
     assert {name: look.colour for name, look in found.items()} == {
-        "none": HUES["none"],
+        "none": "#000000",
         "norm": HUES["norm"].lower(),
         "none (default)": "#808080",  # half way from black to white
     }
@@ -442,7 +442,8 @@ PROTANOPIA = [
 
 def test_types_of_one_dash_are_apart_in_grey_print_and_for_the_colour_blind():
     """In lightness, L* of CIE 1976, from 0 to 100."""
-    for (first, (hue, dash)), (second, (other, pattern)) in combinations(LOOKS.items(), 2):
+    every = {"the reference": REFERENCE, **LOOKS}
+    for (first, (hue, dash)), (second, (other, pattern)) in combinations(every.items(), 2):
         if dash != pattern:
             continue
         for matrix in (np.eye(3), DEUTERANOPIA, PROTANOPIA):

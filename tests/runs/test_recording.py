@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from clipbench.record import tables
+from clipbench.record.outcome import outcome
 from clipbench.record.rows import RunEnd
 from clipbench.runs.checkpoint import RecordedRows
 from clipbench.runs.plan import make_plan
-from clipbench.runs.recording import outcome, record
+from clipbench.runs.recording import record
 
 CPU = torch.device("cpu")
 KNOWN = {"headline": "mcc", "higher_is_better": True}
@@ -20,7 +21,7 @@ def plan(tmp_path):
 
 def test_the_row_of_a_run_has_every_column(plan):
     end = RunEnd("done", 3, 1.5, 0)
-    row = record(plan, RecordedRows(), {**KNOWN, **outcome(end, RecordedRows(), KNOWN)}, CPU)
+    row = record(plan, RecordedRows(), {**KNOWN, **outcome(end, [], KNOWN)}, CPU)
     assert list(row) == tables.SCHEMAS["runs"].names
     assert (row["run"], row["status"], row["steps"], row["headline"]) == (plan.run, "done", 3, "mcc")
     written = tables.read(plan.results, "runs")

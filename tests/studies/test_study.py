@@ -694,6 +694,7 @@ def test_every_study_of_ours_is_sound(name):
         (["study.space={clipping_level:{log:[1,2]}}"], "space must be a mapping with lr in it"),
         (["seed=3"], "seed=3: a study sets this itself"),
         (["tag.role=tune"], "a study sets this itself"),
+        (["transform=round"], "transform=round: a study tunes training"),
         (
             ["optim.clipping_level=2"],
             r"a study draws clipping_level itself, from study\.space\.clipping_level",

@@ -1,4 +1,4 @@
-"""Where a run is made and with what: needed to judge its times and to repeat it elsewhere."""
+"""Where and when a run is made, and with what: needed to judge its times and to repeat it elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import platform
 import socket
 import subprocess
+from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,11 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": versions(),
         "git": revision(),
     }
+
+
+def now() -> str:
+    """UTC, as 2026-01-31T12:00:00+00:00."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def device_name(device: torch.device) -> str:
