@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clipbench.errors import UserError
 from clipbench.task import Metric, MetricSet, Task, shuffled
 from clipbench.task.loading import whole_number
+from clipbench.task.spikes import Spike, spoiled_pair
 from clipbench.tasks import hub
 from clipbench.tasks.bits import BitsPerByte, Perplexity
 from clipbench.tasks.documents import Source
@@ -97,6 +98,11 @@ class NextToken(Task):
         for first in range(0, len(starts), size):
             chosen = starts[first : first + size]
             yield stream.windows(chosen, self.context, np.where(chosen > 0, self.context - step, 0))
+
+    def spoiled(self, batch: Windows, spike: Spike, rng: torch.Generator) -> Windows:
+        """Examples are windows; what is counted of one goes with its targets."""
+        inputs, wanted = spoiled_pair(batch.inputs, (batch.targets, batch.amounts), spike, rng)
+        return Windows(inputs, *wanted)
 
     def forward(self, model: nn.Module, batch: Windows) -> tuple[Tensor, Tensor]:
         """The nats of each window, summed, so that no one keeps its logits; and its amounts."""

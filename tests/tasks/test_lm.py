@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from clipbench.errors import UserError
 from clipbench.task import MetricSet
 from clipbench.task.laws import CONTRACT
+from clipbench.task.spikes import Spike
 from clipbench.tasks import lm
 from clipbench.tasks.encoders import Bytes
 from clipbench.tasks.language_models import KINDS, Scores, Shape
@@ -93,6 +94,20 @@ def test_a_boundary_is_seen_and_not_predicted():
     assert inputs[0].tolist() == [256, *b"ab", 256, *b"cd"]
     assert targets[0].tolist() == [*b"ab", IGNORED, *b"cde"]
     assert amounts.tolist() == [[5, 5]]
+
+
+def test_a_spoiled_batch_counts_what_its_targets_are():
+    task = mini()
+    stream = stream_of([bytes(range(65, 80)), b"second", b"third"], Bytes())
+    batch = stream.windows(np.array([0, 4, 16, 20]), 6)
+    assert len(batch.amounts.unique()) > 1
+    for kind in ("labels", "repeat"):
+        inputs, targets, amounts = task.spoiled(batch, Spike(kind, 1.0), torch.Generator().manual_seed(0))
+        assert torch.equal(amounts[:, 0], (targets != IGNORED).sum(1))
+        assert not torch.equal(targets, batch.targets)
+        assert torch.equal(inputs, batch.inputs) == (kind == "labels")
+    with pytest.raises(UserError, match=r"spike\.kind=labels or repeat"):
+        task.spoiled(batch, Spike("inputs", 10.0), torch.Generator())
 
 
 class Table(nn.Module):
