@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from clipbench.errors import UserError
 from clipbench.task import Metric, Task, holdout, majority, shuffled
 from clipbench.task.metrics import Accuracy, MatthewsCorrelation
 from clipbench.tasks.cola_grammar import sentences
+from clipbench.tasks.hub import loading, pretrained, weights
 
 Rows = list[tuple[str, int]]  # (sentence, label); 1 = acceptable
 Batch = tuple[dict[str, Tensor], Tensor]  # the model's keywords, each (N, longest), and labels (N,)
@@ -99,11 +100,8 @@ class Cola(Task):
 
     @property
     def where(self) -> dict[str, Any]:
-        """What `from_pretrained` is to load: a folder, or a name on the hub with its revision."""
-        if Path(self.pretrained).expanduser().is_dir():
-            return {"pretrained_model_name_or_path": str(Path(self.pretrained).expanduser())}
-        name, _, revision = self.pretrained.partition("@")
-        return {"pretrained_model_name_or_path": name, "revision": revision or REVISIONS.get(name, "main")}
+        """What `from_pretrained` is to load."""
+        return pretrained(self.pretrained, REVISIONS)
 
     @cached_property
     def positions(self) -> int:
@@ -127,7 +125,7 @@ class Cola(Task):
 
     def loading(self) -> AbstractContextManager[None]:
         files = "a folder with config.json, model.safetensors and the tokenizer's files"
-        return loading(f"task.model={self.pretrained}", f"task.model=DIR, {files}")
+        return loading("cola", f"task.model={self.pretrained}", f"task.model=DIR, {files}")
 
     def encode(self, texts: list[str]) -> dict[str, Tensor]:
         """The model's keywords, padded to the longest of `texts`."""
@@ -137,12 +135,9 @@ class Cola(Task):
     def model(self, rng: torch.Generator) -> nn.Module:
         from transformers import AutoModelForSequenceClassification
 
-        where: dict[str, Any] = dict(self.where)
-        if "revision" not in where:
-            where["use_safetensors"] = True  # no pickle is read from a folder
         with self.loading():
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                **where, num_labels=2, output_loading_info=True
+                **weights(self.pretrained, REVISIONS), num_labels=2, output_loading_info=True
             )
         lost = missing_in_body(info["missing_keys"], model.base_model_prefix)
         if lost:
@@ -299,7 +294,8 @@ def load_glue() -> dict[str, Rows]:
     import datasets
 
     datasets.disable_progress_bars()
-    with loading("GLUE's CoLA", f"task.data=DIR, a folder with CoLA's raw files {', '.join(FILES.values())}"):
+    instead = f"task.data=DIR, a folder with CoLA's raw files {', '.join(FILES.values())}"
+    with loading("cola", "GLUE's CoLA", instead):
         glue = datasets.load_dataset("nyu-mll/glue", "cola", revision=REVISIONS["nyu-mll/glue"])
     train = list(zip(glue["train"]["sentence"], glue["train"]["label"], strict=True))
     both = list(zip(glue["validation"]["sentence"], glue["validation"]["label"], strict=True))
@@ -310,23 +306,3 @@ def load_glue() -> dict[str, Rows]:
             f"Give task.data=DIR, a folder with {', '.join(FILES.values())}."
         )
     return {"train": train, "test": both[:IN_DOMAIN], "test_ood": both[IN_DOMAIN:]}
-
-
-@contextmanager
-def loading(what: str, instead: str) -> Iterator[None]:
-    """Without progress bars and notices (the head is meant to be new); any failure becomes one UserError."""
-    from huggingface_hub.utils import logging as hub
-    from transformers.utils import logging
-
-    hub.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except Exception as error:  # no common type: offline, not cached, a file missing or damaged, another kind
-        said = str(error).strip() or type(error).__name__
-        reason = said.splitlines()[0].rstrip(".:")
-        raise UserError(
-            f"Cannot load {what}, neither from disk nor from the Hugging Face hub: {reason}. "
-            f"Run `clipbench prepare task=cola scale=full` where there is a network, or give {instead}."
-        ) from error

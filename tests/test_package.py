@@ -48,6 +48,7 @@ def test_the_installed_package_finds_its_configuration_and_tasks():
     }
     assert {path.name for path in files("clipbench.tasks").iterdir()} >= {
         "cola.py",
+        "lm.py",
         "imagenet.py",
         "voc.py",
         "reddit.py",

@@ -246,10 +246,10 @@ def _means(ranking: Ranking, found: Found) -> str:
         gain = comparison_in_words(ranking, name, ranking.comparisons[name])
         parts.append(f"No difference that clipping made: {gain}, without clipping a step.")
     if found.unlearned and found.kind:
-        parts.append(f"Below the baseline, as {ranking.group.place.brief} is: {listed(found.unlearned)}.")
+        parts.append(f"Behind the baseline, as {ranking.group.place.brief} is: {listed(found.unlearned)}.")
     elif found.unlearned:
         name = found.unlearned[0]
-        parts.append(f"Below it, {comparison_in_words(ranking, name, ranking.comparisons[name])}.")
+        parts.append(f"Behind it, {comparison_in_words(ranking, name, ranking.comparisons[name])}.")
     if found.equivalent and (found.up or found.down or found.undecided):
         parts.append(f"Equivalent within ±{worth(ranking)}: {listed(found.equivalent)}.")
     if found.undecided and (found.up or found.down):

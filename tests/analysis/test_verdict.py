@@ -150,7 +150,18 @@ def test_nothing_is_learned_below_the_baseline(tmp_path):
     methods = {"none": NONE, "auto": BETTER, "norm": [value + 0.2 for value in BETTER]}
     kind, sentence, _ = told(tmp_path / "c", methods, role="final", baseline_test=0.6)
     assert kind == "helps"
-    assert "Below the baseline, as none is: auto." in sentence
+    assert "Behind the baseline, as none is: auto." in sentence
+
+
+def test_where_less_is_better_behind_the_baseline_is_above_it(tmp_path):
+    less = [value - 0.1 for value in NONE]
+    more = {"role": "final", "higher": False, "baseline": "5-gram", "baseline_test": 0.45}
+    assert told(tmp_path / "a", {"none": NONE, "auto": less}, **more)[0] == "helps"
+    kind, sentence, _ = told(tmp_path / "b", {"none": NONE, "auto": BETTER}, **more)
+    assert kind != "hurts"
+    assert (
+        "Nothing was learned: neither no clipping nor a method beats the baseline (5-gram, 0.45)." in sentence
+    )
 
 
 @pytest.mark.parametrize("column", ["data", "git"])

@@ -23,7 +23,7 @@ from clipbench.optim import RULES, TIED
 from clipbench.record.tables import SCHEMAS
 from clipbench.runs.settings import CHOICES
 
-TASKS = ("adding", "cola", "imagenet", "reber", "reddit", "voc")
+TASKS = ("adding", "cola", "imagenet", "lm", "reber", "reddit", "voc")
 OPTIMIZERS = ("acclip", "adam", "adamw", "lion", "muon", "sgd", "spam", "sstm", "stable_spam")
 
 
@@ -117,9 +117,9 @@ def leaf_names(node, prefix=""):
         ("clipbench run task=c|", {"task=cola"}),
         ("clipbench sweep task=cola,v|", {"task=cola,voc"}),
         ("clipbench run task=cola,v|", set()),  # a run takes one value
-        ("clipbench run --config-dir mine task=l|", {"task=line"}),
-        ("clipbench run task=l| --config-dir=mine", {"task=line"}),
-        ("clipbench run task=l|", set()),
+        ("clipbench run --config-dir mine task=li|", {"task=line"}),
+        ("clipbench run task=li| --config-dir=mine", {"task=line"}),
+        ("clipbench run task=li|", set()),
         ("clipbench run --config-dir mine task=line task.|", {"task.noise.kind="}),
         ("clipbench run optim=|", {f"optim={name}" for name in OPTIMIZERS}),
         ("clipbench run scale=|", {"scale=full", "scale=mini"}),

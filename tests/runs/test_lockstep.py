@@ -98,13 +98,14 @@ def assert_same(one, other):
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-@pytest.mark.parametrize("task", ["imagenet", "voc", "cola", "reddit", "reber", "adding"])
+@pytest.mark.parametrize("task", ["imagenet", "voc", "cola", "reddit", "reber", "adding", "lm"])
 def test_each_run_of_a_group_is_the_run_alone_bit_for_bit(task, tmp_path):
     """Two runs of three steps, evaluated between them and at the end."""
     small = {
         "voc": ["task.size=16", "task.width=4"],
         "imagenet": ["task.size=8"],
         "adding": ["task.length=9", "task.model=gru"],
+        "lm": ["task.layers=1", "task.width=16", "task.dropout=0.1"],
     }
     words = [f"task={task}", *small.get(task, []), "seed=0", "steps=3", "eval_every=2", "batch_size=8"]
     plans = make_plans([*words, "optim=sgd", "optim.clipping_type=quadratic_rand_auto"])

@@ -24,6 +24,7 @@ from clipbench.task.metrics import MeanSquaredError
 from clipbench.task.probe import first_batches
 from clipbench.task.seeds import fresh_model, generator
 from clipbench.task.tree import map_tensors
+from clipbench.tasks.streams import Windows
 from clipbench.tasks.voc import VOID, DigitScenes
 from clipbench.train.batches import device_batches
 from clipbench.train.evaluation import Evaluation, evaluate
@@ -38,6 +39,7 @@ def task_named(name: str):
     small = {
         "voc": ["task.size=16", "task.width=4", "batch_size=6"],
         "imagenet": ["task.size=8", "batch_size=9"],
+        "lm": ["task.width=16", "task.context=16", "batch_size=9"],
     }
     return build_task(load([f"task={name}", *small.get(name, [])]), CPU)
 
@@ -53,6 +55,8 @@ def cut(name: str, batch, n: int):
     if name == "cola":
         inputs, labels = batch
         return {key: value[:n] for key, value in inputs.items()}, labels[:n]
+    if name == "lm":
+        return Windows(*(part[:n] for part in batch))
     images, targets = batch
     if name == "voc":
         masked = targets.clone()
@@ -62,11 +66,13 @@ def cut(name: str, batch, n: int):
 
 
 def counted(name: str, targets: Tensor) -> int:
-    """By hand: pixels that are not void, rows everywhere else."""
+    """By hand: pixels that are not void, 16 bytes a window, rows everywhere else."""
+    if name == "lm":
+        return 16 * len(targets)
     return int((targets != 255).sum()) if name == "voc" else targets.shape[0]
 
 
-@pytest.mark.parametrize("name", ["cola", "imagenet", "reddit", "voc"])
+@pytest.mark.parametrize("name", ["cola", "imagenet", "lm", "reddit", "voc"])
 def test_the_accumulated_gradient_is_the_mean_weighted_by_what_each_counts(name: str):
     task = task_named(name)
     model = fresh_model(task, 0).double().train()
