@@ -33,7 +33,7 @@ from clipbench.sweeps.grid import expand
         (["hydra.run.dir=x"], "Unknown key 'hydra.run.dir'"),
         (
             ["task=colla"],
-            r"Unknown task 'colla'\. Did you mean 'cola'\? Known: cola, imagenet, .*"
+            r"Unknown task 'colla'\. Did you mean 'cola'\? Known: adding, cola, imagenet, .*"
             r"--config-dir DIR with DIR/task/colla.yaml",
         ),
         (
