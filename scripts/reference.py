@@ -11,6 +11,8 @@ python scripts/reference.py cora DATA
     nine types with SGD, five seeds, on Cora: DATA/raw/reddit_data.npz, reddit_graph.npz
 python scripts/reference.py published COLA MODEL
     torch-clip's CoLA figure again; COLA: CoLA's raw files, MODEL: a MiniLM
+python scripts/reference.py controls
+    the studies of scripts/controls.py, with what came out
 python scripts/reference.py tails COLA MODEL CIFAR
     the gradient's noise at steps 0 and 100; CIFAR: CIFAR-10 as train/<class>/*, val/<class>/*
 
@@ -28,6 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import controls
 import pandas as pd
 from PIL import Image
 
@@ -163,6 +166,14 @@ def published(folder: Path, cola: str, model: str) -> None:
     keep(folder, "published", "--apart", data=COLA)
 
 
+def control_studies(folder: Path) -> None:
+    for name in controls.CONTROLS:
+        controls.run(folder, name)
+        keep(folder / name, f"controls/{name}", figures="*_difference.png")
+    for name, outcome in controls.outcomes(folder).items():
+        print(f"{name}: {outcome}")
+
+
 def tails(folder: Path, cola: str, model: str, cifar: str) -> None:
     own_settings = {
         "cola": [f"task.data={cola}", f"task.model={model}"],
@@ -182,6 +193,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "cora": cora,
     "published": published,
     "tails": tails,
+    "controls": control_studies,
 }
 
 if __name__ == "__main__":

@@ -39,6 +39,13 @@ IN_BRACKETS = re.compile(r"\s*\([^()]*[\\/][^()]*\)")  # a path
 PATH = re.compile(r"[^\s()]*[\\/][^\s()]+")  # in the source of the data, where no "train/val" stands
 
 
+def is_fitted(baseline: str) -> bool:
+    """Whether a baseline has itself learned from the training data, as an n-gram has: who is behind it may
+    have learned much all the same.
+    """
+    return re.fullmatch(r"\d+-gram", baseline) is not None
+
+
 def metric_name(name: str) -> str:
     """ "mcc" → "MCC"."""
     return METRICS.get(name, name)

@@ -4,10 +4,12 @@ tests cannot show.
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from clipbench.analysis.amounts import difference, interval, listed
-from clipbench.analysis.names import metric_name
+from clipbench.analysis.names import is_fitted, metric_name
 from clipbench.analysis.ranking import Ranking
 from clipbench.stats import FEWEST, paired_interval
 
@@ -17,10 +19,22 @@ PASSED = "Check at âˆ passed: no method that could choose no clipping, level âˆ
 def notes_on(ranking: Ranking) -> list[str]:
     """A sentence or two each."""
     notes = _choice(ranking)
+    notes += _behind(ranking)
     notes += _likeness(ranking)
     notes += _runs(ranking)
     notes += _tests(ranking)
     return notes
+
+
+def _behind(ranking: Ranking) -> list[str]:
+    """That no method beats a baseline which has itself learned from the training data."""
+    name = ranking.baseline_name
+    if math.isnan(ranking.baseline) or not is_fitted(name):
+        return []
+    floor = ranking.sign * ranking.baseline
+    if any(ranking.sign * method.score.estimate > floor for method in ranking.judged):
+        return []
+    return [f"No method beats the baseline ({name}, {ranking.baseline:.3g}) in so many steps."]
 
 
 def divergences(ranking: Ranking) -> list[str]:

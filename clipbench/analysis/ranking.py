@@ -289,6 +289,13 @@ class Ranking:
         return float(runs["baseline_test"].astype(float).median())
 
     @property
+    def baseline_name(self) -> str:
+        """As its runs say it; "" where none does."""
+        runs = self.group.runs
+        names = list(runs["baseline"].dropna()) if "baseline" in runs else []
+        return str(names[0]) if names else ""
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """Methods of the study without a final run: they failed, or are still to be run."""
         if self.group.is_recorded:

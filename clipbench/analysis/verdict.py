@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from clipbench.analysis.amounts import comparison_in_words, difference, listed, p_value, reference_name, worth
-from clipbench.analysis.names import metric_name
+from clipbench.analysis.names import is_fitted, metric_name
 from clipbench.analysis.notes import divergences, notes_on
 from clipbench.analysis.ranking import Ranking
 from clipbench.stats import DIFFERENT, EQUIVALENT, FEWEST, UNDECIDED
@@ -178,7 +178,7 @@ def _learned(ranking: Ranking, name: str) -> bool:
     """Whether the method or none is better than what anyone gets without learning; True where that is not
     known.
     """
-    if math.isnan(ranking.baseline):
+    if math.isnan(ranking.baseline) or is_fitted(ranking.baseline_name):
         return True
     arms = [method for method in ranking.judged if method.name == name or method is ranking.reference]
     floor = ranking.sign * ranking.baseline
@@ -191,10 +191,8 @@ def _nothing_learned(ranking: Ranking) -> str:
 
 
 def _baseline_name(ranking: Ranking) -> str:
-    runs = ranking.group.runs
-    names = list(runs["baseline"].dropna()) if "baseline" in runs else []
     value = f"{ranking.baseline:.3g}"
-    return f"{names[0]}, {value}" if names else value
+    return f"{ranking.baseline_name}, {value}" if ranking.baseline_name else value
 
 
 def _divergence(ranking: Ranking, found: Found) -> str:

@@ -155,13 +155,25 @@ def test_nothing_is_learned_below_the_baseline(tmp_path):
 
 def test_where_less_is_better_behind_the_baseline_is_above_it(tmp_path):
     less = [value - 0.1 for value in NONE]
-    more = {"role": "final", "higher": False, "baseline": "5-gram", "baseline_test": 0.45}
+    more = {"role": "final", "higher": False, "baseline": "always the mean", "baseline_test": 0.45}
     assert told(tmp_path / "a", {"none": NONE, "auto": less}, **more)[0] == "helps"
     kind, sentence, _ = told(tmp_path / "b", {"none": NONE, "auto": BETTER}, **more)
     assert kind != "hurts"
     assert (
-        "Nothing was learned: neither no clipping nor a method beats the baseline (5-gram, 0.45)." in sentence
+        "Nothing was learned: neither no clipping nor a method beats the baseline (always the mean, 0.45)."
+        in sentence
     )
+
+
+def test_who_is_behind_a_baseline_that_has_learned_itself_may_have_learned_much(tmp_path):
+    more = {"role": "final", "higher": False, "baseline": "5-gram", "baseline_test": 0.45}
+    kind, sentence, notes = told(tmp_path / "a", {"none": NONE, "auto": BETTER}, **more)
+    assert kind == "hurts"
+    assert "Nothing was learned" not in sentence
+    assert "No method beats the baseline (5-gram, 0.45) in so many steps." in notes
+    less = [value - 0.1 for value in NONE]
+    _, _, notes = told(tmp_path / "b", {"none": NONE, "auto": less}, **more | {"baseline_test": 0.85})
+    assert not any("No method beats" in note for note in notes)
 
 
 @pytest.mark.parametrize("column", ["data", "git"])

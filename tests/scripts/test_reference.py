@@ -18,6 +18,7 @@ SIZES = "7 classes, 140/500/1000 nodes (train/val/test)"
 @pytest.fixture
 def reference(tmp_path, monkeypatch):
     path = Path(__file__).parents[2] / "scripts" / "reference.py"
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("reference", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
