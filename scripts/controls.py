@@ -75,12 +75,10 @@ def negative(found: Interval, reference: Interval) -> str:
 def outcomes(folder: Path) -> dict[str, str]:
     """Of each control whether it came out."""
     known = {name: ranking_of(folder / name) for name in CONTROLS}
-    found = {}
-    for name, ranking in known.items():
-        if name in POSITIVE:
-            found[name] = negative(gain(ranking), gain(known[POSITIVE[name]]))
-        else:
-            found[name] = positive(ranking)
+    found = {name: positive(ranking) for name, ranking in known.items() if name not in POSITIVE}
+    for name, reference in POSITIVE.items():
+        is_known = found[reference] == "came out"  # else there is no gain to measure by
+        found[name] = negative(gain(known[name]), gain(known[reference])) if is_known else "not decided"
     return found
 
 
