@@ -99,10 +99,10 @@ class Line:
         return notes
 
     def _keys_of_studies(self, notes: Words) -> Words:
-        """Those of `notes` that a study does not set itself, and its own."""
+        """Those of `notes` that a study takes and does not set itself, and its own."""
         found = {"study": ", ".join(self.choices("study"))}
         for key, note in notes.items():
-            if key not in DRAWN:
+            if key not in DRAWN and key.partition(".")[0] != "transform":
                 found[key] = note
         for root in self.roots:
             for name in self.chosen["study"]:

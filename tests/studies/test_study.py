@@ -659,7 +659,7 @@ def test_every_study_of_ours_is_sound(name):
     [
         (
             ["study=quik"],
-            r"Unknown study 'quik'\. Did you mean 'quick'\? Known: full, quick, small, standard\. "
+            r"Unknown study 'quik'\. Did you mean 'quick'\? Known: controls, full, quick, small, standard\. "
             r".*DIR/study/quik.yaml",
         ),
         (["study=quick,full"], "study=quick,full has several values"),
@@ -756,9 +756,9 @@ def test_the_command_offers_its_own_keys(own, capsys):
         "optim.clipping_type=",
         "hydra/launcher=",
     } <= offered
-    assert not {"seed=", "optim.clipping_level=", "+experiment="} & offered
+    assert not {"seed=", "optim.clipping_level=", "+experiment=", "transform=", "transform.bits="} & offered
     line = "clipbench study --config-dir . study="
     assert main(["complete", "fish", str(len(line)), line]) == 0
     assert {answer.split("\t")[0] for answer in capsys.readouterr().out.splitlines()} == {
-        f"study={n}" for n in ("quick", "standard", "full", "small")
+        f"study={n}" for n in ("controls", "quick", "standard", "full", "small")
     }
