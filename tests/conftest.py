@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,22 @@ from clipbench.optim.laws import set_gradients, small_model, weights
 __all__ = ["set_gradients", "small_model", "weights"]
 
 torch.set_num_threads(1)  # the suite runs in several processes
+
+
+@pytest.fixture
+def line(tmp_path, monkeypatch):
+    """The current folder, a user's: --config-dir . has `task=line`, the task of tiny.py."""
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "line.yaml").write_text(
+        "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
+    )
+    (tmp_path / "own_line.py").write_text(Path(__file__).with_name("tiny.py").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    threads = torch.get_num_threads()  # runs set those of the process
+    yield tmp_path
+    torch.set_num_threads(threads)
+    sys.modules.pop("own_line", None)
 
 
 @pytest.fixture(autouse=True)

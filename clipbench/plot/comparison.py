@@ -73,14 +73,11 @@ def baseline(found: Sequence[Ranking]) -> tuple[float, str]:
     """What anyone gets without learning, and its name; NaN where the runs name none. Its value is one on
     test.
     """
-    runs = found[0].group.runs
-    if "baseline_test" not in runs:
+    name = found[0].baseline_name
+    values = found[0].group.runs.get("baseline_test", pd.Series(dtype=float)).dropna().astype(float)
+    if not name or values.empty:
         return float("nan"), ""
-    values = runs["baseline_test"].dropna().astype(float)
-    names = runs["baseline"].dropna()
-    if values.empty or names.empty:
-        return float("nan"), ""
-    return float(values.median()), f"{names.iloc[0]} (test)"
+    return float(values.median()), f"{name} (test)"
 
 
 def smooth(loss: pd.DataFrame) -> pd.DataFrame:

@@ -21,8 +21,8 @@ from clipbench.errors import UserError
 WEIGHTS, INPUTS = 256, 64
 """Entries of a group, at most; a row that is shorter is one group, the last group of a row what is left."""
 
-FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""What E2M1 holds, beside the signs."""
+FP4_LARGEST = 6.0
+"""E2M1 holds 0, 0.5, 1, 1.5, 2, 3, 4 and 6, and the same below 0."""
 
 Draw = Callable[[Tensor], Tensor]
 """From a number x ≥ 0 and its fraction between two neighbours to 0 or 1: which of them is taken."""
@@ -63,13 +63,11 @@ def _drawn(x: Tensor, draw: Draw) -> Tensor:
 def fp4(groups: Tensor, draw: Draw = nearest) -> Tensor:
     """E2M1, scaled so that the largest entry of a group, the last dimension, becomes ±6. Same shape."""
     largest = groups.abs().amax(-1, keepdim=True)
-    step = torch.where(largest > 0, largest, 1.0) / FP4[-1]
-    size = (groups.abs() / step).clamp(max=FP4[-1])
-    values = torch.tensor(FP4, dtype=groups.dtype, device=groups.device)
-    above = torch.searchsorted(values, size.contiguous()).clamp(1, len(FP4) - 1)
-    lower, upper = values[above - 1], values[above]
-    rounded = lower + draw((size - lower) / (upper - lower)) * (upper - lower)
-    return torch.sign(groups) * rounded * step
+    step = torch.where(largest > 0, largest, 1.0) / FP4_LARGEST
+    size = (groups.abs() / step).clamp(max=FP4_LARGEST)
+    # from one value to the next; computed, for a table would have to be sent to the device at each step
+    spacing = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
+    return torch.sign(groups) * _drawn(size / spacing, draw) * spacing * step
 
 
 FORMATS: dict[str, Callable[[Tensor, Draw], Tensor]] = {"int4": int4, "fp4": fp4}

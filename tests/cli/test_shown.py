@@ -29,19 +29,6 @@ WORDS = ["--config-dir", ".", "task=line", "steps=20", "eval_every=10"]
 OVERRIDES = WORDS[2:]
 
 
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "line.yaml").write_text(
-        "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
-    )
-    (tmp_path / "own_line.py").write_text(OWN.read_text())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    sys.modules.pop("own_line", None)
-
-
 def rows(folder="results"):
     return pd.read_parquet(Path(folder) / "runs")
 
@@ -68,7 +55,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__ + str(error)[:12])
-def test_a_run_is_made_wherever_its_words_go(own, monkeypatch, error):
+def test_a_run_is_made_wherever_its_words_go(line, monkeypatch, error):
     monkeypatch.setattr(sys, "stdout", Refusing(error))
     monkeypatch.setattr(sys, "stderr", Refusing(error))
     assert main(["run", *WORDS]) == 0
@@ -86,7 +73,7 @@ def test_a_command_that_only_prints_fails_where_its_words_are_lost_to_a_reader_w
     assert ("No space left" in capsys.readouterr().err) == bool(code)
 
 
-def test_streams_that_are_not_there(own, monkeypatch):
+def test_streams_that_are_not_there(line, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     assert main(["run", *WORDS]) == 0
@@ -104,7 +91,7 @@ def test_signs_that_a_terminal_lacks_are_written_otherwise(monkeypatch, encoding
     assert "\\udce9" in said
 
 
-def test_a_sink_that_raises_is_told_no_more_and_the_run_is_made(own, caplog):
+def test_a_sink_that_raises_is_told_no_more_and_the_run_is_made(line, caplog):
     told = []
 
     def sink(event):
@@ -118,7 +105,7 @@ def test_a_sink_that_raises_is_told_no_more_and_the_run_is_made(own, caplog):
 
 
 @pytest.mark.slow
-def test_a_sink_that_raises_costs_a_sweep_nothing(own, caplog):
+def test_a_sink_that_raises_costs_a_sweep_nothing(line, caplog):
     def sink(event):
         raise OSError(errno.EIO, "the terminal is gone")
 
@@ -155,7 +142,7 @@ def test_what_is_no_matter_of_showing_is_raised(caplog):
 
 
 @pytest.mark.parametrize("how", ["a file", "drawing raises"])
-def test_figures_that_cannot_be_drawn_hide_no_result(own, capsys, caplog, monkeypatch, how):
+def test_figures_that_cannot_be_drawn_hide_no_result(line, capsys, caplog, monkeypatch, how):
     if how == "a file":
         Path("results").mkdir()
         Path("results/figures").touch()
@@ -166,7 +153,7 @@ def test_figures_that_cannot_be_drawn_hide_no_result(own, capsys, caplog, monkey
     assert "The figure is not drawn" in caplog.text
 
 
-def test_the_rows_of_a_finished_run_are_not_replaced_by_a_failures(own):
+def test_the_rows_of_a_finished_run_are_not_replaced_by_a_failures(line):
     plan = plan_run(OVERRIDES, Path("."))
     made = make_run(plan, never)
     before = Path(f"results/steps/{plan.run}.parquet").read_bytes()
@@ -245,7 +232,7 @@ def read_until(ours, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "sweep"])
-def test_a_terminal_that_closes_is_an_interrupt(own, command):
+def test_a_terminal_that_closes_is_an_interrupt(line, command):
     more = ["seed=0,1"] if command == "sweep" else []
     process, ours = on_a_terminal(command, *WORDS, "steps=2000", "eval_every=1000", *more)
     read_until(ours, "/2000")
@@ -262,7 +249,7 @@ def test_a_terminal_that_closes_is_an_interrupt(own, command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "sweep"])
-def test_under_nohup_a_terminal_that_closes_changes_nothing(own, command):
+def test_under_nohup_a_terminal_that_closes_changes_nothing(line, command):
     more = ["seed=0,1"] if command == "sweep" else []
     script = 'trap "" HUP; exec "$@"'  # nohup would move the output to a file
     words = [command, *WORDS, "steps=150", "eval_every=50", *more]
@@ -277,7 +264,7 @@ def test_under_nohup_a_terminal_that_closes_changes_nothing(own, command):
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["run"], ["sweep", "seed=0,1"]], ids=["run", "sweep"])
 @pytest.mark.parametrize("out", ["head", "full"])
-def test_a_reader_that_leaves_and_a_full_disk_change_nothing(own, words, out):
+def test_a_reader_that_leaves_and_a_full_disk_change_nothing(line, words, out):
     command = [sys.executable, "-m", "clipbench", *words, *WORDS]
     if out == "full":
         with open("/dev/full", "w") as full:

@@ -1,14 +1,12 @@
 """One stream of events: what happens to runs, in which order, and that it can travel."""
 
 import pickle
-import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from clipbench.api import make_run
 from clipbench.interrupt import never
@@ -21,21 +19,6 @@ from clipbench.sweeps.grid import make_plans
 
 OWN = Path(__file__).parents[1].joinpath("tiny.py")
 WORDS = ["task=line", "steps=40", "eval_every=10", "seed=0", "optim.clipping_type=linear_rand_norm"]
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "line.yaml").write_text(
-        "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
-    )
-    (tmp_path / "own_line.py").write_text(OWN.read_text())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    threads = torch.get_num_threads()
-    yield tmp_path
-    torch.set_num_threads(threads)
-    sys.modules.pop("own_line", None)
 
 
 def planned(*overrides):
@@ -66,7 +49,7 @@ def share_clipped(steps):
     return (factors < 1 - 1e-6).mean()
 
 
-def test_of_one_run_all_rows_come_once_between_its_beginning_and_its_end(own):
+def test_of_one_run_all_rows_come_once_between_its_beginning_and_its_end(line):
     (plan,) = planned()
     events = list(train_group([plan]))
     assert names(events) == ["Begun", "Rows", "Ended"]
@@ -83,7 +66,7 @@ def test_of_one_run_all_rows_come_once_between_its_beginning_and_its_end(own):
     assert list(train_group([plan])) == [MadeElsewhere(plan.run, "", "done")]
 
 
-def test_a_run_that_was_interrupted_goes_on_with_the_rows_before_and_counts_each_step_once(own):
+def test_a_run_that_was_interrupted_goes_on_with_the_rows_before_and_counts_each_step_once(line):
     (plan,) = planned()
     calls = count()
     first = list(train_group([plan], lambda: next(calls) >= 25))
@@ -100,7 +83,7 @@ def test_a_run_that_was_interrupted_goes_on_with_the_rows_before_and_counts_each
     assert second[-2].clipped == pytest.approx(share_clipped(tables.read(plan.results, "steps")))
 
 
-def test_a_run_that_diverges_ends_and_the_others_of_its_group_go_on(own):
+def test_a_run_that_diverges_ends_and_the_others_of_its_group_go_on(line):
     plans = planned("optim.clipping_type=none", "optim.lr=0.01,1e30,0.02")
     events = list(train_group(plans))
     by_run = {plan.run: [event for event in events if event.run == plan.run] for plan in plans}
@@ -112,7 +95,7 @@ def test_a_run_that_diverges_ends_and_the_others_of_its_group_go_on(own):
     assert {row.step for row in rows_in(after, StepRow)} >= {40}
 
 
-def test_a_run_that_is_lost_with_what_a_group_shares_ends_as_failed(own):
+def test_a_run_that_is_lost_with_what_a_group_shares_ends_as_failed(line):
     (plan,) = planned("task.fail_at=15")
     heard = []
     row = make_run(plan, never, heard.append)

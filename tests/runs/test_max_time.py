@@ -1,11 +1,9 @@
 """A run whose time is over keeps a checkpoint, counts as unfinished, and goes on when it gets more."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from clipbench.api import make_run
 from clipbench.cli.main import main
@@ -20,19 +18,8 @@ RUN = ["task=line", "steps=60", "eval_every=7", "threads=1"]
 
 
 @pytest.fixture(autouse=True)
-def own(tmp_path, monkeypatch):
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "line.yaml").write_text(
-        "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
-    )
-    (tmp_path / "own_line.py").write_text(OWN.read_text())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def _slow(line, monkeypatch):
     monkeypatch.setenv("LINE_SECONDS", "0.05")
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    sys.modules.pop("own_line", None)
 
 
 def plan(*overrides):

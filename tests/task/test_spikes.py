@@ -1,6 +1,5 @@
 """Bad batches are planted where they are asked for, and are the same for every method at a seed."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -56,26 +55,11 @@ def test_numbers_are_scaled_and_nothing_else():
     assert repeated["ids"].tolist() == [0] * 4
 
 
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "line.yaml").write_text(
-        "name: line\n_target_: own_line.Line\nbatch_size: ${batch_size}\nexplode_at: -1\nfail_at: -1\n"
-    )
-    (tmp_path / "own_line.py").write_text(OWN.read_text())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    sys.modules.pop("own_line", None)
-
-
 def steps(folder, run):
     return tables.read(Path(folder), "steps", runs=[run]).drop(columns="seconds").set_index("step")
 
 
-def test_a_run_is_the_same_up_to_the_spike_and_its_loss_jumps_there(own):
+def test_a_run_is_the_same_up_to_the_spike_and_its_loss_jumps_there(line):
     calm = make_plan([*RUN, "results=calm"], Path())
     spiky = make_plan(
         [*RUN, "results=spiky", "spike.at=[8,15]", "spike.kind=inputs", "spike.size=50"], Path()
@@ -92,7 +76,7 @@ def test_a_run_is_the_same_up_to_the_spike_and_its_loss_jumps_there(own):
 
 
 @pytest.mark.parametrize("how", ["inputs", "labels", "repeat"])
-def test_side_by_side_and_resumed_it_is_the_run_alone(own, how):
+def test_side_by_side_and_resumed_it_is_the_run_alone(line, how):
     spike = ["spike.at=[3,4,13]", f"spike.kind={how}", "spike.size=0.5", "accumulate=2"]
     plans = make_plans([*RUN, *spike, "optim.clipping_type=none,norm", "results=together"], Path())
     for _ in train_group(plans):
@@ -124,7 +108,7 @@ def test_side_by_side_and_resumed_it_is_the_run_alone(own, how):
         (["spike=null"], "spike is a group of keys"),
     ],
 )
-def test_what_is_no_spike_is_refused(own, words, message, capsys):
+def test_what_is_no_spike_is_refused(line, words, message, capsys):
     assert main(["run", "--config-dir", ".", *RUN, *words]) == 2
     assert message in capsys.readouterr().err
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from clipbench.errors import UserError
-from clipbench.train.four_bits import FP4, fp4, int4, quantized, simulate, stochastic
+from clipbench.train.four_bits import fp4, int4, quantized, simulate, stochastic
 
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1 = sorted({sign * value for value in FP4 for sign in (-1, 1)})
 
 
